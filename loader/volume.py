@@ -1,0 +1,115 @@
+"""One volume: a file, or volume N of a stack (`N@stack.mrcs`), read strictly as (z, y, x) float32, and written."""
+
+import re
+import warnings
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+
+from common.cli import InputError
+from common.files import atomic_path
+
+MRC_SUFFIXES = (".mrc", ".mrcs", ".map", ".rec", ".mrc.gz", ".map.gz", ".mrcs.gz")
+
+
+def split_address(address: str) -> tuple[int | None, Path]:
+    """`N@stack.mrcs` -> (N, path), N from 1; a plain path -> (None, path)."""
+    match = re.fullmatch(r"(\d+)@(.+)", address)
+    return (int(match[1]), Path(match[2])) if match else (None, Path(address))
+
+
+def join_address(number: int | None, path: Path | str) -> str:
+    """The inverse of `split_address`."""
+    return str(path) if number is None else f"{number}@{path}"
+
+
+def read_volume(address: str | Path) -> tuple[np.ndarray, float | None]:
+    """Read one subtomogram or map.
+
+    Args:
+        address: an MRC file, plain or compressed, or `N@stack.mrcs` for volume N (from 1) of a 4-D volume stack.
+
+    Returns:
+        The volume, float32, (D, H, W) = (z, y, x), and its voxel size in A, None where the header holds 0.
+
+    Raises:
+        InputError: no such file; not an MRC file, or truncated; not one 3-D volume; non-finite values; voxels that
+            are not cubes. The message names the file.
+    """
+    number, path = split_address(str(address))
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with mrcfile.open(path, permissive=False) as mrc:
+                data, axes = _take(mrc, number, path), _axes(mrc, path)
+                voxel = np.array([mrc.voxel_size[axis] for axis in "xyz"], dtype=float)
+    except InputError:
+        raise
+    except (ValueError, RuntimeWarning, OSError, EOFError) as error:
+        raise InputError(f"{path}: not a readable MRC file ({error})") from error
+    if np.iscomplexobj(data):
+        raise InputError(f"{path}: holds complex values (a Fourier transform); expected a real-space volume")
+    volume = np.ascontiguousarray(np.transpose(data, axes), dtype=np.float32)
+    if not np.isfinite(volume).all():
+        raise InputError(f"{path}: {np.count_nonzero(~np.isfinite(volume))} values are NaN or infinite; expected none")
+    return volume, _voxel_size(voxel, path)
+
+
+def _take(mrc: mrcfile.mrcfile.MrcFile, number: int | None, path: Path) -> np.ndarray:
+    """The 3-D array that the address names."""
+    data = mrc.data
+    if number is None:
+        if data is None or data.ndim != 3 or mrc.is_image_stack():
+            shape = "nothing" if data is None else f"an array of shape {data.shape}"
+            kind = ", an image stack" if data is not None and mrc.is_image_stack() else ""
+            raise InputError(f"{path}: holds {shape}{kind}; expected one 3-D volume (N@stack.mrcs is one of many)")
+        return data
+    if data.ndim != 4:
+        raise InputError(
+            f"{path}: holds an array of shape {data.shape}; '{number}@' needs a 4-D volume stack (a 2-D tilt stack is "
+            "not a subtomogram)"
+        )
+    if not 1 <= number <= len(data):
+        raise InputError(f"{path}: has volumes 1 to {len(data)}; asked for {number}")
+    return data[number - 1]
+
+
+def _axes(mrc: mrcfile.mrcfile.MrcFile, path: Path) -> tuple[int, int, int]:
+    """The transposition that brings the file's (sections, rows, columns) to (z, y, x)."""
+    order = [int(mrc.header[name]) for name in ("maps", "mapr", "mapc")]  # 1 = x, 2 = y, 3 = z
+    if order == [0, 0, 0]:
+        order = [3, 2, 1]
+    if sorted(order) != [1, 2, 3]:
+        raise InputError(f"{path}: the header's axes maps, mapr, mapc are {order}; expected a permutation of 1, 2, 3")
+    return order.index(3), order.index(2), order.index(1)
+
+
+def _voxel_size(voxel: np.ndarray, path: Path) -> float | None:
+    """One edge length for a cubic voxel, A; None for unknown."""
+    if not voxel.any():
+        return None
+    if voxel.min() <= 0 or voxel.max() > 1.01 * voxel.min():
+        raise InputError(f"{path}: voxels of {voxel.tolist()} A (x, y, z); expected cubes")
+    return float(voxel[0])
+
+
+def normalise(volume: np.ndarray, name: str | Path) -> np.ndarray:
+    """The volume (D, H, W) with mean 0 and standard deviation 1.
+
+    Raises InputError for a constant volume; `name` is the file in its message.
+    """
+    mean, std = volume.mean(dtype=np.float64), volume.std(dtype=np.float64)
+    if std <= 1e-6 * abs(mean) or std == 0:
+        raise InputError(f"{name}: the volume is constant ({mean:g}); expected a subtomogram")
+    return ((volume - mean) / std).astype(np.float32)
+
+
+def write_volume(path: Path | str, volume: np.ndarray, voxel_size: float) -> None:
+    """Write a volume (z, y, x) with its voxel size in A as MRC; the same content gives the same bytes."""
+    with atomic_path(path) as temporary, mrcfile.new(temporary) as mrc:
+        mrc.set_data(volume)
+        mrc.voxel_size = voxel_size
+        mrc.header.label[0] = "Created by mrcfile.py"  # in place of mrcfile's time stamp
