@@ -1,0 +1,161 @@
+"""Split a data set into known classes (train, valid, test) and held-out classes (valid_unseen, unseen).
+
+data_/ (or a STAR file) -> csv_split/{train,valid,test,valid_unseen,unseen}.csv
+
+    python csv_split.py
+    python csv_split.py --unseen 1qvr 2cg9 --valid-unseen 2hpi
+    python csv_split.py --unseen benchmark --valid-unseen benchmark --classes benchmark
+
+The unit is the particle: all SNR copies of one particle fall on one side. The split is stratified by class.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from simulation.structures import CLASS_SETS
+from sklearn.model_selection import StratifiedGroupKFold
+
+from common.cli import InputError, find_data_dir, run
+from common.files import write_csv
+from loader.labels import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR, TABLE_COLUMNS, TOMOGRAM, VOXEL_SIZE, read_particles
+from loader.volume import join_address, split_address
+
+PARTS = ("train", "valid", "test")
+FILES = (*PARTS, "valid_unseen", "unseen")
+HEADER = [INPUT, MASK, CLASS, SNR, LABEL, PARTICLE, TOMOGRAM, VOXEL_SIZE]
+FEWEST = len(PARTS)  # particles of a known class: one a part
+FOLDS = 10  # of the split by tomogram; a part is a number of folds
+
+
+@dataclass(frozen=True)
+class Config:
+    data_dir: str = "data_"  # folder of the subtomograms
+    csv_dir: str = "csv_split"  # folder of the five CSV files
+    star: str = ""  # STAR file with rlnImageName and rlnClassNumber, in place of the data folder
+    classes: tuple[str, ...] = ()  # only these classes, the known numbered in this order; none: all; or a set's name
+    unseen: tuple[str, ...] = ()  # classes held out of everything but the final figures; or a set's name
+    valid_unseen: tuple[str, ...] = ()  # classes held out of training, for choices; or a set's name
+    fractions: tuple[float, float, float] = (0.6, 0.1, 0.3)  # of a class's particles: train, valid, test
+    by_tomogram: bool = False  # keep all particles of a tomogram on one side
+    seed: int = 9  # of the split
+    class_names: tuple[str, ...] = CLASS_SETS["original"].known  # of numbered files: class i // per_class
+    per_class: int = 500  # numbered files of a class
+
+
+def main(cfg: Config) -> None:
+    check(cfg)
+    data_dir = Path() if cfg.star else find_data_dir(cfg.data_dir)
+    table, source = read_particles(data_dir, cfg.star, cfg.class_names, cfg.per_class)
+    unseen, valid_unseen = expand(cfg.unseen, "unseen"), expand(cfg.valid_unseen, "valid_unseen")
+    classes = choose_classes(table, expand(cfg.classes, "all"), unseen, valid_unseen, source)
+    known = [name for name in classes if name not in {*unseen, *valid_unseen}]
+
+    table[CLASS] = table[LABEL].map({name: index for index, name in enumerate(known)}).fillna(-1).astype(int)
+    files = {"valid_unseen": table[table[LABEL].isin(valid_unseen)], "unseen": table[table[LABEL].isin(unseen)]}
+    part_of = split(table[table[LABEL].isin(known)], cfg, source)
+    parts = table[PARTICLE].map(part_of)
+    files |= {part: table[parts == part] for part in PARTS}
+
+    csv_dir = Path(cfg.csv_dir)
+    for name in FILES:
+        write_csv(csv_dir / f"{name}.csv", relative(files[name], csv_dir))
+    print(f"labels from {source}")
+    for name in FILES:
+        rows = files[name]
+        counts = f"{rows[LABEL].nunique():3d} classes  {rows[PARTICLE].nunique():6d} particles  {len(rows):7d} volumes"
+        print(f"{csv_dir / (name + '.csv')!s:32s} {counts}")
+
+
+def check(cfg: Config) -> None:
+    """Refuse options that make no sense."""
+    if min(cfg.fractions) <= 0 or abs(sum(cfg.fractions) - 1) > 1e-6:
+        raise InputError(f"--fractions {cfg.fractions}: expected three positive numbers that sum to 1")
+    if cfg.per_class < 1:
+        raise InputError(f"--per-class {cfg.per_class}: expected at least 1")
+
+
+def expand(names: tuple[str, ...], role: str) -> tuple[str, ...]:
+    """The name of a class set alone stands for the set's classes of that role."""
+    if len(names) == 1 and names[0] in CLASS_SETS:
+        chosen = CLASS_SETS[names[0]]
+        return chosen.known + chosen.valid_unseen + chosen.unseen if role == "all" else getattr(chosen, role)
+    return names
+
+
+def choose_classes(
+    table: pd.DataFrame, classes: tuple[str, ...], unseen: tuple[str, ...], valid_unseen: tuple[str, ...], source: str
+) -> list[str]:
+    """The classes in use, in order; every name that was given must be there."""
+    found = list(dict.fromkeys(table[LABEL]))
+    for name in (*classes, *unseen, *valid_unseen):
+        if name not in found:
+            raise InputError(f"{source}: no class {name!r}; found {', '.join(found)}")
+    both = set(unseen) & set(valid_unseen)
+    if both:
+        raise InputError(f"--unseen and --valid-unseen share {', '.join(sorted(both))}; expected different classes")
+    chosen = [name for name in found if name in {*classes, *unseen, *valid_unseen}] if classes else found
+    if classes:
+        chosen.sort(key=lambda name: classes.index(name) if name in classes else len(classes))
+    if len(set(chosen) - {*unseen, *valid_unseen}) < 2:
+        raise InputError(f"{source}: fewer than two known classes are left of {', '.join(found)}")
+    return chosen
+
+
+def split(table: pd.DataFrame, cfg: Config, source: str) -> dict[str, str]:
+    """Particle -> train, valid or test, stratified by class."""
+    particles = table.drop_duplicates(PARTICLE)
+    counts = particles[LABEL].value_counts()
+    for name, count in counts[counts < FEWEST].items():
+        raise InputError(f"{source}: class {name} has {count} particles; expected at least {FEWEST}, one for each part")
+    part_of = split_by_tomogram(particles, cfg, source) if cfg.by_tomogram else split_particles(particles, cfg)
+    parts = particles[PARTICLE].map(part_of)
+    present = pd.crosstab(particles[LABEL], parts).reindex(columns=PARTS, fill_value=0)
+    for name, part in present[present == 0].stack().index:
+        raise InputError(f"{source}: no particle of class {name} falls into {part}; expected one at least")
+    return part_of
+
+
+def split_particles(particles: pd.DataFrame, cfg: Config) -> dict[str, str]:
+    rng = np.random.default_rng(cfg.seed)
+    part_of = {}
+    for _, names in particles.groupby(LABEL, sort=False)[PARTICLE]:
+        n_valid = max(1, round(len(names) * cfg.fractions[1]))
+        n_test = max(1, round(len(names) * cfg.fractions[2]))
+        n_test = min(n_test, len(names) - n_valid - 1)
+        parts = np.repeat(PARTS, [len(names) - n_valid - n_test, n_valid, n_test])
+        part_of |= dict(zip(rng.permutation(names.to_numpy()), parts, strict=True))
+    return part_of
+
+
+def split_by_tomogram(particles: pd.DataFrame, cfg: Config, source: str) -> dict[str, str]:
+    """Whole tomograms on one side, in tenths, each tenth stratified by class as well as the tomograms allow."""
+    if (particles[TOMOGRAM] == "").any():
+        raise InputError(f"{source}: not every particle has a {TOMOGRAM}; expected one with --by-tomogram")
+    n_tomograms = particles[TOMOGRAM].nunique()
+    if n_tomograms < FOLDS:
+        raise InputError(f"{source}: {n_tomograms} tomograms; expected at least {FOLDS} with --by-tomogram")
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=cfg.seed)
+    fold_of = np.empty(len(particles), dtype=int)
+    for fold, (_, chosen) in enumerate(folds.split(particles, particles[LABEL], particles[TOMOGRAM])):
+        fold_of[chosen] = fold
+    ends = np.cumsum(cfg.fractions)[:-1] * FOLDS
+    parts = np.array(PARTS)[np.searchsorted(ends, fold_of + 0.5)]
+    return dict(zip(particles[PARTICLE], parts, strict=True))
+
+
+def relative(table: pd.DataFrame, csv_dir: Path) -> pd.DataFrame:
+    """Our columns first; paths relative to the CSV's own folder, so that the data set can be moved."""
+
+    def shorten(address: str) -> str:
+        number, path = split_address(address)
+        return join_address(number, os.path.relpath(path, csv_dir)) if address else ""
+
+    table = table.assign(**{column: table[column].map(shorten) for column in (INPUT, MASK)})
+    return table[HEADER + [column for column in table if column not in (*HEADER, *TABLE_COLUMNS)]]
+
+
+if __name__ == "__main__":
+    run(main, Config, __doc__)

@@ -1,0 +1,198 @@
+"""From a split CSV to samples: one at a time (Dataset_subtomo), or a whole split at once (load_split)."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from common.cli import InputError
+from loader.labels import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR, TILT_MAX, TILT_MIN, VOXEL_SIZE, absolute, read_csv
+from loader.volume import normalise, read_volume, split_address
+
+TASKS = ("classification", "segmentation", "all")
+CONTRASTS = ("bright", "dark")  # of the particles in the files; the network always sees bright ones
+NORMALISATION = "mean 0, standard deviation 1 of each volume"
+READERS = 4  # threads; reading small files waits for the disk more than for the processor
+
+
+def read_split(csv_path: Path | str) -> pd.DataFrame:
+    """The rows of a split CSV, paths made absolute, Class as integer.
+
+    Raises InputError when the CSV is missing, lacks a column, or names a file that does not exist.
+    """
+    csv_path = Path(csv_path)
+    rows = read_csv(csv_path, required=(INPUT, MASK, CLASS, SNR, LABEL))
+    if PARTICLE not in rows:
+        raise InputError(f"{csv_path}: no column {PARTICLE}: a split of the original code; make it again: csv_split.py")
+    for column in (INPUT, MASK):
+        rows[column] = [absolute(name, csv_path.parent) if name else "" for name in rows[column]]
+    for number, name in enumerate(rows[INPUT], start=2):  # line 1 is the header
+        if not name or not split_address(name)[1].is_file():
+            raise InputError(f"{csv_path}, line {number}: {INPUT} {name or 'is empty'}: no such file")
+    try:
+        rows[CLASS] = rows[CLASS].astype(int)
+    except ValueError as error:
+        raise InputError(f"{csv_path}: column {CLASS}: expected whole numbers ({error})") from error
+    return rows
+
+
+def class_names(rows: pd.DataFrame, csv_path: Path | str) -> list[str]:
+    """The names of the known classes, by index.
+
+    Raises InputError when an index has two names, or the indices are not 0, 1, 2, ...
+    """
+    pairs = rows[[CLASS, LABEL]].drop_duplicates().sort_values(CLASS)
+    if list(pairs[CLASS]) != list(range(len(pairs))) or pairs[LABEL].duplicated().any():
+        found = ", ".join(f"{index} {name}" for index, name in pairs.itertuples(index=False))
+        raise InputError(f"{csv_path}: classes {found or 'none'}; expected one name for each of 0, 1, 2, ...")
+    return list(pairs[LABEL])
+
+
+class Dataset_subtomo(Dataset):
+    """Subtomograms of a split CSV, read from their files one at a time.
+
+    An item is `(sample, path)`; `sample` has `image` (1, D, H, W) float32, mean 0 and standard deviation 1, `name` (the
+    actual label) and, for the task `classification`, `class`; for `segmentation`, `mask` (1, D, H, W) float32 of 0 and
+    1; for `all`, both.
+
+    Args:
+        csv: a split CSV.
+        task: classification, segmentation or all.
+
+    Raises:
+        ValueError: another task.
+        InputError: as read_split; no mask, for a task that needs one; an unreadable file, when it is its turn.
+    """
+
+    def __init__(self, csv: Path | str, task: str = "classification"):
+        if task not in TASKS:
+            raise ValueError(f"task {task!r}: expected one of {TASKS}")
+        self.task = task
+        self.rows = read_split(csv)
+        if task != "classification":
+            for name, mask in zip(self.rows[INPUT], self.rows[MASK], strict=True):
+                if not mask or not Path(mask).is_file():
+                    raise InputError(f"{csv}: the mask of {name} is {mask or 'not given'}; task {task!r} needs it")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[dict, str]:
+        row = self.rows.iloc[index]
+        volume = normalise(read_volume(row[INPUT])[0], row[INPUT])
+        sample = {"image": torch.from_numpy(volume)[None], "name": row[LABEL]}
+        if self.task != "segmentation":
+            sample["class"] = int(row[CLASS])
+        if self.task != "classification":
+            sample["mask"] = torch.from_numpy((read_volume(row[MASK])[0] > 0).astype(np.float32))[None]
+            if sample["mask"].shape != sample["image"].shape:
+                found, expected = (tuple(sample[key].shape[1:]) for key in ("mask", "image"))
+                raise InputError(f"{row[MASK]}: a mask of {found} voxels; expected {expected}, as its subtomogram")
+        return sample, row[INPUT]
+
+
+@dataclass(frozen=True)
+class Split:
+    """A whole split in memory.
+
+    images: (N, 1, D, H, W) float16, mean 0 and standard deviation 1 each, particles bright.
+    labels: (N,) int64; -1 in the files of unseen classes.
+    intensity: (N, 4) float32: mean, standard deviation, minimum and maximum of each volume as read.
+    rows: the rows of the CSV, in the same order.
+    preprocessing: how the images came to be; what a checkpoint keeps, and asks of other data.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    intensity: np.ndarray
+    rows: pd.DataFrame
+    preprocessing: dict
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load_split(csv_path: Path | str, preprocessing: dict | None = None, contrast: str = "bright") -> Split:
+    """Read, check and pack every volume of a split CSV, with a progress bar.
+
+    Args:
+        csv_path: the CSV; one with a header only gives a split of no volume.
+        preprocessing: of a checkpoint or another split: box, voxel size and contrast are taken from it and checked;
+            None takes them from the first volume and from `contrast`.
+        contrast: of the particles in the files, bright or dark.
+
+    Raises:
+        InputError: as read_split and read_volume; a volume that is not a cube, is constant, or differs from the others
+            (or from `preprocessing`) in box or voxel size.
+    """
+    rows = read_split(csv_path)
+    contrast = preprocessing["contrast"] if preprocessing else contrast
+    if contrast not in CONTRASTS:
+        raise InputError(f"--contrast {contrast}: expected one of {', '.join(CONTRASTS)}")
+    expected = preprocessing or (first_preprocessing(rows, contrast) if len(rows) else {"box": 0})
+    box = expected["box"]
+    images = torch.empty(len(rows), 1, box, box, box, dtype=torch.float16)
+    intensity = np.empty((len(rows), 4), dtype=np.float32)
+
+    def read(index: int) -> None:
+        address = rows[INPUT].iloc[index]
+        volume, voxel_size = read_volume(address)
+        check_volume(address, volume, voxel_size, expected)
+        intensity[index] = volume.mean(), volume.std(), volume.min(), volume.max()
+        if contrast == "dark":
+            volume = -volume
+        images[index, 0] = torch.from_numpy(normalise(volume, address))
+
+    with ThreadPoolExecutor(READERS) as pool:
+        done = pool.map(read, range(len(rows)))
+        for _ in tqdm(done, total=len(rows), desc=f"reading {Path(csv_path).name}", unit="volume", leave=False):
+            pass
+    return Split(images, torch.from_numpy(rows[CLASS].to_numpy()), intensity, rows, expected)
+
+
+def first_preprocessing(rows: pd.DataFrame, contrast: str) -> dict:
+    """Box (voxels), voxel size (A), contrast and tilt range (degrees) of a split; None for what is unknown."""
+    address = rows[INPUT].iloc[0]
+    volume, voxel_size = read_volume(address)
+    if VOXEL_SIZE in rows and rows[VOXEL_SIZE].iloc[0]:
+        voxel_size = float(rows[VOXEL_SIZE].iloc[0])
+    return {
+        "box": volume.shape[0],
+        "voxel_size": voxel_size,
+        "contrast": contrast,
+        "normalisation": NORMALISATION,
+        "tilt_range": tilt_range(rows),
+    }
+
+
+def tilt_range(rows: pd.DataFrame) -> list[float] | None:
+    """The one tilt range of all rows, [min, max] in degrees; None where it is unknown or not the same everywhere."""
+    if TILT_MIN not in rows or TILT_MAX not in rows:
+        return None
+    ranges = rows[[TILT_MIN, TILT_MAX]].drop_duplicates()
+    if len(ranges) != 1 or (ranges == "").any(axis=None):
+        return None
+    return [float(value) for value in ranges.iloc[0]]
+
+
+def check_volume(address: str, volume: np.ndarray, voxel_size: float | None, expected: dict) -> None:
+    """Refuse a volume of another shape or voxel size than expected."""
+    box = expected["box"]
+    if volume.shape != (box, box, box):
+        raise InputError(f"{address}: a volume of {volume.shape} voxels (z, y, x); expected {(box, box, box)}")
+    known = expected["voxel_size"]
+    if voxel_size and known and abs(voxel_size / known - 1) > 0.01:
+        raise InputError(f"{address}: voxels of {voxel_size:g} A; expected {known:g} A")
+
+
+def mask_sizes(rows: pd.DataFrame) -> np.ndarray | None:
+    """The number of voxels of each row's mask, (N,); None where not every row has one."""
+    if not len(rows) or not all(name and Path(name).is_file() for name in rows[MASK]):
+        return None
+    with ThreadPoolExecutor(READERS) as pool:
+        return np.array(list(pool.map(lambda name: np.count_nonzero(read_volume(name)[0] > 0), rows[MASK])))

@@ -1,0 +1,178 @@
+"""Who is what: four readers that give one table of particles. The first whose input is there is used.
+
+A table has one row a volume. Its columns are text, empty where unknown: Input Data and Segmentation Ground Truth
+(absolute paths, or N@stack), Actual Label, SNR Level, Particle, Tomogram, Voxel Size; further columns are kept.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import pandas as pd
+import starfile
+
+from common.cli import InputError
+from loader.volume import MRC_SUFFIXES, join_address, split_address
+
+INPUT, MASK, CLASS, SNR, LABEL = "Input Data", "Segmentation Ground Truth", "Class", "SNR Level", "Actual Label"
+PARTICLE, TOMOGRAM, VOXEL_SIZE = "Particle", "Tomogram", "Voxel Size"
+TILT_MIN, TILT_MAX = "Tilt Min", "Tilt Max"
+TABLE_COLUMNS = (INPUT, MASK, SNR, LABEL, PARTICLE, TOMOGRAM, VOXEL_SIZE)
+
+PARTICLES_FILE = "particles.csv"
+TARGET_FOLDER, MASK_FOLDER = "subtomogram_mrc", "processed_densitymap_mrc_mrc2binary"
+
+
+def snr_level(folder: str) -> str:
+    """`data1_SNR003` -> `003`; `data3_SNRinf` and `data3_SNRinfinity` -> `infinity`; empty without _SNR."""
+    text = folder.partition("_SNR")[2]
+    return "infinity" if text == "inf" else text
+
+
+def read_particles(data_dir: Path, star: str, class_names: tuple[str, ...], per_class: int) -> tuple[pd.DataFrame, str]:
+    """The table of all volumes, and a word on where it came from.
+
+    Args:
+        data_dir: the data folder.
+        star: a STAR file, or empty.
+        class_names, per_class: for files that are known by their number only: number i is of class i // per_class.
+
+    Raises:
+        InputError: nothing there that a reader knows, or what is there is not right.
+    """
+    if star:
+        return read_star(Path(star)), f"STAR file {star}"
+    if (data_dir / PARTICLES_FILE).is_file():
+        return read_particles_csv(data_dir / PARTICLES_FILE), str(data_dir / PARTICLES_FILE)
+    if any(data_dir.glob(f"*/{TARGET_FOLDER}")):
+        return read_file_numbers(data_dir, class_names, per_class), f"file numbers in {data_dir}"
+    if any(_volumes(folder) for folder in data_dir.iterdir() if folder.is_dir()):
+        return read_class_folders(data_dir), f"class folders in {data_dir}"
+    raise InputError(
+        f"{data_dir}: found no {PARTICLES_FILE}, no data1_SNR.../{TARGET_FOLDER} and no folder of MRC files a class; "
+        "expected one of these, or a STAR file (--star)"
+    )
+
+
+def read_star(path: Path) -> pd.DataFrame:
+    """RELION 3 to 5 and Warp: rlnImageName is the volume, rlnClassNumber (from 1) its class; every column is kept."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected a STAR file of particles")
+    try:
+        blocks = starfile.read(path, always_dict=True)
+    except Exception as error:  # starfile has no exception of its own and raises whatever its parser met
+        raise InputError(f"{path}: not a readable STAR file ({error})") from error
+    tables = [block for block in blocks.values() if isinstance(block, pd.DataFrame) and "rlnImageName" in block]
+    if len(tables) != 1:
+        raise InputError(f"{path}: {len(tables)} tables with rlnImageName; expected one table of particles")
+    table = tables[0].reset_index(drop=True)
+    if "rlnClassNumber" not in table:
+        raise InputError(f"{path}: no column rlnClassNumber; expected the class of each particle")
+    if "rlnOpticsGroup" in table and isinstance(blocks.get("optics"), pd.DataFrame):
+        optics = blocks["optics"].drop_duplicates("rlnOpticsGroup")
+        extra = [column for column in optics.columns if column not in table.columns or column == "rlnOpticsGroup"]
+        table = table.merge(optics[extra], on="rlnOpticsGroup", how="left", validate="many_to_one")
+    tomogram = next((table[name] for name in ("rlnTomoName", "rlnMicrographName") if name in table), "")
+    known = {
+        INPUT: [absolute(str(name), path.parent) for name in table["rlnImageName"]],
+        LABEL: [f"class{int(number):03d}" for number in table["rlnClassNumber"]],
+        PARTICLE: table["rlnImageName"],
+        TOMOGRAM: tomogram,
+        VOXEL_SIZE: table.get("rlnImagePixelSize", ""),
+    }
+    return _complete(table.assign(**known), path)
+
+
+def read_particles_csv(path: Path) -> pd.DataFrame:
+    """particles.csv, of simulate.py or of the user; paths in it are relative to its own folder."""
+    table = read_csv(path, required=(INPUT, LABEL))
+    table[INPUT] = [absolute(name, path.parent) for name in table[INPUT]]
+    if MASK in table:
+        table[MASK] = [absolute(name, path.parent) if name else "" for name in table[MASK]]
+    return _complete(table, path)
+
+
+def read_file_numbers(data_dir: Path, class_names: tuple[str, ...], per_class: int) -> pd.DataFrame:
+    """`data*_SNR*/subtomogram_mrc/tomotarget<i>.mrc`: class i // per_class; `packtarget<i>.mrc` its mask, if there."""
+    rows = []
+    for folder in sorted(data_dir.glob(f"*/{TARGET_FOLDER}")):
+        masks = folder.parent / MASK_FOLDER
+        for path in sorted(folder.glob("tomotarget*.mrc"), key=lambda path: (len(path.name), path.name)):
+            match = re.fullmatch(r"tomotarget(\d+)\.mrc", path.name)
+            if match is None:
+                raise InputError(f"{path}: expected a name like tomotarget0.mrc")
+            number = int(match[1])
+            if number // per_class >= len(class_names):
+                raise InputError(
+                    f"{path}: number {number} is of class {number // per_class} at {per_class} a class; "
+                    f"{len(class_names)} class names are known (csv_split.py: class_names, per_class)"
+                )
+            mask = masks / f"packtarget{number}.mrc"
+            rows.append(
+                {
+                    INPUT: os.path.abspath(path),
+                    MASK: os.path.abspath(mask) if mask.is_file() else "",
+                    SNR: snr_level(folder.parent.name),
+                    LABEL: class_names[number // per_class],
+                    PARTICLE: f"{class_names[number // per_class]}_{number % per_class:04d}",
+                }
+            )
+    if not rows:
+        raise InputError(f"{data_dir}: no tomotarget<i>.mrc in its {TARGET_FOLDER} folders; expected subtomograms")
+    return _complete(pd.DataFrame(rows), data_dir)
+
+
+def read_class_folders(data_dir: Path) -> pd.DataFrame:
+    """One folder a class, named as the class, with its MRC files."""
+    rows = []
+    for folder in sorted(path for path in data_dir.iterdir() if path.is_dir()):
+        for path in _volumes(folder):
+            rows.append({INPUT: os.path.abspath(path), LABEL: folder.name, PARTICLE: f"{folder.name}/{path.name}"})
+    return _complete(pd.DataFrame(rows), data_dir)
+
+
+def read_csv(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
+    """A CSV file as text, empty cells as "".
+
+    Raises InputError when there is no such file, it is not a CSV file, or a required column is missing.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable CSV file ({error})") from error
+    missing = [column for column in required if column not in table]
+    if missing:
+        raise InputError(f"{path}: no column {', '.join(missing)}; found {', '.join(table.columns)}")
+    return table
+
+
+def _complete(table: pd.DataFrame, source: Path) -> pd.DataFrame:
+    """Add the columns that a reader left out, as text; refuse rows without a name, and one particle with two labels."""
+    table = table.astype(object).where(table.notna(), "").astype(str)
+    for column in TABLE_COLUMNS:
+        if column not in table:
+            table[column] = ""
+    nameless = table[LABEL] == ""
+    if nameless.any():
+        raise InputError(f"{source}: row {int(nameless.idxmax()) + 1} has no {LABEL}")
+    unnamed = table[PARTICLE] == ""
+    table.loc[unnamed, PARTICLE] = table.loc[unnamed, INPUT].map(lambda name: Path(name).name)
+    twice = table[INPUT].duplicated()
+    if twice.any():
+        raise InputError(f"{source}: {table[INPUT][twice].iloc[0]} stands in {INPUT} more than once")
+    labels = table.groupby(PARTICLE)[LABEL].nunique()
+    if (labels > 1).any():
+        raise InputError(f"{source}: particle {labels.idxmax()} has {labels.max()} labels; expected one")
+    return table
+
+
+def _volumes(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and path.name.lower().endswith(MRC_SUFFIXES))
+
+
+def absolute(address: str, folder: Path) -> str:
+    """An address whose path is absolute, taken from `folder` where it was relative."""
+    number, path = split_address(address)
+    return join_address(number, os.path.abspath(folder / path))

@@ -1,0 +1,138 @@
+"""The network that maps volumes to embeddings, and the checkpoints that hold it."""
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from common.cli import InputError
+from common.files import atomic_path
+from models.ResNet import BACKBONES
+
+VERSION = 1  # of the checkpoint format
+CONTENT = {
+    "epoch", "state_dict", "criterion", "optimizer", "scheduler", "scaler", "rng",
+    "config", "classes", "preprocessing", "calibration", "metrics", "version",
+}  # fmt: skip
+
+
+class Conv3D(nn.Module):
+    """Backbone and embedding: volumes (N, 1, D, H, W) -> embeddings (N, E), not normalised.
+
+    Args:
+        backbone: a key of models.ResNet.BACKBONES.
+        depth, width: of the backbone.
+        embedding_dim: E.
+        upsample: trilinear enlargement of the box before the network; 1 keeps the native box.
+    """
+
+    def __init__(
+        self, backbone: str = "resnet", depth: int = 18, width: int = 64, embedding_dim: int = 512, upsample: int = 1
+    ):
+        super().__init__()
+        if backbone not in BACKBONES:
+            raise ValueError(f"backbone {backbone!r}: expected one of {sorted(BACKBONES)}")
+        if embedding_dim < 1 or upsample < 1:
+            raise ValueError(f"embedding_dim {embedding_dim}, upsample {upsample}: expected at least 1")
+        self.upsample = upsample
+        self.embedding_dim = embedding_dim
+        self.backbone = BACKBONES[backbone](depth, width)
+        self.embedding = nn.Sequential(
+            nn.Linear(self.backbone.features, embedding_dim, bias=False), nn.BatchNorm1d(embedding_dim)
+        )
+
+    def forward(self, volumes: torch.Tensor) -> torch.Tensor:
+        if self.upsample > 1:
+            volumes = F.interpolate(volumes, scale_factor=self.upsample, mode="trilinear", align_corners=False)
+        return self.embedding(self.backbone(volumes))  # (N, 1, D, H, W) -> (N, E)
+
+
+def build_model(config: dict) -> Conv3D:
+    """The network that a configuration (of train.py, or of a checkpoint) describes."""
+    return Conv3D(*(config[key] for key in ("backbone", "depth", "width", "embedding_dim", "upsample")))
+
+
+@torch.inference_mode()
+def embed(
+    model: nn.Module,
+    images: torch.Tensor,
+    device: torch.device,
+    batch_size: int = 256,
+    progress_text: str = "",
+    normalised: bool = True,
+) -> np.ndarray:
+    """Embed volumes with the model in eval mode; its mode is put back afterwards.
+
+    Args:
+        images: (N, 1, D, H, W), mean 0 and standard deviation 1 each, on any device, any float type.
+        progress_text: of a progress bar; empty for none.
+        normalised: L2-normalise (the default); False for the network's raw output.
+
+    Returns:
+        (N, E) float32.
+    """
+    was_training = model.training
+    model.eval()
+    batches = torch.split(images, batch_size)
+    parts = []
+    for batch in tqdm(batches, desc=progress_text, unit="batch", disable=not progress_text, leave=False):
+        batch = batch.to(device, torch.float32).contiguous(memory_format=torch.channels_last_3d)
+        parts.append(model(batch).float().cpu())
+    model.train(was_training)
+    embeddings = torch.cat(parts) if parts else torch.empty(0, model.embedding_dim)
+    return (F.normalize(embeddings) if normalised else embeddings).numpy()
+
+
+def save_checkpoint(path: Path | str, **content: object) -> None:
+    """Write a checkpoint in one step; `content` has the keys of CONTENT, less the version.
+
+    Raises ValueError when something is missing or unknown.
+    """
+    content = {**content, "version": VERSION}
+    if content.keys() != CONTENT:
+        raise ValueError(f"a checkpoint holds {sorted(CONTENT)}; got {sorted(content)}")
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(path: Path | str) -> dict:
+    """Read a checkpoint onto the CPU.
+
+    Raises InputError when there is no such file, or it is not a checkpoint of this project.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected a checkpoint that train.py wrote")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: not a checkpoint of train.py, or damaged ({_first_line(error)})") from error
+    if not isinstance(content, dict) or not content.keys() >= CONTENT:
+        missing = sorted(CONTENT - content.keys()) if isinstance(content, dict) else "everything"
+        raise InputError(f"{path}: not a checkpoint of train.py: missing {missing}")
+    if content["version"] != VERSION:
+        raise InputError(f"{path}: checkpoint format {content['version']}; this code reads {VERSION}")
+    return content
+
+
+def load_model(path: Path | str, device: torch.device) -> tuple[Conv3D, dict]:
+    """The trained network, in eval mode on `device`, and the whole checkpoint (on the CPU).
+
+    Raises InputError as load_checkpoint does, and when the weights do not fit the network that the file describes.
+    """
+    checkpoint = load_checkpoint(path)
+    try:
+        model = build_model(checkpoint["config"])
+        model.load_state_dict(checkpoint["state_dict"])
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: its weights do not fit its own configuration ({_first_line(error)})") from error
+    return model.to(device, memory_format=torch.channels_last_3d).eval(), checkpoint
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
