@@ -1,0 +1,201 @@
+"""Known or unknown: scores of a particle against the known classes, and how well a score tells the two apart.
+
+Higher is more known, for every score. Thresholds are inclusive: a particle is accepted as known when its score is at
+least the threshold.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import logsumexp
+from sklearn.covariance import ledoit_wolf
+
+DEFAULT_SCORE = "max_cosine"
+FALSE_REJECTION_RATE = 0.05
+NEIGHBOURS = 10  # the k of the k-nearest-neighbour score
+CHUNK = 1024  # rows compared with all reference rows at once
+
+
+def unit(embeddings: np.ndarray) -> np.ndarray:
+    """Embeddings (N, E) with length 1. Raises ValueError for one of length 0 or not finite."""
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    if not np.isfinite(lengths).all() or (lengths == 0).any():
+        raise ValueError("an embedding has length 0 or is not finite")
+    return embeddings / lengths
+
+
+def prototypes(embeddings: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """The mean direction of each class: embeddings (N, E), labels (N,) in 0 .. num_classes - 1 -> (C, E), length 1.
+
+    Raises ValueError for a class without a row.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    if len(counts) > num_classes or (counts == 0).any():
+        raise ValueError(
+            f"prototypes: rows per class are {counts.tolist()}; expected {num_classes} classes, none empty"
+        )
+    sums = np.zeros((num_classes, embeddings.shape[1]))
+    np.add.at(sums, labels, unit(embeddings))
+    return unit(sums).astype(np.float32)
+
+
+def classify(embeddings: np.ndarray, class_prototypes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest class (N,) by cosine to the prototypes (C, E), and that cosine (N,)."""
+    cosines = unit(embeddings) @ unit(class_prototypes).T  # (N, E) -> (N, C)
+    return cosines.argmax(axis=1), cosines.max(axis=1)
+
+
+def knn_cosine(embeddings: np.ndarray, reference: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
+    """The cosine to the k-th nearest reference embedding (Sun et al. 2022, arXiv 2204.06507), (N,)."""
+    if not 1 <= neighbours <= len(reference):
+        raise ValueError(f"k-nearest neighbour: k = {neighbours} with {len(reference)} reference rows")
+    embeddings, reference = unit(embeddings), unit(reference)
+    scores = np.empty(len(embeddings))
+    for start in range(0, len(embeddings), CHUNK):
+        cosines = embeddings[start : start + CHUNK] @ reference.T  # (chunk, E) -> (chunk, N_reference)
+        scores[start : start + CHUNK] = np.partition(cosines, -neighbours, axis=1)[:, -neighbours]
+    return scores
+
+
+@dataclass(frozen=True)
+class SharedGaussian:
+    """Class means (C, E) and the precision (E, E) of the covariance that all classes share."""
+
+    means: np.ndarray
+    precision: np.ndarray
+
+
+def fit_gaussian(embeddings: np.ndarray, labels: np.ndarray, num_classes: int) -> SharedGaussian:
+    """Class means and the pooled within-class covariance, shrunk by the rule of Ledoit and Wolf to be invertible."""
+    counts = np.bincount(labels, minlength=num_classes)
+    if len(counts) > num_classes or (counts == 0).any():
+        raise ValueError(
+            f"Mahalanobis: rows per class are {counts.tolist()}; expected {num_classes} classes, none empty"
+        )
+    means = np.zeros((num_classes, embeddings.shape[1]))
+    np.add.at(means, labels, embeddings)
+    means /= counts[:, None]
+    covariance, _ = ledoit_wolf(embeddings - means[labels], assume_centered=True)
+    return SharedGaussian(means, np.linalg.pinv(covariance, hermitian=True))
+
+
+def mahalanobis(embeddings: np.ndarray, gaussian: SharedGaussian) -> np.ndarray:
+    """Minus the squared Mahalanobis distance to the nearest class mean (Lee et al. 2018, arXiv 1807.03888), (N,)."""
+    distances = []
+    for mean in gaussian.means:
+        offset = embeddings - mean
+        distances.append(np.einsum("ne,ne->n", offset @ gaussian.precision, offset))  # (N, E) -> (N,)
+    return -np.min(distances, axis=0)
+
+
+def max_logit(logits: np.ndarray) -> np.ndarray:
+    """The largest logit of the softmax head, (N, C) -> (N,)."""
+    return np.max(logits, axis=1)
+
+
+def energy(logits: np.ndarray) -> np.ndarray:
+    """Minus the free energy, log sum exp of the logits (Liu et al. 2020, arXiv 2010.03759), (N, C) -> (N,)."""
+    return logsumexp(logits, axis=1)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the scores compare with; all of it from training data of known classes."""
+
+    prototypes: np.ndarray  # (C, E)
+    embeddings: np.ndarray  # (N, E), length 1
+    gaussian: SharedGaussian
+
+
+def fit_reference(embeddings: np.ndarray, labels: np.ndarray, num_classes: int) -> Reference:
+    """Everything that the scores need, from training embeddings (N, E) and labels (N,)."""
+    embeddings = unit(embeddings)
+    return Reference(
+        prototypes(embeddings, labels, num_classes), embeddings, fit_gaussian(embeddings, labels, num_classes)
+    )
+
+
+def all_scores(embeddings: np.ndarray, reference: Reference, logits: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Every score by name, each (N,). The two that need the softmax head are left out when `logits` (N, C) is None."""
+    embeddings = unit(embeddings)
+    scores = {
+        "max_cosine": classify(embeddings, reference.prototypes)[1],
+        "knn_cosine": knn_cosine(embeddings, reference.embeddings, min(NEIGHBOURS, len(reference.embeddings))),
+        "mahalanobis": mahalanobis(embeddings, reference.gaussian),
+    }
+    if logits is not None:
+        scores |= {"max_logit": max_logit(logits), "energy": energy(logits)}
+    return scores
+
+
+def fit_threshold(known_scores: np.ndarray, false_rejection_rate: float = FALSE_REJECTION_RATE) -> float:
+    """The highest threshold that rejects at most this share of the known scores (N,)."""
+    if not 0 <= false_rejection_rate < 1:
+        raise ValueError(f"false-rejection rate {false_rejection_rate}; expected 0 <= rate < 1")
+    known_scores = _checked(known_scores, "known")
+    rejected = int(false_rejection_rate * len(known_scores) + 1e-9)
+    return float(np.sort(known_scores)[rejected])
+
+
+def _checked(scores: np.ndarray, name: str) -> np.ndarray:
+    scores = np.asarray(scores)
+    if scores.ndim != 1 or len(scores) == 0 or not np.isfinite(scores).all():
+        raise ValueError(f"{name} scores have shape {scores.shape}; expected (N,), N > 0, all finite")
+    return scores
+
+
+def _steps(known: np.ndarray, unknown: np.ndarray, *counted: np.ndarray) -> list[np.ndarray]:
+    """Cumulative counts at every distinct threshold, from the highest score down, tied scores in one step.
+
+    `counted` are values (N_known + N_unknown,), known rows first; each gives one array (thresholds,).
+    """
+    scores = np.concatenate([known, unknown])
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    return [np.cumsum(values[order])[last] for values in counted]
+
+
+def _indicators(known: np.ndarray, unknown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    is_known = np.repeat([1.0, 0.0], [len(known), len(unknown)])
+    return is_known, 1 - is_known
+
+
+def roc(known: np.ndarray, unknown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ROC curve from (0, 0) to (1, 1): share of unknowns accepted, share of knowns accepted."""
+    known, unknown = _checked(known, "known"), _checked(unknown, "unknown")
+    accepted_known, accepted_unknown = _steps(known, unknown, *_indicators(known, unknown))
+    return np.append(0, accepted_unknown / len(unknown)), np.append(0, accepted_known / len(known))
+
+
+def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
+    """The chance that a known scores above an unknown; a tie counts one half."""
+    return float(np.trapezoid(*roc(known, unknown)[::-1]))
+
+
+def aupr(known: np.ndarray, unknown: np.ndarray) -> float:
+    """Average precision with the knowns as positives. Its floor is the share of knowns, n_known / n."""
+    known, unknown = _checked(known, "known"), _checked(unknown, "unknown")
+    accepted_known, accepted_unknown = _steps(known, unknown, *_indicators(known, unknown))
+    precision = accepted_known / (accepted_known + accepted_unknown)
+    return float(np.sum(np.diff(accepted_known, prepend=0) * precision) / len(known))
+
+
+def fpr95(known: np.ndarray, unknown: np.ndarray) -> float:
+    """The share of unknowns accepted where at least 95 % of knowns are."""
+    return float(np.mean(_checked(unknown, "unknown") >= fit_threshold(known, 0.05)))
+
+
+def oscr(known: np.ndarray, correct: np.ndarray, unknown: np.ndarray) -> float:
+    """Area under the correct-classification rate of knowns against the false-positive rate of unknowns.
+
+    Args:
+        known, unknown: scores (N_known,), (N_unknown,).
+        correct: (N_known,) bool, whether the class given to the known row is right.
+
+    Returns:
+        The trapezoid area from (0, 0), both rates at the same inclusive threshold; at most the closed-set accuracy.
+    """
+    known, unknown = _checked(known, "known"), _checked(unknown, "unknown")
+    right = np.concatenate([np.asarray(correct, dtype=float), np.zeros(len(unknown))])
+    accepted_right, accepted_unknown = _steps(known, unknown, right, _indicators(known, unknown)[1])
+    return float(np.trapezoid(np.append(0, accepted_right / len(known)), np.append(0, accepted_unknown / len(unknown))))

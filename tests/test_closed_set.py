@@ -1,0 +1,132 @@
+"""The linear probe, and the closed-set report against hand-computed cases and scikit-learn."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import precision_recall_fscore_support
+
+from evaluation import closed_set
+from evaluation.bootstrap import interval, mean_interval, particle_weights
+from evaluation.closed_set import closed_set_report, confusion_matrix, format_report, linear_probe
+
+
+def clusters(n: int, seed: int, spread: float = 0.6) -> tuple[np.ndarray, np.ndarray]:
+    """`n` unit embeddings around three axes, and their classes."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 3
+    points = np.eye(8)[labels] + spread * rng.normal(size=(n, 8))
+    return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32), labels
+
+
+def test_probe_separates_clusters_and_leaves_its_inputs_alone():
+    train, valid, test = clusters(300, 0, 0.2), clusters(60, 1, 0.2), clusters(90, 2, 0.2)
+    copies = [array.copy() for array in (*train, *valid, test[0])]
+    predictions, regularisation = linear_probe(*train, *valid, test[0], seed=0)
+    assert np.mean(predictions == test[1]) > 0.97
+    assert regularisation in closed_set.REGULARISATIONS
+    for before, after in zip(copies, (*train, *valid, test[0]), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_probe_does_not_depend_on_the_scale_or_origin_of_the_embeddings():
+    train, valid, test = clusters(150, 0), clusters(60, 1), clusters(60, 2)
+    first, _ = linear_probe(*train, *valid, test[0], seed=0)
+    moved, _ = linear_probe(train[0] * 50 + 3, train[1], valid[0] * 50 + 3, valid[1], test[0] * 50 + 3, seed=0)
+    np.testing.assert_array_equal(first, moved)
+
+
+def test_probe_fails_loudly_when_it_does_not_converge(monkeypatch):
+    monkeypatch.setattr(closed_set, "MAX_STEPS", 2)
+    train, valid = clusters(90, 0), clusters(30, 1)
+    with pytest.raises(RuntimeError, match="no convergence in 2 steps"):
+        linear_probe(*train, *valid, valid[0], seed=0)
+
+
+def test_probe_refuses_one_class_empty_sets_and_nan():
+    (train, labels), (valid, valid_labels) = clusters(30, 0), clusters(9, 1)
+    with pytest.raises(ValueError, match="fewer than two classes"):
+        linear_probe(train, np.zeros(30, int), valid, valid_labels, valid, seed=0)
+    with pytest.raises(ValueError, match="test embeddings are empty"):
+        linear_probe(train, labels, valid, valid_labels, valid[:0], seed=0)
+    with pytest.raises(ValueError, match="training embeddings are empty or not finite"):
+        linear_probe(np.full_like(train, np.nan), labels, valid, valid_labels, valid, seed=0)
+
+
+def test_report_of_a_case_computed_by_hand():
+    labels, predictions = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 0])
+    snr = np.array(["infinity", "003", "003", "infinity", "003", "003"])
+    report = closed_set_report(labels, predictions, ["a", "b", "c"], snr, np.array(list("ppqrst")), n_boot=20)
+    assert report["accuracy"] == pytest.approx(4 / 6)
+    assert [entry["snr"] for entry in report["per_snr"]] == ["003", "infinity"]
+    assert [entry["accuracy"] for entry in report["per_snr"]] == [0.5, 1.0]
+    assert [entry["n"] for entry in report["per_snr"]] == [4, 2]
+    assert report["mean_over_snrs"] == 0.75
+    assert report["confusion_matrix"] == [[2, 1, 0], [0, 2, 0], [1, 0, 0]]
+    assert report["n_particles"] == 5 and report["floor"] == 0.5
+    first, second, third = report["per_class"]
+    assert (first["precision"], first["recall"], first["support"]) == (pytest.approx(2 / 3), pytest.approx(2 / 3), 3)
+    assert (second["precision"], second["recall"]) == (pytest.approx(2 / 3), 1.0)
+    assert (third["precision"], third["recall"], third["f1"]) == (None, 0.0, 0.0)
+    json.dumps(report, allow_nan=False)
+
+
+def test_report_agrees_with_scikit_learn():
+    rng = np.random.default_rng(0)
+    labels, predictions = rng.integers(5, size=400), rng.integers(5, size=400)
+    report = closed_set_report(labels, predictions, list("abcde"), np.repeat("003", 400), np.arange(400), n_boot=5)
+    precision, recall, f1, support = precision_recall_fscore_support(labels, predictions)
+    for key, expected in (("precision", precision), ("recall", recall), ("f1", f1), ("support", support)):
+        np.testing.assert_allclose([entry[key] for entry in report["per_class"]], expected)
+    assert report["macro_f1"] == pytest.approx(f1.mean())
+
+
+def test_report_does_not_depend_on_the_order_of_rows_and_repeats_with_its_seed():
+    rng = np.random.default_rng(1)
+    labels, predictions = rng.integers(3, size=60), rng.integers(3, size=60)
+    snr, particles = np.tile(["003", "005"], 30), np.arange(60) // 2
+    order = rng.permutation(60)
+    report = closed_set_report(labels, predictions, list("abc"), snr, particles, seed=4, n_boot=50)
+    again = closed_set_report(
+        labels[order], predictions[order], list("abc"), snr[order], particles[order], seed=4, n_boot=50
+    )
+    assert report == again
+
+
+def test_report_as_text_shows_every_class_and_count():
+    labels = np.array([0, 1, 1])
+    report = closed_set_report(labels, labels, ["1bxn", "a_longer_name"], np.repeat("003", 3), np.arange(3), n_boot=10)
+    text = format_report(report)
+    assert "SNR 003" in text and "a_longer_name" in text and "n = 3" in text and "column: predicted" in text
+
+
+def test_report_survives_a_class_without_rows():
+    report = closed_set_report(
+        np.zeros(4, int), np.zeros(4, int), ["a", "b"], np.repeat("1", 4), np.arange(4), n_boot=5
+    )
+    assert report["per_class"][1] == {
+        "class": "b",
+        **dict.fromkeys(["precision", "recall", "f1"]),
+        **dict.fromkeys(["precision_interval", "recall_interval", "f1_interval"]),
+        "support": 0,
+    }
+    assert "-" in format_report(report)
+
+
+def test_confusion_matrix_refuses_an_index_out_of_range():
+    with pytest.raises(ValueError, match="expected 0 to 1"):
+        confusion_matrix(np.array([0, 2]), np.array([0, 1]), 2)
+
+
+def test_copies_of_a_particle_are_resampled_together():
+    particles = np.array(["x", "y", "x", "z"])
+    for weights in particle_weights(particles, 20, seed=0):
+        assert weights[0] == weights[2] and weights[0] + weights[1] + weights[3] == 3
+
+
+def test_interval_over_particles_is_wider_than_over_rows():
+    values = np.repeat(np.random.default_rng(0).random(50), 4)
+    low, high = mean_interval(values, np.arange(200) // 4, 400, seed=0)
+    row_low, row_high = mean_interval(values, np.arange(200), 400, seed=0)
+    assert low < values.mean() < high and high - low > 1.5 * (row_high - row_low)
+    assert interval([np.nan, 1.0]) is None
