@@ -1,0 +1,285 @@
+"""Density of a complex from coordinates (PDB, mmCIF) or from a map (MRC), and the lists of classes used here.
+
+Every density is a cube (z, y, x) with its centre of mass at the cube's centre, (side - 1) / 2 in voxels, and free of
+detail beyond the voxels' Nyquist frequency in any direction, so that it can be rotated without aliasing. Its unit is the
+density of solid protein: about 1 inside a large complex, whatever it was made from.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import gemmi
+import numpy as np
+import torch
+
+from common.cli import InputError
+from loader.volume import MRC_SUFFIXES, read_volume
+from simulation.procedural import RESIDUE_VOLUME, procedural_residues
+
+ATOM_SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif", ".pdb.gz", ".ent.gz", ".cif.gz", ".mmcif.gz")
+RESIDUE_SCATTERING = 18.4  # A, electron scattering at k = 0 of a mean residue: 4.9 C, 1.35 N, 1.5 O, 0.04 S
+MAP_INTERIOR = 0.58  # sum(d^2) / sum(d) of typical complexes from coordinates at 20 A; maps are scaled to it
+PASS_BAND = 0.7  # of Nyquist: where the smooth cut to Nyquist begins
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """Names of classes by use: trained on, held out to choose settings, held out to report."""
+
+    known: tuple[str, ...]
+    valid_unseen: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Known, then valid_unseen, then unseen."""
+        return self.known + self.valid_unseen + self.unseen
+
+
+CLASS_SETS = {
+    "benchmark": ClassSet(
+        known=("1bxn", "3gl1", "3hhb", "1gme", "3wip", "2j5k", "3pei", "3j9i", "1u6g", "1w27"),
+        valid_unseen=("2hpi", "1jff", "3sn6", "4zxb", "5gjv", "4v4r_30S"),
+        unseen=("1qvr", "2cg9", "3h84", "2izz", "1c3c", "2mnr", "1oel", "1igy"),
+    ),
+    "original": ClassSet(known=("1bxn", "1f1b", "1yg6", "2byn", "3gl1", "4d4r", "6t3e", "2ldb", "2h12", "3hhb")),
+}
+
+
+def find_structures(folder: Path | str, names: tuple[str, ...] = ()) -> dict[str, Path]:
+    """Map class names to files of a folder; a class is named by its file up to the first dot.
+
+    Args:
+        folder: holds .pdb, .cif and .mrc files, plain or gzipped; other files are ignored.
+        names: the classes wanted, in any case of letters; empty for all, in sorted order.
+
+    Raises:
+        InputError: no such folder, none of these files in it, a name without a file, or with two.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; expected one with .pdb, .cif or .mrc files (--structures)")
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.lower().endswith(ATOM_SUFFIXES + MRC_SUFFIXES) and not path.name.startswith("."):
+            found.setdefault(path.name.split(".")[0], []).append(path)
+    if not found:
+        raise InputError(f"{folder}: holds no .pdb, .cif or .mrc file, plain or gzipped (--structures)")
+    by_lower = {name.lower(): paths for name, paths in found.items()}
+    wanted = names or tuple(found)
+    missing = [name for name in wanted if name.lower() not in by_lower]
+    if missing:
+        raise InputError(
+            f"{folder}: no structure of the name {', '.join(missing)}; it has {', '.join(found)}. A missing one can be "
+            f"put there as {folder / (missing[0] + '.cif')}, from https://www.rcsb.org"
+        )
+    for name in wanted:
+        if len(by_lower[name.lower()]) > 1:
+            files = " and ".join(path.name for path in by_lower[name.lower()])
+            raise InputError(f"{folder}: {files} have the same name, {name}; expected one file a class")
+    return {name: by_lower[name.lower()][0] for name in wanted}
+
+
+def load_densities(
+    names: tuple[str, ...],
+    folder: Path | str,
+    box: int,
+    voxel_size: float,
+    resolution: float,
+    seed: int = 0,
+    margin: float = 0.0,
+) -> torch.Tensor:
+    """The densities of a list of classes, of one scale and centred by mass.
+
+    Args:
+        names: class names: files of `folder`, or, where `folder` is empty, procedural ones (`complex<k>`).
+        folder: as `find_structures`; "" for procedural complexes.
+        box, voxel_size: the cubes' side in voxels, and a voxel's edge in A.
+        resolution: A, of the densities made from coordinates.
+        seed: of the procedural complexes.
+        margin: voxels that must stay free around every complex, in any orientation.
+
+    Returns:
+        float32, (C, D, H, W) = (C, box, box, box).
+
+    Raises:
+        InputError: as `find_structures`; an unreadable file; a complex too large for the box.
+    """
+    files = find_structures(folder, names) if folder else {}
+    densities = []
+    for name in names:
+        if not folder:
+            density = procedural_complex(procedural_index(name), seed, voxel_size, resolution, box, margin)
+        elif files[name].name.lower().endswith(MRC_SUFFIXES):
+            density = density_from_map(files[name], voxel_size, box=box, margin=margin)
+        else:
+            density = density_from_atoms(files[name], voxel_size, resolution, box=box, margin=margin)
+        densities.append(torch.from_numpy(density))
+    return torch.stack(densities)
+
+
+def procedural_name(index: int) -> str:
+    """`complex00`, `complex01`, ..."""
+    return f"complex{index:02d}"
+
+
+def procedural_index(name: str) -> int:
+    """The inverse of `procedural_name`; raises InputError for another name."""
+    digits = name.removeprefix("complex")
+    if not digits.isdecimal() or procedural_name(int(digits)) != name:
+        raise InputError(f"{name}: not a procedural complex; expected {procedural_name(0)}, {procedural_name(1)}, ...")
+    return int(digits)
+
+
+def procedural_complex(
+    index: int, seed: int, voxel_size: float, resolution: float, box: int | None = None, margin: float = 0.0
+) -> np.ndarray:
+    """Density (z, y, x) of the procedural complex `index` of `seed`; other arguments as `density_from_atoms`."""
+    residues = procedural_residues(index, seed)  # (P, 3), A
+    weights = np.full(len(residues), RESIDUE_VOLUME)
+    return density_from_points(residues, weights, voxel_size, resolution, box, margin, procedural_name(index))
+
+
+def density_from_atoms(
+    path: Path | str,
+    voxel_size: float,
+    resolution: float,
+    assembly: bool = True,
+    box: int | None = None,
+    margin: float = 0.0,
+) -> np.ndarray:
+    """Density of a coordinate file: each atom a Gaussian, weighted by its electron scattering at k = 0.
+
+    Args:
+        path: PDB or mmCIF, plain or gzipped. Its first model; waters, hydrogens and alternative conformations dropped.
+        voxel_size: A.
+        resolution: A; the Gaussian's sigma is resolution / (pi sqrt 2) = 0.225 resolution.
+        assembly: take biological assembly 1, where the file has one; False for the deposited chains.
+        box: the cube's side in voxels; None for the smallest even one that holds the complex in any orientation.
+        margin: voxels to keep free around it.
+
+    Returns:
+        (z, y, x) float32.
+
+    Raises:
+        InputError: a file that cannot be read or holds no atoms; a complex too large for the box.
+    """
+    positions, scattering = read_atoms(path, assembly)
+    weights = scattering * (RESIDUE_VOLUME / RESIDUE_SCATTERING)  # A^3 of solid protein
+    return density_from_points(positions, weights, voxel_size, resolution, box, margin, path)
+
+
+def read_atoms(path: Path | str, assembly: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Atom positions (A, 3) as x, y, z in A, and their electron scattering at k = 0 times occupancy (A,), in A."""
+    try:
+        structure = gemmi.read_structure(str(path))
+        structure.setup_entities()
+        model = structure[0]
+        if assembly and structure.assemblies:
+            model = gemmi.make_assembly(structure.assemblies[0], model, gemmi.HowToNameCopiedChain.AddNumber)
+    except (ValueError, RuntimeError, OSError, EOFError, IndexError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not a readable PDB or mmCIF file ({reason})") from error
+    model.remove_waters()
+    model.remove_hydrogens()
+    model.remove_alternative_conformations()
+    atoms = [site.atom for site in model.all()]
+    positions = np.array([atom.pos.tolist() for atom in atoms]).reshape(-1, 3)
+    elements = {atom.element.name: atom.element for atom in atoms}
+    at_zero = {name: sum(element.c4322.get_coefs()[:5]) if element.c4322 else 0.0 for name, element in elements.items()}
+    scattering = np.array([at_zero[atom.element.name] * atom.occ for atom in atoms])
+    if not np.isfinite(positions).all() or scattering.sum() <= 0:
+        raise InputError(f"{path}: holds {len(atoms)} atoms, none that scatter; expected the coordinates of a complex")
+    return positions, scattering
+
+
+def density_from_points(
+    positions: np.ndarray,
+    weights: np.ndarray,
+    voxel_size: float,
+    resolution: float,
+    box: int | None,
+    margin: float,
+    name: Path | str,
+) -> np.ndarray:
+    """Gaussians at positions (P, 3) as x, y, z in A, of integrals `weights` (P,) in A^3: a density (z, y, x).
+
+    The points are spread linearly over a grid of at most half a sigma, and blurred, cut off below the voxels' Nyquist
+    frequency and cropped to the voxels in Fourier space. Other arguments and errors: `density_from_atoms`.
+    """
+    sigma = resolution / (np.pi * np.sqrt(2))
+    positions = positions - np.average(positions, axis=0, weights=weights)
+    radius = np.linalg.norm(positions, axis=1).max() + 2 * sigma
+    side = fitting_side(radius, voxel_size, box, margin, name)
+    fineness = int(np.ceil(2 * voxel_size / sigma))
+    fine = side * fineness
+    at = positions[:, ::-1] * (fineness / voxel_size) + fineness * (side - 1) / 2  # (P, 3) as z, y, x, in fine voxels
+    corner = np.floor(at).astype(int)
+    grid = np.zeros(fine**3)
+    for step in np.ndindex(2, 2, 2):
+        share = np.prod(np.where(np.array(step) == 1, at - corner, 1 - (at - corner)), axis=1)
+        where = np.ravel_multi_index(((corner + step) % fine).T, (fine,) * 3)
+        grid += np.bincount(where, weights * share, minlength=fine**3)
+    spectrum = np.fft.rfftn(grid.reshape((fine,) * 3) / voxel_size**3)
+    keep = np.fft.fftfreq(side, 1 / side).astype(int)  # the fine spectrum's rows that the voxels can carry
+    spectrum = spectrum[np.ix_(keep, keep, range(side // 2 + 1))]
+    k = [np.fft.fftfreq(side, voxel_size)[:, None, None], np.fft.fftfreq(side, voxel_size)[None, :, None]]
+    k.append(np.fft.rfftfreq(side, voxel_size)[None, None, :])
+    for axis in k:
+        spectrum = spectrum / np.sinc(axis * voxel_size / fineness) ** 2  # undoes the linear spreading
+    k2 = sum(axis**2 for axis in k)
+    spectrum *= np.exp(-2 * (np.pi * sigma) ** 2 * k2) * low_pass(np.sqrt(k2) * 2 * voxel_size)
+    return np.fft.irfftn(spectrum, (side,) * 3, (0, 1, 2)).astype(np.float32)
+
+
+def density_from_map(
+    path: Path | str, voxel_size: float, level: float = 0.1, box: int | None = None, margin: float = 0.0
+) -> np.ndarray:
+    """Density of an MRC map: voxels under `level` of its maximum are emptied, then it is resampled in Fourier space.
+
+    Args:
+        path: MRC map of any voxel size, bright particle; keeps its own resolution, down to Nyquist of `voxel_size`.
+        level: fraction of the maximum under which there is no complex.
+        voxel_size, box, margin: as `density_from_atoms`.
+
+    Returns:
+        (z, y, x) float32, scaled so that sum(d^2) / sum(d) = MAP_INTERIOR, that of complexes from coordinates.
+
+    Raises:
+        InputError: a file that cannot be read, without a voxel size or anything positive; too large for the box.
+    """
+    volume, own_voxel_size = read_volume(path)
+    if own_voxel_size is None:
+        raise InputError(f"{path}: its header has no voxel size; expected one in A")
+    if volume.max() <= 0:
+        raise InputError(f"{path}: its maximum is {volume.max():g}; expected a map with a bright particle")
+    volume = np.where(volume >= level * volume.max(), volume, 0).astype(np.float64)
+    inside = np.argwhere(volume > 0)  # (P, 3) as z, y, x
+    centre = np.average(inside, axis=0, weights=volume[volume > 0])
+    radius = np.linalg.norm(inside - centre, axis=1).max() * own_voxel_size + voxel_size
+    side = fitting_side(radius, voxel_size, box, margin, path)
+    frequency = np.fft.fftfreq(side, voxel_size)
+    spectrum = volume.astype(complex)
+    for axis in range(3):  # the Fourier transform at the frequencies of the new voxels, about the centre of mass
+        place = (np.arange(volume.shape[axis]) - centre[axis]) * own_voxel_size
+        rows = np.exp(-2j * np.pi * (np.outer(frequency, place) + frequency[:, None] * voxel_size * (side - 1) / 2))
+        spectrum = np.moveaxis(np.tensordot(rows, spectrum, (1, axis)), 0, axis)
+    k = np.sqrt(frequency[:, None, None] ** 2 + frequency[None, :, None] ** 2 + frequency**2)
+    density = np.fft.ifftn(spectrum * low_pass(k * 2 * max(voxel_size, own_voxel_size))).real
+    return (density * (MAP_INTERIOR * density.sum() / (density**2).sum())).astype(np.float32)
+
+
+def low_pass(fraction: np.ndarray) -> np.ndarray:
+    """A raised cosine from 1 at PASS_BAND of the Nyquist frequency to 0 at Nyquist; `fraction` is |k| / Nyquist."""
+    return 0.5 + 0.5 * np.cos(np.pi * np.clip((fraction - PASS_BAND) / (1 - PASS_BAND), 0, 1))
+
+
+def fitting_side(radius: float, voxel_size: float, box: int | None, margin: float, name: Path | str) -> int:
+    """The cube's side in voxels: `box`, or the smallest even one, that holds a sphere of `radius` A and the margin."""
+    needed = 2 * int(np.ceil(radius / voxel_size + margin))
+    if box is not None and needed > box:
+        raise InputError(
+            f"{name}: {2 * radius:.0f} A across and {margin:g} voxels of margin need a box of {needed} voxels of "
+            f"{voxel_size:g} A; the box is {box} (--box, --voxel-size, --shift)"
+        )
+    return box or needed
