@@ -1,0 +1,142 @@
+"""Every loss trains the same on two processes as on one with the same global batch.
+
+Network and loss are wrapped together, as one module, so that the parameters of both are kept in step.
+"""
+
+import os
+import time
+from contextlib import nullcontext
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from loss.loss import LOSSES, LossTerms
+
+SGD_CENTRES = {"center_update": "sgd", "center_reduction": "mean", "center_momentum": 0.9, "center_weight": 1.0}
+CASES = {name: (name, {}) for name in LOSSES}
+CASES["soft_lmccl, centres by SGD"] = ("soft_lmccl", SGD_CENTRES)
+CASES["soft_lmccl, bias"] = ("soft_lmccl", {"bias": True, "center_features": "normalized"})
+FIRST_PARTS = [6, 3]  # how many of the 12 rows the first process has
+STEPS = 3
+LIMIT_S = 50
+
+
+class TrainingStep(nn.Module):
+    """What DistributedDataParallel is to wrap."""
+
+    def __init__(self, model: nn.Module, criterion: nn.Module):
+        super().__init__()
+        self.model, self.criterion = model, criterion
+
+    def forward(self, inputs: Tensor, labels: Tensor) -> LossTerms:
+        return self.criterion(self.model(inputs), labels)
+
+
+def train(case: str, first: int, accumulate: bool = False) -> list[dict[str, Tensor]]:
+    """The terms, gradients, parameters and centres of each step; `first` is the size of the first process's part.
+
+    With `accumulate` a step is made of two batches.
+    """
+    name, options = CASES[case]
+    torch.manual_seed(0)
+    criterion = LOSSES[name](8, 5, **options)
+    step = TrainingStep(nn.Linear(6, 8), criterion)
+    distributed = dist.is_initialized()
+    module = DistributedDataParallel(step) if distributed else step
+    part = slice(None)
+    if distributed:
+        part = slice(0, first) if dist.get_rank() == 0 else slice(first, None)
+    optimizer = torch.optim.SGD(step.parameters(), lr=0.01)
+    # In this order neither process has all classes, and a part alone may hold no triplet. Class 4 is absent.
+    labels = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 2, 3])
+    history = []
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        for last in (False, True) if accumulate else (True,):
+            inputs = torch.randn(12, 6)
+            with nullcontext() if last or not distributed else module.no_sync():
+                terms = module(inputs[part], labels[part])
+                terms.total.backward()
+        gradients = {f"gradient of {key}": value.grad.clone() for key, value in step.named_parameters()}
+        optimizer.step()
+        criterion.after_step()
+        state = {key: value.clone() for key, value in step.state_dict().items()}
+        figures = {key: value.detach() for key, value in terms._asdict().items()}
+        history.append({**figures, **gradients, **state})
+    return history
+
+
+def all_runs() -> dict:
+    runs = {(case, first): train(case, first) for case in CASES for first in FIRST_PARTS}
+    runs["accumulated"] = train("soft_lmccl", 6, accumulate=True)
+    return runs
+
+
+def work(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    limit = timedelta(seconds=LIMIT_S)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=limit)
+    runs = all_runs()
+    if rank == 1:  # alone: would wait for ever if eval mode exchanged anything
+        criterion = LOSSES["supcon"](8, 5).eval()
+        runs["alone"] = criterion(torch.eye(4, 8), torch.tensor([0, 0, 1, 1])).total
+    torch.save(runs, f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("ddp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, "OMP_NUM_THREADS", "1")
+        workers = mp.start_processes(work, args=(str(folder),), nprocs=2, join=False, start_method="spawn")
+        end = time.monotonic() + LIMIT_S
+        while not workers.join(timeout=1):
+            if time.monotonic() > end:
+                for process in workers.processes:
+                    process.kill()
+                pytest.fail(f"two processes did not end within {LIMIT_S} s")
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def one_process() -> dict:
+    return all_runs()
+
+
+def check_same(one: list[dict[str, Tensor]], two: list[dict[str, Tensor]]) -> None:
+    for expected, found in zip(one, two, strict=True):
+        assert expected.keys() == found.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(
+                found[key], value, rtol=1e-5, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}"
+            )
+
+
+@pytest.mark.parametrize("first", FIRST_PARTS, ids=["equal parts", "unequal parts"])
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_train_as_one(case, first, one_process, two_processes):
+    for runs in two_processes:
+        check_same(one_process[case, first], runs[case, first])
+
+
+def test_two_processes_accumulate_as_one(one_process, two_processes):
+    for runs in two_processes:
+        check_same(one_process["accumulated"], runs["accumulated"])
+
+
+def test_centres_do_move_on_two_processes(two_processes):
+    history = two_processes[0]["soft_lmccl", 6]
+    moved = history[-1]["criterion.center.centers"] - history[0]["criterion.center.centers"]
+    assert (moved[:4] != 0).all()
+    assert (moved[4] == 0).all()
+
+
+def test_one_process_may_evaluate_alone(two_processes):
+    assert two_processes[1]["alone"].isfinite()
