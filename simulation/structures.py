@@ -1,8 +1,8 @@
 """Density of a complex from coordinates (PDB, mmCIF) or from a map (MRC), and the lists of classes used here.
 
 Every density is a cube (z, y, x) with its centre of mass at the cube's centre, (side - 1) / 2 in voxels, and free of
-detail beyond the voxels' Nyquist frequency in any direction, so that it can be rotated without aliasing. Its unit is the
-density of solid protein: about 1 inside a large complex, whatever it was made from.
+detail beyond the voxels' Nyquist frequency in any direction, so that it can be rotated without aliasing. Its unit is
+the density of solid protein: about 1 inside a large complex, whatever it was made from.
 """
 
 from dataclasses import dataclass

@@ -1,0 +1,77 @@
+"""One picture of a simulated data set: for each class the clean density and one particle at every SNR."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from common.files import atomic_path
+
+MOST_CLASSES = 48  # rows that still make a picture
+ROWS = 12  # classes below each other; more go beside them
+PANEL = 1.15  # inches
+
+
+def contact_sheet(
+    path: Path,
+    names: Sequence[str],
+    densities: np.ndarray,
+    volumes: np.ndarray,
+    masks: np.ndarray,
+    snr: Sequence[float],
+    voxel_size: float,
+) -> None:
+    """Draw and write the sheet.
+
+    Args:
+        path: of the PNG.
+        names: of the C classes.
+        densities: (C, D, H, W), clean.
+        volumes: (C, S, D, H, W), one particle of each class at the S SNRs.
+        masks: (C, D, H, W), of that particle; its outline is drawn on the last SNR's slice.
+        snr: the S values; voxel_size: A, for the scale.
+    """
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown = min(len(names), MOST_CLASSES)
+    rows, blocks = min(shown, ROWS), -(-shown // ROWS)
+    columns = 2 + len(snr)
+    size = (blocks * (columns + 0.7) * PANEL, (rows + 0.75) * PANEL)
+    figure = plt.figure(figsize=size, layout="constrained")
+    side = densities.shape[-1]
+    middle = side // 2
+    grids = np.atleast_1d(figure.subfigures(1, blocks))
+    for block, part in enumerate(grids):
+        axes = part.subplots(rows, columns, squeeze=False)
+        titles = ["density,\nprojected", "density,\nslice", *(f"SNR {value:g}" for value in snr)]
+        for axis, title in zip(axes[0], titles, strict=True):
+            axis.set_title(title, fontsize=9)
+        for row in range(rows):
+            label = block * ROWS + row
+            for axis in axes[row]:
+                axis.set_xticks([])
+                axis.set_yticks([])
+            if label >= shown:
+                for axis in axes[row]:
+                    axis.axis("off")
+                continue
+            axes[row, 0].set_ylabel(names[label], fontsize=9)
+            at = _fullest(masks[label])
+            pictures = [densities[label].sum(axis=0), densities[label][middle], *volumes[label][:, at]]
+            for axis, picture in zip(axes[row], pictures, strict=True):
+                low, high = np.percentile(picture, (0.5, 99.8))
+                axis.imshow(picture, cmap="gray", vmin=low, vmax=max(high, low + 1e-9), origin="lower")
+            if masks[label][at].any():
+                axes[row, -1].contour(masks[label][at], levels=[0.5], colors="tab:orange", linewidths=0.8)
+    note = f"{shown} of {len(names)} classes; " if shown < len(names) else ""
+    figure.suptitle(f"{note}{side}³ voxels of {voxel_size:g} Å; slices across z, through the particle", fontsize=10)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png", metadata={"Software": None})
+    plt.close(figure)
+
+
+def _fullest(mask: np.ndarray) -> int:
+    """The z of the slice (y, x) that has most of the particle."""
+    return int(mask.sum(axis=(1, 2)).argmax())
