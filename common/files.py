@@ -37,3 +37,9 @@ def write_csv(path: Path | str, table: pd.DataFrame) -> None:
     """Write a table as CSV, without its index, in one step."""
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False)
+
+
+def results_folder(results_dir: Path | str, checkpoint: Path | str) -> Path:
+    """Where the results of a checkpoint go: `<results_dir>/<folder of the checkpoint>-<its name>`."""
+    checkpoint = Path(checkpoint)
+    return Path(results_dir) / f"{checkpoint.absolute().parent.name}-{checkpoint.stem}"
