@@ -19,6 +19,7 @@ from simulation.procedural import RESIDUE_VOLUME, procedural_residues
 ATOM_SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif", ".pdb.gz", ".ent.gz", ".cif.gz", ".mmcif.gz")
 RESIDUE_SCATTERING = 18.4  # A, electron scattering at k = 0 of a mean residue: 4.9 C, 1.35 N, 1.5 O, 0.04 S
 MAP_INTERIOR = 0.58  # sum(d^2) / sum(d) of typical complexes from coordinates at 20 A; maps are scaled to it
+INSIDE = 0.998  # share of a complex's mass that must fit the box in any orientation; the tip of a tail may leave it
 PASS_BAND = 0.7  # of Nyquist: where the smooth cut to Nyquist begins
 
 
@@ -209,16 +210,18 @@ def density_from_points(
     """
     sigma = resolution / (np.pi * np.sqrt(2))
     positions = positions - np.average(positions, axis=0, weights=weights)
-    radius = np.linalg.norm(positions, axis=1).max() + 2 * sigma
+    radius = mass_radius(np.linalg.norm(positions, axis=1), weights) + 2 * sigma
     side = fitting_side(radius, voxel_size, box, margin, name)
     fineness = int(np.ceil(2 * voxel_size / sigma))
     fine = side * fineness
     at = positions[:, ::-1] * (fineness / voxel_size) + fineness * (side - 1) / 2  # (P, 3) as z, y, x, in fine voxels
+    within = ((at >= 0) & (at < fine - 1)).all(axis=1)
+    at, weights = at[within], weights[within]
     corner = np.floor(at).astype(int)
     grid = np.zeros(fine**3)
     for step in np.ndindex(2, 2, 2):
         share = np.prod(np.where(np.array(step) == 1, at - corner, 1 - (at - corner)), axis=1)
-        where = np.ravel_multi_index(((corner + step) % fine).T, (fine,) * 3)
+        where = np.ravel_multi_index((corner + step).T, (fine,) * 3)
         grid += np.bincount(where, weights * share, minlength=fine**3)
     spectrum = np.fft.rfftn(grid.reshape((fine,) * 3) / voxel_size**3)
     keep = np.fft.fftfreq(side, 1 / side).astype(int)  # the fine spectrum's rows that the voxels can carry
@@ -256,7 +259,7 @@ def density_from_map(
     volume = np.where(volume >= level * volume.max(), volume, 0).astype(np.float64)
     inside = np.argwhere(volume > 0)  # (P, 3) as z, y, x
     centre = np.average(inside, axis=0, weights=volume[volume > 0])
-    radius = np.linalg.norm(inside - centre, axis=1).max() * own_voxel_size + voxel_size
+    radius = mass_radius(np.linalg.norm(inside - centre, axis=1), volume[volume > 0]) * own_voxel_size + voxel_size
     side = fitting_side(radius, voxel_size, box, margin, path)
     frequency = np.fft.fftfreq(side, voxel_size)
     spectrum = volume.astype(complex)
@@ -272,6 +275,13 @@ def density_from_map(
 def low_pass(fraction: np.ndarray) -> np.ndarray:
     """A raised cosine from 1 at PASS_BAND of the Nyquist frequency to 0 at Nyquist; `fraction` is |k| / Nyquist."""
     return 0.5 + 0.5 * np.cos(np.pi * np.clip((fraction - PASS_BAND) / (1 - PASS_BAND), 0, 1))
+
+
+def mass_radius(distances: np.ndarray, weights: np.ndarray) -> float:
+    """The distance from the centre within which the share INSIDE of the mass lies."""
+    order = np.argsort(distances)
+    share = np.cumsum(weights[order]) / weights.sum()
+    return float(distances[order[np.searchsorted(share, INSIDE)]])
 
 
 def fitting_side(radius: float, voxel_size: float, box: int | None, margin: float, name: Path | str) -> int:
