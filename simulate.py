@@ -50,6 +50,7 @@ from simulation.particles import (
 from simulation.structures import CLASS_SETS, find_structures, load_densities, procedural_name
 
 BATCH = 16  # particles a thread images at once
+CROWD = tuple(procedural_name(10**6 + index) for index in range(32))  # neighbours: shapes that are no one's class
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class Config:
     envelope: float = 0.4  # of Nyquist: where the contrast has fallen to 1/e; inf for none
     band_limit: float = 1.0  # of Nyquist: where signal and noise end, smoothly; 1 for no limit
     shift: float = 2.0  # voxels, largest shift along each axis
+    common_noise: bool = False  # one noise level for all: the SNR is that of the mean class, small ones have less
+    neighbours: int = 0  # procedural complexes packed around each particle, at most
     seed: int = 9  # of poses, noise and procedural complexes
     device: str = "auto"  # auto, cpu or cuda
     workers: int = 0  # threads; 0 for one a core
@@ -93,9 +96,11 @@ def main(cfg: Config) -> None:
     imaging = Imaging(**{f.name: getattr(cfg, f.name) for f in fields(Imaging) if hasattr(cfg, f.name)})
     imaging.check()
     densities = load_densities(names, cfg.structures, cfg.box, cfg.voxel_size, cfg.resolution, cfg.seed, cfg.shift)
+    crowd = load_densities(CROWD if cfg.neighbours else (), "", cfg.box, cfg.voxel_size, cfg.resolution, cfg.seed)
     folder = Path(cfg.data_dir)
     prepare_folder(folder, cfg, {"classes": list(names), "files": files})
-    data = DataSet(folder, names, Simulator(densities.to(device), imaging), cfg.seed, cfg.snr)
+    simulator = Simulator(densities.to(device), imaging, crowd.to(device))
+    data = DataSet(folder, names, simulator, cfg.seed, cfg.snr)
     made = make_files(data, cfg)
     write_particles(data, cfg)
     write_sheet(data, densities.numpy(), cfg)

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 
 from common.cli import InputError
+from simulation.crowd import Crowd, draw_crowd, outline, scene
+from simulation.pose import Poses, pose, posing_grid, random_rotations
 
 MASK_LEVEL = 0.3  # of the density of solid protein: inside from there on
-FINENESS = 2  # samples a voxel of the grid that rotations read from
 CONVENTIONS = ("variance", "lab")
 
 
@@ -36,6 +37,8 @@ class Imaging:
     band_limit: float = 1.0  # of Nyquist: signal and noise end smoothly there; 1 for no limit
     shift: float = 2.0  # voxels: largest shift along each axis
     snr_convention: str = "variance"  # or lab, which is twice as noisy
+    common_noise: bool = False  # one noise level for all classes: the SNR is then that of the mean class
+    neighbours: int = 0  # other complexes packed around the target
     padding: float = 1.5  # side of the padded box over the box's: from 1.5 on only the wedge's faint streaks still meet
 
     def check(self) -> None:
@@ -51,6 +54,7 @@ class Imaging:
             "band_limit": not 0 < self.band_limit <= 1,
             "shift": self.shift < 0,
             "snr_convention": self.snr_convention not in CONVENTIONS,
+            "neighbours": self.neighbours < 0,
             "padding": self.padding < 1,
         }
         for name, is_wrong in wrong.items():
@@ -69,16 +73,9 @@ EXPECTED = {
     "band_limit": "above 0, up to 1 Nyquist frequency",
     "shift": "0 voxels or more",
     "snr_convention": " or ".join(CONVENTIONS),
+    "neighbours": "0 or more",
     "padding": "1 or more",
 }
-
-
-class Poses(NamedTuple):
-    """What is drawn for each particle, beside the noise."""
-
-    quaternions: torch.Tensor  # (N, 4) as w, x, y, z: turns the reference density into the particle
-    shifts: torch.Tensor  # (N, 3) as x, y, z in voxels, after the rotation
-    defocus: torch.Tensor  # (N,), um
 
 
 class Simulated(NamedTuple):
@@ -87,80 +84,6 @@ class Simulated(NamedTuple):
     volumes: torch.Tensor  # (N, 1, D, H, W) float32
     masks: torch.Tensor  # (N, 1, D, H, W) bool: where the target is
     poses: Poses
-
-
-# ---- pose ----
-
-
-def random_rotations(
-    n: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
-) -> torch.Tensor:
-    """Quaternions (N, 4) as w, x, y, z, uniform on the rotation group."""
-    return F.normalize(torch.randn(n, 4, generator=generator, device=device), dim=1)
-
-
-def rotation_matrices(quaternions: torch.Tensor) -> torch.Tensor:
-    """Unit quaternions (N, 4) as w, x, y, z -> matrices (N, 3, 3) that turn column vectors (x, y, z)."""
-    w, x, y, z = quaternions.unbind(1)
-    rows = (
-        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
-    )
-    return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
-
-
-def draw_poses(n: int, imaging: Imaging, generator: torch.Generator | None, device: torch.device | str) -> Poses:
-    """Uniform rotations, shifts uniform in a cube, defocus uniform in its range."""
-    shifts = (2 * torch.rand(n, 3, generator=generator, device=device) - 1) * imaging.shift
-    low, high = imaging.defocus
-    defocus = low + (high - low) * torch.rand(n, generator=generator, device=device)
-    return Poses(random_rotations(n, generator, device), shifts, defocus)
-
-
-def posing_grid(densities: torch.Tensor) -> torch.Tensor:
-    """Densities on a grid FINENESS times as fine, by zero padding in Fourier space: (C, D, H, W) -> (C, 2D, 2H, 2W).
-
-    `pose` reads it by trilinear interpolation, whose fall-off sinc(f)^2 is divided out here. The densities end below
-    Nyquist, so that neither the reading nor the return to whole voxels aliases.
-    """
-    side = densities.shape[-1]
-    fine = FINENESS * side
-    spectrum = torch.fft.fftn(densities, dim=(1, 2, 3))
-    frequency = torch.fft.fftfreq(side, device=densities.device)
-    for dim in (1, 2, 3):
-        shape = [1, 1, 1, 1]
-        shape[dim] = side
-        spectrum = spectrum / (torch.sinc(frequency / FINENESS) ** 2).reshape(shape)
-    wide = spectrum.new_zeros(len(densities), fine, fine, fine)
-    at = torch.fft.fftfreq(side, 1 / side, device=densities.device).long() % fine
-    wide[:, at[:, None, None], at[None, :, None], at] = spectrum
-    return torch.fft.ifftn(wide, dim=(1, 2, 3)).real.contiguous() * FINENESS**3
-
-
-def pose(
-    fine: torch.Tensor, labels: torch.Tensor, quaternions: torch.Tensor, shifts: torch.Tensor, side: int
-) -> torch.Tensor:
-    """Densities turned and shifted.
-
-    Args:
-        fine: (C, 2D, 2H, 2W), of `posing_grid`.
-        labels: (N,), which density each particle has.
-        quaternions, shifts: as `Poses`.
-        side: of the box to fill, voxels; larger than D where the surroundings matter.
-
-    Returns:
-        (N, side, side, side).
-    """
-    last = fine.shape[-1] - 1
-    turn = rotation_matrices(quaternions)
-    offset = (torch.arange(side, device=fine.device) - (side - 1) / 2) * FINENESS * 2 / last  # grid_sample's unit
-    origin = (last + 1 - FINENESS) / last - 1 - torch.einsum("ni,nij->nj", shifts, turn) * FINENESS * 2 / last  # (N, 3)
-    # Of each point (x, y, z) the inverse rotation, R^T p = x R[0] + y R[1] + z R[2].
-    along_x, along_y, along_z = (offset[:, None] * turn[:, None, row] for row in range(3))  # (N, side, 3)
-    plane = (along_z + origin[:, None])[:, :, None] + along_y[:, None]  # (N, side, side, 3)
-    points = plane[:, :, :, None] + along_x[:, None, None]  # (N, side, side, side, 3)
-    return F.grid_sample(fine[labels][:, None], points, align_corners=True)[:, 0]
 
 
 # ---- filters ----
@@ -283,17 +206,44 @@ def noise_variance(signal_variance: torch.Tensor, snr: torch.Tensor | float, con
 # ---- all together ----
 
 
-class Simulator:
-    """Draws subtomograms of a set of densities (C, D, H, W); keeps what all batches share."""
+def draw_poses(n: int, imaging: Imaging, generator: torch.Generator | None, device: torch.device | str) -> Poses:
+    """Uniform rotations, shifts uniform in a cube, defocus uniform in its range."""
+    shifts = (2 * torch.rand(n, 3, generator=generator, device=device) - 1) * imaging.shift
+    low, high = imaging.defocus
+    defocus = low + (high - low) * torch.rand(n, generator=generator, device=device)
+    return Poses(random_rotations(n, generator, device), shifts, defocus)
 
-    def __init__(self, densities: torch.Tensor, imaging: Imaging):
+
+class Simulator:
+    """Draws subtomograms of a set of densities (C, D, H, W); keeps what all batches share.
+
+    `others` (K, D, H, W) are the complexes that neighbours are drawn from; without them it is the densities themselves.
+    """
+
+    def __init__(self, densities: torch.Tensor, imaging: Imaging, others: torch.Tensor | None = None):
         imaging.check()
         self.imaging, self.side, self.device = imaging, densities.shape[-1], densities.device
         self.padded = padded_side(self.side, imaging.padding)
-        self.fine = posing_grid(densities)
         self.shared = geometry(self.padded, imaging, self.device)
-        radius = _radius(densities) + 3**0.5 * imaging.shift
-        self.inner = self.side - 2 * max(0, int((self.side - 1) / 2 - radius))  # the cube outside of which all is empty
+        self.fine = posing_grid(densities)
+        self.inner = inner_side(densities, imaging.shift)
+        if imaging.neighbours:
+            others = densities if others is None else others
+            self.outlines, self.other_outlines = outline(densities, MASK_LEVEL), outline(others, MASK_LEVEL)
+            self.other_fine = self.fine if others is densities else posing_grid(others)
+            self.other_inner = inner_side(others, shift=0.5)
+        self.common_variance = self._mean_variance() if imaging.common_noise else None
+
+    def draw(self, labels: torch.Tensor, generator: torch.Generator | None) -> tuple[Poses, Crowd | None]:
+        """What is random about particles (N,), beside their noise; the generator lives on the labels' device."""
+        poses = draw_poses(len(labels), self.imaging, generator, labels.device)
+        if not self.imaging.neighbours:
+            return poses, None
+        outlines = self.outlines.to(labels.device), self.other_outlines.to(labels.device)
+        target = outlines[0][labels]
+        return poses, draw_crowd(
+            target, poses.quaternions, poses.shifts, outlines[1], self.imaging.neighbours, generator
+        )
 
     def pose(self, labels: torch.Tensor, poses: Poses) -> torch.Tensor:
         """The densities (N, D, H, W) of particles in their poses."""
@@ -311,19 +261,46 @@ class Simulator:
         spectrum = torch.fft.rfftn(posed, s=(self.padded,) * 3, dim=(1, 2, 3))
         return crop_inverse(spectrum * target, self.side)
 
+    def surroundings(self, crowd: Crowd, target: torch.Tensor) -> torch.Tensor:
+        """What the microscope makes of the neighbours, within the box; those just outside of it reach in."""
+        around = scene(self.other_fine, crowd, self.other_inner, self.padded - (self.padded - self.side) % 2)
+        before = (around.shape[-1] - self.side) // 2
+        around = F.pad(around, [0, self.padded - around.shape[-1]] * 3)
+        return self.signal(around.roll((-before,) * 3, dims=(1, 2, 3)), target)
+
     def noise(self, white: torch.Tensor, spectrum: torch.Tensor) -> torch.Tensor:
         """Noise (N, D, H, W) of variance 1, from white spectra and the filter's amplitude."""
         return crop_inverse(white * spectrum, self.side) * self.padded**1.5
 
+    def noise_level(self, signal: torch.Tensor, snr: torch.Tensor | float) -> torch.Tensor:
+        """The noise's standard deviation (N, 1, 1, 1) for the targets' signals (N, D, H, W)."""
+        variance = self.common_variance
+        if variance is None:
+            variance = signal.var(dim=(1, 2, 3), correction=0)
+        return (
+            noise_variance(variance, snr, self.imaging.snr_convention).sqrt().expand(len(signal))[:, None, None, None]
+        )
+
+    def _mean_variance(self) -> torch.Tensor:
+        """The mean over classes of the signal's variance, each in the same few poses."""
+        poses = draw_poses(8, self.imaging, torch.Generator().manual_seed(0), "cpu")
+        poses = Poses(*(part.to(self.device) for part in poses))
+        target, _ = self.filters(poses.defocus)
+        labels = torch.arange(len(self.fine), device=self.device)
+        variances = [self.signal(self.pose(label.expand(8), poses), target).var(dim=(1, 2, 3)) for label in labels]
+        return torch.stack(variances).mean()
+
     def __call__(self, labels: torch.Tensor, snr: torch.Tensor, generator: torch.Generator | None) -> Simulated:
         """A batch: labels (N,), SNR (N,), inf for no noise; the generator lives on the densities' device."""
-        poses = draw_poses(len(labels), self.imaging, generator, self.device)
+        poses, crowd = self.draw(labels, generator)
         target, spectrum = self.filters(poses.defocus)
         posed = self.pose(labels, poses)
         volumes = self.signal(posed, target)
-        variance = noise_variance(volumes.var(dim=(1, 2, 3), correction=0), snr, self.imaging.snr_convention)
+        level = self.noise_level(volumes, snr)
+        if crowd is not None:
+            volumes = volumes + self.surroundings(crowd, target)
         white = white_spectrum(len(labels), self.padded, generator, self.device)
-        volumes = volumes + variance.sqrt()[:, None, None, None] * self.noise(white, spectrum)
+        volumes = volumes + level * self.noise(white, spectrum)
         return Simulated(volumes[:, None], (posed > MASK_LEVEL)[:, None], poses)
 
 
@@ -345,12 +322,15 @@ def simulate(
     return Simulator(densities, imaging)(labels, snr, generator)
 
 
-def _radius(densities: torch.Tensor) -> float:
-    """Voxels from the centre within which all densities (C, D, H, W) are, but for the faint ripples around them."""
-    offset = torch.arange(densities.shape[-1], device=densities.device) - (densities.shape[-1] - 1) / 2
+def inner_side(densities: torch.Tensor, shift: float) -> int:
+    """Side of the cube that holds all densities (C, D, H, W), but for the faint ripples around them, however turned and
+    shifted; even where D is."""
+    side = densities.shape[-1]
+    offset = torch.arange(side, device=densities.device) - (side - 1) / 2
     distance = (offset[:, None, None] ** 2 + offset[:, None] ** 2 + offset**2).sqrt()
     faint = densities.abs().amax(dim=0) <= 0.01 * densities.amax()
-    return distance.masked_fill(faint, 0).max().item() + 1
+    radius = distance.masked_fill(faint, 0).max().item() + 1 + shift
+    return side - 2 * max(0, int((side - 1) / 2 - radius))
 
 
 def crop_inverse(spectrum: torch.Tensor, side: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ import hashlib
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import mrcfile
@@ -16,7 +16,9 @@ import numpy as np
 import torch
 
 from loader.volume import write_volume
-from simulation.imaging import MASK_LEVEL, Imaging, Poses, Simulator, draw_poses, noise_variance, white_spectrum
+from simulation.crowd import Crowd
+from simulation.imaging import MASK_LEVEL, Simulator, draw_poses, white_spectrum
+from simulation.pose import Poses
 
 VOLUME_FOLDER, VOLUME_NAME = "subtomogram_mrc", "tomotarget"
 MASK_FOLDER, MASK_NAME = "processed_densitymap_mrc_mrc2binary", "packtarget"
@@ -54,13 +56,6 @@ def particle_generator(seed: int, name: str, number: int, what: str) -> torch.Ge
     """
     digest = hashlib.sha256(f"{seed}/{name}/{what}".encode()).digest()
     return torch.Generator().manual_seed((int.from_bytes(digest[:4], "little") + number) % 2**32)
-
-
-def particle_poses(seed: int, name: str, numbers: Sequence[int], imaging: Imaging) -> Poses:
-    """The poses of particles `numbers` of class `name`."""
-    generators = [particle_generator(seed, name, number, "pose") for number in numbers]
-    drawn = [draw_poses(1, imaging, generator, "cpu") for generator in generators]
-    return Poses(*(torch.cat(part) for part in zip(*drawn, strict=True)))
 
 
 class VolumeWriter:
@@ -111,20 +106,34 @@ class DataSet:
     def make(self, label: int, numbers: range, per_class: int) -> None:
         """Image particles `numbers` of a class once at every SNR and write their volumes and masks."""
         simulator, name = self.simulator, self.names[label]
-        poses = Poses(*(t.to(simulator.device) for t in particle_poses(self.seed, name, numbers, simulator.imaging)))
+        poses, crowd = (self._to_device(drawn) for drawn in self.draw(label, numbers))
         target, spectrum = simulator.filters(poses.defocus)
         posed = simulator.pose(torch.full((len(numbers),), label, device=simulator.device), poses)
-        signal = simulator.signal(posed, target)
-        variance = signal.var(dim=(1, 2, 3), correction=0)
+        alone = simulator.signal(posed, target)
+        signal = alone if crowd is None else alone + simulator.surroundings(crowd, target)
         masks = (posed > MASK_LEVEL).to(torch.int8).cpu().numpy()
         for place, snr in zip(snr_folders(self.snr), self.snr, strict=True):
             volumes = signal
             if not math.isinf(snr):
-                level = noise_variance(variance, snr, simulator.imaging.snr_convention).sqrt()[:, None, None, None]
-                volumes = signal + level * simulator.noise(self._white(name, numbers, snr), spectrum)
+                noise = simulator.noise(self._white(name, numbers, snr), spectrum)
+                volumes = signal + simulator.noise_level(alone, snr) * noise
             for number, volume, mask in zip(numbers, volumes.cpu().numpy(), masks, strict=True):
                 self.write_float(self.folder / volume_path(place, label * per_class + number), volume)
                 self.write_mask(self.folder / mask_path(place, label * per_class + number), mask)
+
+    def draw(self, label: int, numbers: Iterable[int]) -> tuple[Poses, Crowd | None]:
+        """The poses and neighbours of particles `numbers` of a class, on the CPU."""
+        drawn = [self.simulator.draw(torch.tensor([label]), self._pose_generator(label, k)) for k in numbers]
+        poses = Poses(*(torch.cat(part) for part in zip(*(one for one, _ in drawn), strict=True)))
+        if not self.simulator.imaging.neighbours:
+            return poses, None
+        return poses, Crowd(*(torch.cat(part) for part in zip(*(one for _, one in drawn), strict=True)))
+
+    def _pose_generator(self, label: int, number: int) -> torch.Generator:
+        return particle_generator(self.seed, self.names[label], number, "pose")
+
+    def _to_device(self, drawn: Poses | Crowd | None) -> Poses | Crowd | None:
+        return drawn and type(drawn)(*(part.to(self.simulator.device) for part in drawn))
 
     def _white(self, name: str, numbers: range, snr: float) -> torch.Tensor:
         """The white noise of each particle at one SNR: (N, P, P, P // 2 + 1)."""
@@ -137,9 +146,10 @@ class DataSet:
     def rows(self, label: int, per_class: int) -> list[dict]:
         """The rows of particles.csv of one class."""
         name, imaging = self.names[label], self.simulator.imaging
-        poses = particle_poses(self.seed, name, range(per_class), imaging)
         rows = []
-        for k, (quaternion, shift) in enumerate(zip(poses.quaternions.tolist(), poses.shifts.tolist(), strict=True)):
+        for k in range(per_class):
+            poses = draw_poses(1, imaging, self._pose_generator(label, k), "cpu")  # the first that `draw` draws
+            quaternion, shift = poses.quaternions[0].tolist(), poses.shifts[0].tolist()
             for place, snr in zip(snr_folders(self.snr), self.snr, strict=True):
                 values = (
                     volume_path(place, label * per_class + k),

@@ -116,7 +116,7 @@ def load_densities(
         else:
             density = density_from_atoms(files[name], voxel_size, resolution, box=box, margin=margin)
         densities.append(torch.from_numpy(density))
-    return torch.stack(densities)
+    return torch.stack(densities) if densities else torch.empty(0, box, box, box)
 
 
 def procedural_name(index: int) -> str:
