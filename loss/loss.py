@@ -119,7 +119,7 @@ class LMCL(Loss):
     def logits(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """s cos, with s m taken from the right class: (N, E) -> (N, C)."""
         bias = None if self.bias is None else self.s * self.bias
-        logits = F.linear(self.s * F.normalize(embeddings), F.normalize(self.weight), bias)  # (N, E) -> (N, C)
+        logits = F.linear(with_length(embeddings, self.s), with_length(self.weight, 1.0), bias)  # (N, E) -> (N, C)
         return logits.scatter_add_(1, labels[:, None], logits.new_full((len(labels), 1), -self.s * self.margin))
 
     def terms(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,8 +135,8 @@ class LMCL(Loss):
 class CenterLoss(Loss):
     """Distance of each embedding to the centre of its class (Wen et al., ECCV 2016), 1/2 sum_i |f_i - c_{y_i}|^2.
 
-    Centres have no gradient. `forward` in training mode notes how far each class is from its centre, and `after_step`
-    moves the centres by what was noted since the last step, over all processes:
+    Centres have no gradient. `forward` in training mode adds the embeddings to sums of their classes, and `after_step`
+    moves the centres by these sums, over all processes:
     "rule" is c_k <- c_k - rate * sum_{i in k} (c_k - f_i) / (1 + n_k); "sgd" is a step of SGD on this loss itself.
 
     Args:
@@ -174,16 +174,15 @@ class CenterLoss(Loss):
         if update == "sgd" and momentum:
             self.register_buffer("velocity", torch.zeros(num_classes, embedding_dim))
         # Not buffers: DistributedDataParallel would overwrite them with those of the first process.
-        self.offsets: Tensor | None = None  # (C, E), sum of c_k - f_i since the last step
+        self.sums: Tensor | None = None  # (C, E), of the embeddings since the last step
         self.counts: Tensor | None = None  # (C,)
 
     def terms(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.features == "normalized":
-            embeddings = F.normalize(embeddings)
-        offsets = self.centers[labels] - embeddings  # (N, E)
+            embeddings = with_length(embeddings, 1.0)
         if self.training and torch.is_grad_enabled():
-            self.note(offsets.detach(), labels)
-        squared = offsets.square().sum()
+            self.note(embeddings.detach(), labels)
+        squared = F.mse_loss(embeddings, self.centers[labels], reduction="sum")
         if self.reduction == "half_sum":
             center = squared / 2 * self.sum_scale()
         else:
@@ -192,30 +191,31 @@ class CenterLoss(Loss):
         return zero, zero, center
 
     @torch.no_grad()
-    def note(self, offsets: Tensor, labels: Tensor) -> None:
-        """Add (N, E) offsets to those of their classes."""
-        if self.offsets is None:
-            self.offsets = torch.zeros_like(self.centers)
+    def note(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Add embeddings (N, E) to the sums of their classes."""
+        if self.sums is None:
+            self.sums = torch.zeros_like(self.centers)
             self.counts = self.centers.new_zeros(self.num_classes)
-        self.offsets.index_add_(0, labels, offsets)
-        self.counts.index_add_(0, labels, offsets.new_ones(len(labels)))
+        self.sums.index_add_(0, labels, embeddings)
+        self.counts.index_add_(0, labels, embeddings.new_ones(len(labels)))
 
     @torch.no_grad()
     def after_step(self) -> None:
-        if self.offsets is None:
+        if self.sums is None:
             return
         if processes() > 1:
-            dist.all_reduce(self.offsets)
+            dist.all_reduce(self.sums)
             dist.all_reduce(self.counts)
+        counts = self.counts[:, None]
+        step = counts * self.centers - self.sums  # (C, E), sum of c_k - f_i
         if self.update == "rule":
-            self.centers -= self.rate * self.offsets / (1 + self.counts[:, None])
-        else:
-            step = self.offsets if self.reduction == "half_sum" else 2 * self.offsets / self.counts.sum()
-            if self.momentum:
-                step = self.velocity.mul_(self.momentum).add_(step)
-            self.centers -= self.rate * step
-        self.offsets.zero_()
-        self.counts.zero_()
+            step /= 1 + counts
+        elif self.reduction == "mean":
+            step *= 2 / counts.sum()
+        if self.update == "sgd" and self.momentum:
+            step = self.velocity.mul_(self.momentum).add_(step)
+        self.centers -= self.rate * step
+        self.sums = self.counts = None
 
 
 class SoftmaxCenter(Softmax):
@@ -306,6 +306,11 @@ class SoftLMCCL(SoftmaxCenter):
 
     def start_epoch(self, epoch: int) -> None:
         self.lmcl.start_epoch(epoch)
+
+
+def with_length(rows: Tensor, length: float) -> Tensor:
+    """Rows (N, E) scaled to `length`: length * F.normalize(rows) in half its time, forward and backward."""
+    return rows * (length / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1e-12))
 
 
 def expect_one_of(what: str, value: str, choices: tuple[str, ...]) -> None:

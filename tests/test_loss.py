@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from loss.loss import AUTHORS, LMCL, LOSSES, ORIGINAL, CenterLoss, SoftLMCCL, scale_bound
+from loss.loss import AUTHORS, LMCL, LOSSES, ORIGINAL, CenterLoss, SoftLMCCL, scale_bound, with_length
 
 # N, E, C: an ordinary batch; two classes; one embedding; classes absent from the batch; repeated labels.
 SHAPES = [(12, 8, 5), (9, 3, 2), (1, 4, 3), (3, 6, 50), (40, 5, 4)]
@@ -271,6 +271,20 @@ def check_finite(criterion: nn.Module, embeddings: Tensor, labels: Tensor) -> No
     assert all(term.isfinite() for term in terms)
     assert embeddings.grad.isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in criterion.parameters())
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-3, 1.0, 1e12])
+def test_with_length_is_normalisation(size):
+    rows = (size * torch.randn(6, 16)).requires_grad_()
+    direction = torch.randn(6, 16)
+    ours, expected = with_length(rows, 3.0), 3 * F.normalize(rows)
+    torch.testing.assert_close(ours, expected)
+    gradients = [torch.autograd.grad((value * direction).sum(), rows)[0] * size for value in (ours, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
+
+
+def test_an_embedding_of_zero_has_a_finite_loss():
+    check_finite(build("soft_lmccl", 8, 5), torch.zeros(3, 8), torch.tensor([0, 1, 2]))
 
 
 # Class weights and centres move.

@@ -23,7 +23,7 @@ CASES["soft_lmccl, centres by SGD"] = ("soft_lmccl", SGD_CENTRES)
 CASES["soft_lmccl, bias"] = ("soft_lmccl", {"bias": True, "center_features": "normalized"})
 FIRST_PARTS = [6, 3]  # how many of the 12 rows the first process has
 STEPS = 3
-LIMIT_S = 50
+LIMIT_S = 180  # for two processes that wait for each other for ever
 
 
 class TrainingStep(nn.Module):
