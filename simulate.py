@@ -45,6 +45,7 @@ from simulation.particles import (
     DataSet,
     mask_path,
     snr_folders,
+    snr_text,
     volume_path,
 )
 from simulation.structures import CLASS_SETS, find_structures, load_densities, procedural_name
@@ -115,9 +116,9 @@ def check(cfg: Config) -> None:
     """Raises InputError for numbers that make no data set."""
     if cfg.per_class < 1 or (not cfg.structures and cfg.procedural < 1):
         raise InputError(f"--per-class {cfg.per_class}, --procedural {cfg.procedural}: expected 1 or more")
-    if not cfg.snr or not all(snr > 0 for snr in cfg.snr) or len(set(snr_folders(cfg.snr))) < len(set(cfg.snr)):
+    if not cfg.snr or not all(snr > 0 for snr in cfg.snr):
         raise InputError(f"--snr {' '.join(map(str, cfg.snr))}: expected numbers above 0, or inf")
-    if len(set(cfg.snr)) < len(cfg.snr):
+    if len({snr_text(snr) for snr in cfg.snr}) < len(cfg.snr):
         raise InputError(f"--snr {' '.join(map(str, cfg.snr))}: the same value twice")
     if cfg.box < 8 or cfg.resolution <= 0 or cfg.workers < 0 or cfg.seed < 0:
         raise InputError(

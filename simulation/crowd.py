@@ -51,7 +51,7 @@ def _spiral(n: int) -> torch.Tensor:
 
 
 def reach(points: torch.Tensor, quaternions: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-    """How far turned complexes extend, voxels: outlines (N, P, 3), quaternions (N, 4), directions (N, T, 3) -> (N, T)."""
+    """How far turned complexes extend: outlines (N, P, 3), quaternions (N, 4), ways (N, T, 3) -> (N, T) in voxels."""
     turned = torch.einsum("nij,npj->npi", rotation_matrices(quaternions), points)
     return torch.einsum("npi,nti->ntp", turned, directions).amax(dim=2)
 

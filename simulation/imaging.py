@@ -178,11 +178,11 @@ def transfer(defocus: torch.Tensor, shared: Geometry, imaging: Imaging) -> torch
 def white_spectrum(n: int, side: int, generator: torch.Generator | None, device: torch.device | str) -> torch.Tensor:
     """Spectra of n fields of white noise of variance 1, (N, P, P, P // 2 + 1) complex, as `rfftn(norm="ortho")`.
 
-    The plane kx = 0 holds each coefficient and its conjugate; `irfftn` keeps the common part, half of the power, for
-    which it is drawn at twice.
+    The planes kx = 0 and Nyquist hold each coefficient and its conjugate; `irfftn` keeps the common part, half of the
+    power, for which they are drawn at twice.
     """
     pairs = torch.randn(n, side, side, side // 2 + 1, 2, generator=generator, device=device)
-    pairs[..., 1:, :] *= 0.5**0.5
+    pairs[..., 1 : (side + 1) // 2, :] *= 0.5**0.5
     return torch.view_as_complex(pairs)
 
 

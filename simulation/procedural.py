@@ -10,10 +10,12 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 RESIDUE_VOLUME = 133.0  # A^3: 110 Da at 1.21 A^3 a Da
+ROOM = 1.15  # volume of a domain over that of its residues: clefts, cavities, loose surface
 RESIDUES = (250, 14000)  # in a complex: 28 kDa to 1.5 MDa
 LARGEST_RADIUS = 130.0  # A, from the centre of mass: fits 32 voxels of 10 A with a shift of 2
+TOUCH = 0.88  # distance of two domains of a chain over the sum of their radii
 CONTACT = 8.0  # A: residues of two subunits nearer than this touch
-CONTACT_SHARE = 0.06  # of a subunit's residues, that touch another subunit
+CONTACT_SHARE = 0.04  # of a subunit's residues, that touch another subunit
 SYMMETRIES = {  # share among the complexes
     ("C", 1): 0.34, ("C", 2): 0.14, ("C", 3): 0.07, ("C", 4): 0.04, ("C", 5): 0.05, ("C", 6): 0.05, ("C", 7): 0.02,
     ("D", 2): 0.13, ("D", 3): 0.07, ("D", 4): 0.04, ("D", 5): 0.02, ("D", 6): 0.02, ("D", 7): 0.01,
@@ -58,9 +60,9 @@ def _subunit(residues: float, rng: np.random.Generator) -> np.ndarray:
     size = np.exp(rng.uniform(np.log(DOMAIN_RESIDUES[0]), np.log(DOMAIN_RESIDUES[1])))
     count = max(1, round(residues / size))
     shares = rng.gamma(4.0, size=count) + 0.3
-    compact = rng.uniform(0.2, 1)  # 0.3 grows a random walk, 1 a ball
+    compact = rng.uniform(0.3, 1)  # 0.3 grows a random walk, 1 a ball
     centres, turns, axes = np.zeros((count, 3)), Rotation.random(count, rng), np.empty((count, 3))
-    for i, volume in enumerate(shares / shares.sum() * residues * RESIDUE_VOLUME):
+    for i, volume in enumerate(shares / shares.sum() * residues * RESIDUE_VOLUME * ROOM):
         ratios = np.exp(rng.normal(0, 0.3, 3))
         axes[i] = ratios * (volume / (4 / 3 * np.pi * ratios.prod())) ** (1 / 3)
         if i:
@@ -73,8 +75,8 @@ def _place(i: int, centres: np.ndarray, axes: np.ndarray, compact: float, rng: n
     directions = rng.normal(size=(16, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     radii = np.cbrt(axes[: i + 1].prod(axis=1))
-    places = centres[i - 1] + directions * (radii[i - 1] + radii[i]) * 0.92  # (16, 3)
-    gaps = np.linalg.norm(places[:, None] - centres[:i], axis=2) - 0.92 * (radii[:i] + radii[i])  # (16, i)
+    places = centres[i - 1] + directions * (radii[i - 1] + radii[i]) * TOUCH  # (16, 3)
+    gaps = np.linalg.norm(places[:, None] - centres[:i], axis=2) - TOUCH * (radii[:i] + radii[i])  # (16, i)
     overlap = np.clip(-gaps, 0, None).sum(axis=1)
     spread = np.linalg.norm(places - centres[:i].mean(axis=0), axis=1)
     return places[np.argmin(4 * overlap + (2 * compact - 0.6) * spread + rng.normal(0, 3, 16))]
@@ -82,7 +84,7 @@ def _place(i: int, centres: np.ndarray, axes: np.ndarray, compact: float, rng: n
 
 def _fill(centres: np.ndarray, turns: Rotation, axes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Points of a disturbed lattice, one a residue, in the union of ellipsoids."""
-    spacing = RESIDUE_VOLUME ** (1 / 3)
+    spacing = (RESIDUE_VOLUME * ROOM) ** (1 / 3)
     reach = axes.max(axis=1, keepdims=True)
     low, high = (centres - reach).min(axis=0), (centres + reach).max(axis=0)
     lattice = np.stack(np.meshgrid(*(np.arange(a, b, spacing) for a, b in zip(low, high, strict=True))), axis=-1)
@@ -97,7 +99,7 @@ def _fill(centres: np.ndarray, turns: Rotation, axes: np.ndarray, rng: np.random
 
 def _assemble(subunit: np.ndarray, operations: Rotation, dihedral: bool, rng: np.random.Generator) -> np.ndarray:
     """The tightest of a few ways to put copies of the subunit together: real interfaces are wide, not a lone point."""
-    ways = [_draw_together(subunit, operations, dihedral, rng) for _ in range(rng.integers(2, 8))]
+    ways = [_draw_together(subunit, operations, dihedral, rng) for _ in range(rng.integers(3, 10))]
     return min(ways, key=lambda residues: residues.var(axis=0).sum())
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import gemmi
 import numpy as np
+import scipy.fft
 import torch
 
 from common.cli import InputError
@@ -205,14 +206,14 @@ def density_from_points(
 ) -> np.ndarray:
     """Gaussians at positions (P, 3) as x, y, z in A, of integrals `weights` (P,) in A^3: a density (z, y, x).
 
-    The points are spread linearly over a grid of at most half a sigma, and blurred, cut off below the voxels' Nyquist
+    The points are spread linearly over a grid of at most a sigma, and blurred, cut off below the voxels' Nyquist
     frequency and cropped to the voxels in Fourier space. Other arguments and errors: `density_from_atoms`.
     """
     sigma = resolution / (np.pi * np.sqrt(2))
     positions = positions - np.average(positions, axis=0, weights=weights)
     radius = mass_radius(np.linalg.norm(positions, axis=1), weights) + 2 * sigma
     side = fitting_side(radius, voxel_size, box, margin, name)
-    fineness = int(np.ceil(2 * voxel_size / sigma))
+    fineness = max(2, int(np.ceil(voxel_size / sigma)))
     fine = side * fineness
     at = positions[:, ::-1] * (fineness / voxel_size) + fineness * (side - 1) / 2  # (P, 3) as z, y, x, in fine voxels
     within = ((at >= 0) & (at < fine - 1)).all(axis=1)
@@ -223,7 +224,7 @@ def density_from_points(
         share = np.prod(np.where(np.array(step) == 1, at - corner, 1 - (at - corner)), axis=1)
         where = np.ravel_multi_index((corner + step).T, (fine,) * 3)
         grid += np.bincount(where, weights * share, minlength=fine**3)
-    spectrum = np.fft.rfftn(grid.reshape((fine,) * 3) / voxel_size**3)
+    spectrum = scipy.fft.rfftn((grid / voxel_size**3).astype(np.float32).reshape((fine,) * 3))
     keep = np.fft.fftfreq(side, 1 / side).astype(int)  # the fine spectrum's rows that the voxels can carry
     spectrum = spectrum[np.ix_(keep, keep, range(side // 2 + 1))]
     k = [np.fft.fftfreq(side, voxel_size)[:, None, None], np.fft.fftfreq(side, voxel_size)[None, :, None]]

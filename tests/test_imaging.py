@@ -1,0 +1,321 @@
+"""The physics of the simulated subtomograms, against what theory says."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import brentq
+from scipy.spatial.transform import Rotation
+from scipy.stats import kstest
+
+from common.cli import InputError
+from simulation.crowd import draw_crowd, scene
+from simulation.imaging import (
+    MASK_LEVEL,
+    Imaging,
+    Simulator,
+    crop_inverse,
+    ctf,
+    geometry,
+    padded_side,
+    simulate,
+    transfer,
+    wavelength,
+    wedge,
+    white_spectrum,
+)
+from simulation.pose import Poses, pose, posing_grid, random_rotations, rotation_matrices
+from simulation.procedural import procedural_residues
+from simulation.structures import density_from_points, load_densities
+
+SIDE, VOXEL, RESOLUTION = 16, 20.0, 40.0  # a small box of coarse voxels: the physics is the same
+SMALL = Imaging(voxel_size=VOXEL, shift=1.0)
+WEDGES = {"symmetric": (-60, 60, False), "one-sided": (-30, 65, False), "dual": (-60, 60, True)}
+
+
+@pytest.fixture(scope="module")
+def densities() -> torch.Tensor:
+    return load_densities(("complex00", "complex07", "complex09"), "", SIDE, VOXEL, RESOLUTION)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def full_spectrum_outside(side: int, tilt_min: float, tilt_max: float, dual: bool) -> np.ndarray:
+    """Which coefficients of `fftn` no view of the tilt series measures, by the projection theorem, one by one."""
+    k = np.fft.fftfreq(side)
+    kz, ky, kx = np.meshgrid(k, k, k, indexing="ij")
+
+    def seen(across: np.ndarray) -> np.ndarray:
+        turned = np.where(across < 0, -1, 1)
+        angle = np.degrees(np.arctan2(kz * turned, across * turned))
+        return ((angle > tilt_min - 1e-3) & (angle < tilt_max + 1e-3)) | ((kz == 0) & (across == 0))
+
+    return ~(seen(kx) | (seen(ky) if dual else False))
+
+
+# ---- pose ----
+
+
+def test_rotations_are_uniform_on_the_rotation_group():
+    matrices = rotation_matrices(random_rotations(4000, generator())).double()
+    trace = matrices.diagonal(dim1=1, dim2=2).sum(1)
+    angle = torch.arccos(((trace - 1) / 2).clamp(-1, 1)).numpy()
+    assert kstest(angle, lambda t: (t - np.sin(t)) / np.pi).pvalue > 0.01
+    for entry in matrices.reshape(-1, 9).T:  # every coordinate of every rotated axis is uniform in [-1, 1]
+        assert kstest(entry.numpy(), "uniform", args=(-1, 2)).pvalue > 0.001
+
+
+def test_rotation_matrices_are_those_of_scipy():
+    quaternions = random_rotations(50, generator())
+    expected = Rotation.from_quat(quaternions.numpy(), scalar_first=True).as_matrix()
+    assert np.allclose(rotation_matrices(quaternions), expected, atol=1e-5)
+
+
+def test_a_pose_turns_and_shifts_the_density_as_it_would_the_atoms_and_never_mirrors():
+    atoms = procedural_residues(9, 0)
+    weights = np.full(len(atoms), 133.0)
+    side = 32
+    reference = torch.from_numpy(density_from_points(atoms, weights, 10.0, 20.0, side, 0, "complex"))
+    quaternions, shifts = random_rotations(6, generator(1)), 4 * torch.rand(6, 3, generator=generator(2)) - 2
+    posed = pose(posing_grid(reference[None]), torch.zeros(6, dtype=torch.long), quaternions, shifts, side)
+    for volume, quaternion, shift in zip(posed.numpy(), quaternions.numpy(), shifts.numpy(), strict=True):
+        turned = Rotation.from_quat(quaternion, scalar_first=True).apply(atoms)
+        expected = density_from_points(turned, weights, 10.0, 20.0, side, 0, "complex")
+        spectrum = np.fft.fftn(expected)
+        for axis in range(3):  # shift is x, y, z; the axes are z, y, x
+            k = np.fft.fftfreq(side).reshape([-1 if a == axis else 1 for a in range(3)])
+            spectrum = spectrum * np.exp(-2j * np.pi * k * shift[2 - axis])
+        expected = np.fft.ifftn(spectrum).real
+        assert np.corrcoef(volume.ravel(), expected.ravel())[0, 1] > 0.995
+        assert np.abs(volume - expected).max() < 0.12 * expected.max()
+        assert np.corrcoef(volume[:, :, ::-1].ravel(), expected.ravel())[0, 1] < 0.9
+
+
+def test_a_pose_keeps_mass_and_moves_its_centre_by_the_shift(densities):
+    quaternions, shifts = random_rotations(9, generator(3)), 2 * torch.rand(9, 3, generator=generator(4)) - 1
+    labels = torch.arange(9) % 3
+    posed = pose(posing_grid(densities), labels, quaternions, shifts, SIDE)
+    offset = torch.arange(SIDE) - (SIDE - 1) / 2
+    mass = posed.sum((1, 2, 3))
+    assert torch.allclose(mass, densities.sum((1, 2, 3))[labels], rtol=0.01)
+    centre = torch.stack(
+        [(posed.sum((1, 2)) * offset).sum(1), (posed.sum((1, 3)) * offset).sum(1), (posed.sum((2, 3)) * offset).sum(1)],
+        dim=1,
+    )
+    assert torch.allclose(centre / mass[:, None], shifts, atol=0.05)
+
+
+# ---- filters ----
+
+
+@pytest.mark.parametrize("voltage, cs, defocus", [(300.0, 2.0, 5.0), (200.0, 2.7, 3.0)])
+def test_ctf_is_zero_at_the_spatial_frequencies_of_theory(voltage, cs, defocus):
+    imaging = Imaging(voltage=voltage, cs=cs, envelope=float("inf"))
+    energy = voltage * 1e3 * 1.602176634e-19  # J
+    rest = 9.1093837e-31 * 299792458.0**2
+    length = 6.62607015e-34 * 299792458.0 / np.sqrt(energy * (energy + 2 * rest)) * 1e9  # nm
+    assert wavelength(voltage) == pytest.approx(10 * length, rel=1e-5)
+
+    def phase(k: float) -> float:  # k in 1/nm, defocus in nm, Cs in nm
+        return np.pi * length * defocus * 1e3 * k**2 - np.pi / 2 * cs * 1e6 * length**3 * k**4 + np.arcsin(0.07)
+
+    zeros = [brentq(lambda k, n=n: phase(k) - n * np.pi, 0.0, 1.0) for n in (1, 2, 3)]
+    at = torch.tensor(zeros, dtype=torch.double) / 10  # 1/A
+    assert ctf(at, torch.tensor([defocus]), imaging).abs().max() < 1e-5
+    assert ctf(torch.zeros(1), torch.tensor([defocus]), imaging).item() == pytest.approx(0.07)
+    between = ctf(at[:1] / 2, torch.tensor([defocus]), imaging)
+    assert between.item() > 0  # underfocus: particles are bright
+
+
+def test_the_envelope_is_1_over_e_where_it_says(densities):
+    imaging = Imaging(envelope=0.4, amplitude_contrast=1.0, cs=0.0)
+    k = torch.tensor([0.4 / 20.0])
+    assert ctf(k, torch.tensor([0.0]), imaging).item() == pytest.approx(np.exp(-1), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", WEDGES)
+def test_nothing_is_left_in_the_missing_wedge_before_the_crop(densities, kind):
+    low, high, dual = WEDGES[kind]
+    imaging = Imaging(voxel_size=VOXEL, tilt_min=low, tilt_max=high, dual_axis=dual, defocus=(4.0, 6.0))
+    side = padded_side(SIDE, imaging.padding)
+    shared = geometry(side, imaging, torch.device("cpu"))
+    target = transfer(torch.tensor([5.0]), shared, imaging)
+    signal = crop_inverse(torch.fft.rfftn(densities, s=(side,) * 3, dim=(1, 2, 3)) * target, side)
+    noise = crop_inverse(white_spectrum(3, side, generator(), "cpu") * shared.kept, side)
+    outside = full_spectrum_outside(side, low, high, dual)
+    assert 0.05 < outside.mean() < 0.5
+    inside = ~outside
+    inside[side // 2] = inside[:, side // 2] = inside[:, :, side // 2] = False
+    for volume in (*signal.numpy(), *noise.numpy()):
+        power = np.abs(np.fft.fftn(volume.astype(np.float64))) ** 2
+        assert power[outside].sum() < 1e-6 * power.sum()
+    assert power[inside].min() > 1e-6 * power.mean()  # of noise, everything else is there
+
+
+def test_the_symmetric_wedge_is_the_rule_of_its_slope():
+    k = np.fft.fftfreq(12, 1 / 12)
+    kz, kx = k[:, None, None], np.arange(7)[None, None, :]
+    expected = np.broadcast_to(np.abs(kz) <= np.abs(kx) * np.tan(np.pi / 3) + 1e-9, (12, 12, 7))
+    assert (wedge(12, -60, 60).numpy() == expected).all()
+    assert wedge(12, -90, 90).all()
+
+
+def test_filters_do_not_wrap_around(densities):
+    point = torch.zeros(1, SIDE, SIDE, SIDE)
+    point[0, SIDE // 2, SIDE // 2, 0] = 1.0  # on one face
+    full = Imaging(voxel_size=VOXEL, tilt_min=-90, tilt_max=90)
+    faces = []
+    for padding in (1.0, 1.5):
+        simulator = Simulator(densities, Imaging(**{**vars(full), "padding": padding}))
+        target, _ = simulator.filters(torch.tensor([5.0]))
+        volume = simulator.signal(point, target)[0]
+        faces.append((volume[..., -1].abs().max() / volume.abs().max()).item())
+    assert faces[0] > 0.1  # without padding the opposite face lights up
+    assert faces[1] < 0.01
+
+
+# ---- noise ----
+
+
+@pytest.mark.parametrize("convention, factor", [("variance", 1.0), ("lab", 2.0)])
+def test_the_snr_of_1000_volumes_is_the_one_asked_for(densities, convention, factor):
+    imaging = Imaging(voxel_size=VOXEL, shift=1.0, snr_convention=convention, defocus=(4.0, 6.0))
+    simulator = Simulator(densities, imaging)
+    labels = torch.arange(1000) % 3
+    snr = torch.tensor([0.05, 0.5]).repeat(500)
+    noisy = simulator(labels, snr, generator(1)).volumes
+    clean = simulator(labels, snr * torch.inf, generator(1)).volumes  # the same poses
+    measured = clean.var(dim=(1, 2, 3, 4)) / (noisy - clean).var(dim=(1, 2, 3, 4))
+    for value in (0.05, 0.5):
+        assert measured[snr == value].mean().item() == pytest.approx(value / factor, rel=0.05)
+
+
+@pytest.mark.parametrize("convention, r", [("variance", lambda s: s / (1 + s)), ("lab", lambda s: s / (2 + s))])
+def test_volumes_of_one_pose_correlate_as_the_convention_says(densities, convention, r):
+    imaging = Imaging(voxel_size=VOXEL, snr_convention=convention)
+    simulator = Simulator(densities, imaging)
+    poses, _ = simulator.draw(torch.zeros(400, dtype=torch.long), generator(2))
+    target, spectrum = simulator.filters(poses.defocus)
+    signal = simulator.signal(simulator.pose(torch.arange(400) % 3, poses), target)
+    for snr in (0.1, 1.0):
+        pair = [
+            signal + simulator.noise_level(signal, snr) * simulator.noise(white, spectrum)
+            for white in (white_spectrum(400, simulator.padded, generator(seed), "cpu") for seed in (3, 4))
+        ]
+        a, b = (volume - volume.mean(dim=(1, 2, 3), keepdim=True) for volume in pair)
+        correlation = (a * b).sum((1, 2, 3)) / (a.square().sum((1, 2, 3)) * b.square().sum((1, 2, 3))).sqrt()
+        assert correlation.mean().item() == pytest.approx(r(snr), rel=0.05)
+
+
+def test_half_of_the_noise_went_through_the_ctf(densities):
+    simulator = Simulator(densities, SMALL)
+    target, spectrum = simulator.filters(torch.tensor([5.0]))
+    shared = simulator.shared
+    first, second = ((part**2 * shared.weight).sum() for part in (target, shared.kept))
+    expected = 0.5 * target**2 / first + 0.5 * shared.kept**2 / second
+    assert torch.allclose(spectrum**2, expected, rtol=1e-4, atol=1e-9)
+    assert (spectrum**2 * shared.weight).sum().item() == pytest.approx(1.0, rel=1e-4)
+    volumes = simulator.noise(white_spectrum(300, simulator.padded, generator(), "cpu"), spectrum)
+    assert volumes.var().item() == pytest.approx(1.0, rel=0.02)
+
+
+def test_white_spectra_are_those_of_white_fields():
+    fields = torch.fft.irfftn(white_spectrum(200, 12, generator(), "cpu"), s=(12,) * 3, dim=(1, 2, 3), norm="ortho")
+    assert fields.var().item() == pytest.approx(1.0, rel=0.02)
+    assert fields.var(dim=0).std() < 0.12  # the same everywhere
+    neighbours = (fields[..., 1:] * fields[..., :-1]).mean().item()
+    assert abs(neighbours) < 0.01
+
+
+def test_a_common_noise_level_makes_small_particles_harder(densities):
+    imaging = Imaging(voxel_size=VOXEL, common_noise=True)
+    simulator = Simulator(densities, imaging)
+    labels = torch.arange(60) % 3
+    snr = torch.full((60,), 0.1)
+    noisy, clean = (simulator(labels, value, generator(5)).volumes for value in (snr, snr * torch.inf))
+    noise = (noisy - clean).var(dim=(1, 2, 3, 4))
+    assert (noise / noise.mean() - 1).abs().max() < 0.2
+    measured = clean.var(dim=(1, 2, 3, 4)) / noise
+    assert measured[labels == 0].mean() < measured[labels == 1].mean()
+    assert measured.mean().item() == pytest.approx(0.1, rel=0.1)
+
+
+# ---- together ----
+
+
+def test_simulate_gives_volumes_and_masks_of_the_targets(densities):
+    out = simulate(densities, torch.tensor([0, 1, 2, 0]), torch.tensor([0.1, 0.1, torch.inf, torch.inf]), SMALL)
+    assert out.volumes.shape == out.masks.shape == (4, 1, SIDE, SIDE, SIDE)
+    assert out.volumes.dtype == torch.float32 and out.masks.dtype == torch.bool
+    inside, outside = out.volumes[3][out.masks[3]].mean(), out.volumes[3][~out.masks[3]].mean()
+    assert inside > outside  # bright particles
+    assert 0.6 < out.masks[1].sum() / (densities[1] > MASK_LEVEL).sum() < 1.6
+
+
+def test_the_same_generator_gives_the_same_volumes(densities):
+    labels, snr = torch.tensor([0, 1, 2]), torch.tensor([0.1, 0.5, torch.inf])
+    first, again, other = (simulate(densities, labels, snr, SMALL, generator(s)).volumes for s in (7, 7, 8))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_neighbours_do_not_overlap_the_target_or_each_other():
+    densities = load_densities(("complex02", "complex03", "complex08"), "", 20, VOXEL, RESOLUTION)
+    simulator = Simulator(densities, Imaging(voxel_size=VOXEL, neighbours=5))
+    labels = torch.arange(12) % 3
+    poses, crowd = simulator.draw(labels, generator(1))
+    assert crowd.present.float().mean() > 0.8
+    wide = 60
+    target = pose(simulator.fine, labels, poses.quaternions, poses.shifts, wide) > 0.5
+    counted = target.int()
+    for j in range(5):
+        one = type(crowd)(*(part[:, j : j + 1] for part in crowd))
+        counted += (scene(simulator.other_fine, one, simulator.other_inner, wide) > 0.5).int()
+    assert (counted > 0).sum() > 2 * target.sum()
+    assert counted.max() == 1
+
+
+def test_a_neighbour_is_drawn_where_it_was_placed():
+    densities = load_densities(("complex03",), "", 20, VOXEL, RESOLUTION)
+    fine = posing_grid(densities)
+    simulator = Simulator(densities, Imaging(voxel_size=VOXEL, neighbours=1))
+    target = simulator.outlines[[0]]
+    crowd = draw_crowd(target, torch.tensor([[1.0, 0, 0, 0]]), torch.zeros(1, 3), target, 1, generator(3))
+    volume = scene(fine, crowd, simulator.other_inner, 40)
+    expected = pose(fine, crowd.labels[:, 0], crowd.quaternions[:, 0], crowd.positions[:, 0], 40)
+    assert (volume - expected).abs().max() < 0.03
+
+
+def test_neighbours_leave_the_targets_noise_as_it_is(densities):
+    labels, snr = torch.arange(3), torch.tensor([0.1, 0.1, 0.1])
+    simulator = Simulator(densities, Imaging(voxel_size=VOXEL, neighbours=3))
+    poses, crowd = simulator.draw(labels, generator(1))
+    target, _ = simulator.filters(poses.defocus)
+    alone = simulator.signal(simulator.pose(labels, poses), target)
+    assert simulator.surroundings(crowd, target).shape == alone.shape
+    expected = (alone.var(dim=(1, 2, 3), correction=0) / snr).sqrt()
+    assert torch.allclose(simulator.noise_level(alone, snr).flatten(), expected)
+
+
+def test_poses_stay_in_their_ranges(densities):
+    simulator = Simulator(densities, Imaging(voxel_size=VOXEL, shift=1.5, defocus=(3.0, 6.0)))
+    poses: Poses = simulator.draw(torch.zeros(500, dtype=torch.long), generator())[0]
+    assert poses.shifts.abs().max() <= 1.5 and poses.shifts.abs().max() > 1.4
+    assert poses.defocus.min() >= 3 and poses.defocus.max() <= 6 and poses.defocus.std() > 0.5
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tilt_min": 60.0, "tilt_max": 60.0},
+        {"tilt_max": 100.0},
+        {"snr_convention": "peak"},
+        {"defocus": (6.0, 5.0)},
+        {"envelope": 0.0},
+        {"padding": 0.5},
+        {"neighbours": -1},
+    ],
+)
+def test_impossible_imaging_is_refused(densities, wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        Simulator(densities, Imaging(**wrong))

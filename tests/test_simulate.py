@@ -1,0 +1,239 @@
+"""simulate.py as a user runs it: the layout, the table, resuming, and what it refuses."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import simulate
+from common.cli import REPOSITORY, InputError
+from loader.volume import read_volume, write_volume
+from simulate import Config, main
+from simulation.particles import HEADER_BYTES, VolumeWriter, snr_folders, snr_text
+
+TINY = {
+    "procedural": 3,
+    "per_class": 5,
+    "box": 16,
+    "voxel_size": 20.0,
+    "resolution": 40.0,
+    "workers": 2,
+    "device": "cpu",
+}
+HEADER = (
+    "Input Data,Segmentation Ground Truth,Actual Label,SNR Level,Particle,Tomogram,Voxel Size,Quaternion,Shift,"
+    "Tilt Min,Tilt Max,Seed"
+)
+
+
+def command(folder: Path, **options: object) -> list[str]:
+    """The command line of a tiny data set in `folder`."""
+    words = [sys.executable, str(REPOSITORY / "simulate.py"), "--data-dir", str(folder)]
+    for name, value in (TINY | options).items():
+        values = value if isinstance(value, (tuple, list)) else (value,)
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return words
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """The script takes torch's threads for itself; give them back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A tiny data set, made by the command."""
+    folder = tmp_path_factory.mktemp("made") / "data_"
+    done = subprocess.run(command(folder), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "3 classes x 5 particles x 3 SNRs (variance convention), 45 volumes" in done.stdout
+    assert "volume/s" in done.stderr  # the bar shows its rate
+    return folder
+
+
+def test_the_layout_is_that_of_the_original_data(made):
+    table = pd.read_csv(made / "particles.csv", dtype={"SNR Level": str}, keep_default_na=False)
+    assert (made / "particles.csv").read_text().splitlines()[0] == HEADER
+    assert len(table) == 3 * 5 * 3
+    assert set(table["SNR Level"]) == {"003", "005", "infinity"}
+    for place in ("data1_SNR003", "data2_SNR005", "data3_SNRinfinity"):
+        volumes = {f"tomotarget{i}.mrc" for i in range(15)}
+        assert {path.name for path in (made / place / "subtomogram_mrc").iterdir()} == volumes
+        masks = {f"packtarget{i}.mrc" for i in range(15)}
+        assert {path.name for path in (made / place / "processed_densitymap_mrc_mrc2binary").iterdir()} == masks
+    for row in table.to_dict("records"):
+        number = int(row["Input Data"].rsplit("tomotarget")[1].removesuffix(".mrc"))
+        assert row["Actual Label"] == f"complex{number // 5:02d}"  # the class is the number over per_class
+        assert row["Particle"] == f"complex{number // 5:02d}_{number % 5:04d}"
+        assert f"SNR{row['SNR Level']}/" in row["Input Data"]
+        assert (
+            row["Input Data"].replace("subtomogram_mrc/tomo", "processed_densitymap_mrc_mrc2binary/pack")
+            == (row["Segmentation Ground Truth"])
+        )
+        assert row["Tomogram"] == "" and float(row["Voxel Size"]) == 20.0 and row["Seed"] == 9
+        assert np.linalg.norm([float(x) for x in row["Quaternion"].split()]) == pytest.approx(1, abs=1e-5)
+        assert len(row["Shift"].split()) == 3 and (row["Tilt Min"], row["Tilt Max"]) == (-60, 60)
+    one_pose = table.groupby("Particle")[["Quaternion", "Shift", "Actual Label"]].nunique()
+    assert (one_pose == 1).all(axis=None)
+    assert (made / "contact_sheet.png").stat().st_size > 10_000
+
+
+def test_volumes_hold_a_bright_particle_where_the_mask_says(made):
+    for i in range(15):
+        volume, voxel = read_volume(made / f"data3_SNRinfinity/subtomogram_mrc/tomotarget{i}.mrc")
+        mask, _ = read_volume(made / f"data1_SNR003/processed_densitymap_mrc_mrc2binary/packtarget{i}.mrc")
+        assert volume.shape == mask.shape == (16,) * 3 and voxel == 20.0
+        assert set(np.unique(mask)) == {0.0, 1.0}
+        assert volume[mask > 0].mean() > volume[mask == 0].mean() + volume.std()
+
+
+def test_the_snr_of_the_files_is_the_one_asked_for(made):
+    measured = []
+    for i in range(15):
+        clean, noisy = (
+            read_volume(made / f"{place}/subtomogram_mrc/tomotarget{i}.mrc")[0]
+            for place in ("data3_SNRinfinity", "data2_SNR005")
+        )
+        measured.append(clean.var() / (noisy - clean).var())
+    assert np.mean(measured) == pytest.approx(0.05, rel=0.05)
+
+
+def test_one_worker_makes_the_same_bytes_as_two(made, tmp_path):
+    main(Config(data_dir=str(tmp_path), **TINY | {"workers": 1}))
+    assert files(tmp_path) == files(made)
+
+
+def test_a_particle_does_not_depend_on_what_else_is_made(made, tmp_path):
+    options = TINY | {"classes": ("complex02", "complex01"), "per_class": 3, "snr": (0.5, 0.05)}
+    main(Config(data_dir=str(tmp_path), **options))
+    for ours, theirs in ((0, 10), (2, 12), (3, 5), (5, 7)):
+        name = "subtomogram_mrc/tomotarget{}.mrc"
+        one, other = (
+            read_volume(folder / place / name.format(i))[0]
+            for folder, place, i in ((tmp_path, "data2_SNR005", ours), (made, "data2_SNR005", theirs))
+        )
+        assert np.allclose(one, other, atol=1e-4 * np.abs(other).max())
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_files(made, tmp_path):
+    options = {"per_class": 250, "snr": (0.05,)}
+    folder = tmp_path / "killed"
+    process = subprocess.Popen(command(folder, **options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    volumes = folder / "data1_SNR005" / "subtomogram_mrc"
+    for _ in range(3000):
+        if volumes.is_dir() and len(os.listdir(volumes)) > 20:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = {path: path.stat().st_mtime_ns for path in volumes.glob("t*.mrc")}
+    assert 20 < len(before) < 750 and not (folder / "particles.csv").exists()
+    (volumes / ".tomotarget749.mrc").write_bytes(b"half")
+    main(Config(data_dir=str(folder), **TINY | options))
+    kept = [path for path, when in before.items() if path.stat().st_mtime_ns == when]
+    assert len(kept) > 0.3 * len(before)
+    whole = tmp_path / "whole"
+    main(Config(data_dir=str(whole), **TINY | options))
+    assert files(folder) == files(whole)
+
+
+def test_other_options_in_a_folder_with_data_are_refused(made, tmp_path, capsys):
+    with pytest.raises(InputError, match=r"other options \(per_class\); --overwrite"):
+        main(Config(data_dir=str(made), **TINY | {"per_class": 6}))
+    assert len(files(made)) == 2 * 45 + 3
+    main(Config(data_dir=str(tmp_path), **TINY))
+    main(Config(data_dir=str(tmp_path), overwrite=True, **TINY | {"per_class": 2, "snr": (0.1, math.inf)}))
+    names = files(tmp_path)
+    assert len(names) == 2 * 12 + 3 and not any("SNR003" in name for name in names)
+    assert json.loads(names["simulation.json"])["snr"] == [0.1, "inf"]
+
+
+def test_a_users_own_data_is_not_overwritten(tmp_path):
+    path = tmp_path / "data1_SNR003" / "subtomogram_mrc" / "tomotarget0.mrc"
+    write_volume(path, np.zeros((8, 8, 8), np.float32), 10.0)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="not simulated here"):
+        main(Config(data_dir=str(tmp_path), **TINY))
+    assert path.read_bytes() == before and len(files(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"per_class": 0}, "--per-class 0"),
+        ({"procedural": 0}, "--procedural 0"),
+        ({"snr": ()}, "--snr"),
+        ({"snr": (0.0,)}, "--snr 0.0"),
+        ({"snr": (math.nan,)}, "--snr nan"),
+        ({"snr": (0.05, 0.05)}, "twice"),
+        ({"snr": (0.05, 0.050000001)}, "twice"),
+        ({"snr_convention": "peak"}, "variance or lab"),
+        ({"tilt_min": 70.0}, "tilt_min < tilt_max"),
+        ({"box": 4}, "--box 4"),
+        ({"box": 10}, "need a box of"),
+        ({"seed": -1}, "--seed -1"),
+        ({"structures": "nowhere"}, "nowhere: no such folder"),
+        ({"classes": ("benchmark",)}, "--structures"),
+        ({"classes": ("1bxn",)}, "1bxn"),
+        ({"classes": ("complex00", "complex00")}, "twice"),
+        ({"device": "tpu"}, "tpu"),
+    ],
+)
+def test_bad_options_leave_nothing_behind(tmp_path, options, message):
+    folder = tmp_path / "data_"
+    with pytest.raises(InputError, match=message):
+        main(Config(data_dir=str(folder), **TINY | options))
+    assert not folder.exists()
+
+
+def test_a_truncated_structure_ends_in_one_line_and_code_2(tmp_path):
+    structures = tmp_path / "structures"
+    structures.mkdir()
+    write_volume(structures / "good.mrc", np.pad(np.ones((3, 3, 3), np.float32), 3), 20.0)
+    (structures / "cut.mrc").write_bytes((structures / "good.mrc").read_bytes()[: HEADER_BYTES + 100])
+    folder = tmp_path / "data_"
+    done = subprocess.run(
+        command(folder, structures=structures, classes=("good", "cut")), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2 and not folder.exists()
+    assert done.stderr.startswith("simulate.py: error: ") and done.stderr.count("\n") == 1 and "cut.mrc" in done.stderr
+
+
+def test_structures_of_a_folder_become_classes_in_sorted_order(tmp_path):
+    structures = tmp_path / "structures"
+    write_volume(structures / "b.mrc", np.pad(np.ones((3, 3, 3), np.float32), 3), 20.0)
+    write_volume(structures / "a.mrc", np.pad(np.ones((2, 3, 5), np.float32), 3), 20.0)
+    options = TINY | {"per_class": 1, "snr": (math.inf,), "neighbours": 2}
+    main(Config(data_dir=str(tmp_path / "data_"), structures=str(structures), **options))
+    table = pd.read_csv(tmp_path / "data_" / "particles.csv")
+    assert list(table["Actual Label"]) == ["a", "b"]
+
+
+def test_a_fast_written_file_is_the_same_as_a_slowly_written_one(tmp_path):
+    random = np.random.default_rng(0)
+    for dtype, volume in ((np.float32, random.normal(size=(8,) * 3)), (np.int8, random.integers(0, 2, (8,) * 3))):
+        write_volume(tmp_path / "slow.mrc", volume.astype(dtype), 10.0)
+        VolumeWriter(8, dtype, 10.0)(tmp_path / "fast.mrc", volume.astype(dtype))
+        assert (tmp_path / "fast.mrc").read_bytes() == (tmp_path / "slow.mrc").read_bytes()
+
+
+def test_snr_folders_are_named_as_in_the_original():
+    assert snr_folders((0.03, 0.05, math.inf)) == ["data1_SNR003", "data2_SNR005", "data3_SNRinfinity"]
+    assert [snr_text(value) for value in (0.1, 1.0, 10.0)] == ["01", "1", "10"]
+    assert simulate.Config().snr == (0.03, 0.05, math.inf)
