@@ -1,0 +1,133 @@
+"""Floors: what size or brightness alone would achieve, and whether "unknown" follows something other than structure.
+
+A floor is an embedding made of simple features, so that every figure of the network can be computed for it.
+"""
+
+import numpy as np
+from scipy.stats import rankdata
+from sklearn.neighbors import KNeighborsClassifier
+
+from evaluation.rejection import auroc
+
+NEIGHBOURS = 15  # of the classifier of known classes
+ANGLE = 0.1  # radians a standard deviation near the mean
+STRATA = 4  # equal parts of a numeric factor within which the score is looked at again
+MARGIN = 0.05  # loss of AUROC within strata that makes a warning
+
+
+def feature_embedding(features: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Features as directions: near ones have a high cosine, so that they can stand where embeddings stand.
+
+    Args:
+        features: (N, F).
+        reference: (M, F), training rows, whose mean and standard deviation are taken off.
+
+    Returns:
+        (N, F + 1), length 1. They hold their meaning in all components: no centring by the authors' protocol.
+    """
+    features, reference = np.asarray(features, dtype=float), np.asarray(reference, dtype=float)
+    spread = reference.std(axis=0)
+    scaled = (features - reference.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    lifted = np.column_stack([ANGLE * scaled, np.ones(len(scaled))])  # (N, F) -> (N, F + 1)
+    return lifted / np.linalg.norm(lifted, axis=1, keepdims=True)
+
+
+def size_features(voxels: np.ndarray) -> np.ndarray:
+    """Logarithm of the number of voxels (N,) of each mask, (N, 1): an oracle, since real data has no true masks."""
+    return np.log(np.maximum(voxels, 1))[:, None]
+
+
+def known_accuracy(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray) -> float:
+    """Accuracy on known classes of the vote of the nearest training embeddings (N, E)."""
+    classifier = KNeighborsClassifier(min(NEIGHBOURS, len(train)), weights="distance").fit(train, train_labels)
+    return float(np.mean(classifier.predict(test) == test_labels))
+
+
+def explained(scores: np.ndarray, factor: np.ndarray) -> float | None:
+    """The share of the variance of the scores' ranks that a factor explains, 0 to 1; None where it does not vary.
+
+    A text factor counts by its groups (eta squared, corrected for their number), a numeric one by its ranks (Spearman's
+    rho squared).
+    """
+    if len(np.unique(factor)) < 2 or len(np.unique(scores)) < 2:
+        return None
+    ranks = rankdata(scores)
+    if np.issubdtype(factor.dtype, np.number):
+        return float(np.corrcoef(ranks, rankdata(factor))[0, 1] ** 2)
+    groups = np.unique(factor, return_inverse=True)[1]
+    counts = np.bincount(groups)
+    if len(counts) >= len(scores):
+        return None
+    means = np.bincount(groups, ranks) / counts
+    within = np.sum((ranks - means[groups]) ** 2) / (len(ranks) - len(counts))
+    return float(max(0.0, 1 - within / ranks.var(ddof=1)))
+
+
+def confounds(
+    known_scores: np.ndarray, unknown_scores: np.ndarray, factors: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> list[dict]:
+    """Does the score follow a nuisance factor instead of known against unknown?
+
+    Args:
+        known_scores, unknown_scores: (N_known,), (N_unknown,), higher is more known.
+        factors: name -> values of the known and of the unknown rows, numbers or text.
+
+    Returns:
+        One dict a factor: `in_known`, `in_unknown`: share of the score's variance that the factor explains within each
+        set; `structure`: the share that being known explains; `alone`: AUROC of a numeric factor by itself, taken as
+        0.5 or more; `within`: AUROC of the score between rows with the same factor; and `warning`, text or None.
+    """
+    scores = np.concatenate([known_scores, unknown_scores])
+    is_known = np.repeat(["known", "unknown"], [len(known_scores), len(unknown_scores)])
+    structure, overall = explained(scores, is_known) or 0.0, auroc(known_scores, unknown_scores)
+    table = []
+    for name, (known, unknown) in factors.items():
+        entry = {
+            "factor": name,
+            "in_known": explained(known_scores, known),
+            "in_unknown": explained(unknown_scores, unknown),
+            "structure": structure,
+            "alone": _alone(known, unknown),
+            "auroc": overall,
+            "within": auroc_within(known_scores, unknown_scores, known, unknown),
+        }
+        table.append({**entry, "warning": _warning(entry)})
+    return table
+
+
+def _alone(known: np.ndarray, unknown: np.ndarray) -> float | None:
+    if not np.issubdtype(known.dtype, np.number):
+        return None
+    value = auroc(known, unknown)
+    return max(value, 1 - value)
+
+
+def auroc_within(
+    known_scores: np.ndarray, unknown_scores: np.ndarray, known: np.ndarray, unknown: np.ndarray
+) -> float | None:
+    """The AUROC within groups of a factor (equal parts of a numeric one), averaged by the pairs that each group holds.
+
+    None where no group holds both known and unknown rows.
+    """
+    if np.issubdtype(known.dtype, np.number):
+        edges = np.quantile(np.concatenate([known, unknown]), np.arange(1, STRATA) / STRATA)
+        known, unknown = np.searchsorted(edges, known), np.searchsorted(edges, unknown)
+    areas, pairs = [], []
+    for group in np.intersect1d(known, unknown):
+        a, b = known_scores[known == group], unknown_scores[unknown == group]
+        areas.append(auroc(a, b))
+        pairs.append(len(a) * len(b))
+    return float(np.average(areas, weights=pairs)) if areas else None
+
+
+def _warning(entry: dict) -> str | None:
+    name, follows = entry["factor"], max(entry["in_known"] or 0, entry["in_unknown"] or 0)
+    if follows > max(entry["structure"], 0.1):
+        return f'"unknown" follows {name}: it explains {follows:.0%} of the score, structure {entry["structure"]:.0%}'
+    if entry["within"] is None:
+        return (
+            f"{name} differs altogether between known and unknown particles: nothing shows which of the two is scored"
+        )
+    if entry["auroc"] - entry["within"] > MARGIN:
+        return f'part of "unknown" is {name}: AUROC {entry["auroc"]:.3f}, among its like only {entry["within"]:.3f}'
+    return None

@@ -1,0 +1,231 @@
+"""Open set: what the embeddings say of classes that training never saw.
+
+CHECKPOINT, csv_split/{train,test,valid_unseen,unseen}.csv -> results/<save_dir>-<checkpoint>/open_set.json and *.png
+
+    python open_set.py model_save/checkpoint.pt
+
+Verification (two unseen particles: same or different?), rejection (known or unknown?), enrolment (a few particles of a
+new class name the others), and the same for what size, brightness or an untrained network would say. Nothing is tuned
+here: test.csv and the unseen files choose nothing.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+
+from common.cli import InputError, choose_device, run
+from common.files import results_folder, write_json
+from evaluation import figures, floors, rejection, sections
+from evaluation.report import format_open_set
+from evaluation.sections import Embedded
+from loader.dataset import Split, load_split, mask_sizes
+from loader.labels import LABEL, PARTICLE, SNR, TOMOGRAM
+from model import build_model, embed, load_model
+
+
+@dataclass(frozen=True)
+class Config:
+    checkpoint: tyro.conf.Positional[str]  # a checkpoint of train.py
+    csv_dir: str = "csv_split"  # folder of train.csv, test.csv, valid_unseen.csv and unseen.csv
+    results_dir: str = "results"  # folder of the results
+    train_per_class: int = 300  # training volumes of a class that scores and floors compare with
+    bootstrap: int = 200  # resamples of particles for the 95 % intervals
+    batch_size: int = 256  # volumes embedded at once
+    seed: int = 9  # of pairs, episodes, resamples
+    device: str = "auto"  # auto, cpu or cuda
+
+
+UNSEEN_SETS = ("valid_unseen", "unseen")
+
+
+def main(cfg: Config) -> None:
+    device = choose_device(cfg.device)
+    for name in ("train_per_class", "bootstrap", "batch_size"):
+        if getattr(cfg, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: expected at least 1")
+    model, checkpoint = load_model(cfg.checkpoint, device)
+    splits = load_splits(cfg, checkpoint)
+    unseen_sets = [name for name in UNSEEN_SETS if name in splits]
+    if not unseen_sets:
+        print(
+            "no held-out classes: valid_unseen.csv and unseen.csv hold no particle, so only known classes are reported"
+        )
+        print("to hold classes out: csv_split.py --unseen NAMES, then train again")
+
+    calibration = checkpoint["calibration"]
+    prototypes = calibration["prototypes"].numpy()
+    raw = {
+        name: embed(model, split.images, device, cfg.batch_size, f"embedding {name}.csv", normalised=False)
+        for name, split in splits.items()
+    }
+    sets = {name: as_embedded(rejection.unit(raw[name]), split) for name, split in splits.items()}
+    correct = rejection.classify(raw["test"], prototypes)[0] == splits["test"].labels.numpy()
+    report = {
+        "checkpoint": str(cfg.checkpoint),
+        "known_classes": checkpoint["classes"],
+        "confidence": 0.95,
+        "bootstrap": cfg.bootstrap,
+        "seed": cfg.seed,
+        "known": sections.known_only(sets["test"], correct, cfg.seed, cfg.bootstrap),
+    }
+    scores = all_scores(checkpoint, splits["train"], raw) if unseen_sets else {}
+    floor_sets = [("this network", sets, True), *floor_embeddings(cfg, checkpoint, splits, device)]
+    folder = results_folder(cfg.results_dir, cfg.checkpoint)
+    pictures = []
+    for name in unseen_sets:
+        known, unseen = sets["test"], sets[name]
+        print(f"evaluating {name}.csv: {len(unseen)} volumes of {len(np.unique(unseen.classes))} unseen classes")
+        part = {
+            "classes": sorted(np.unique(unseen.classes)),
+            "n": len(unseen),
+            "n_particles": len(np.unique(unseen.particles)),
+            "verification": sections.verify(unseen, known, cfg.seed, cfg.bootstrap),
+            "rejection": sections.reject(
+                known, unseen, scores["test"], scores[name], correct, calibration, cfg.seed, cfg.bootstrap
+            ),
+            "enrolment": sections.enrol(unseen, prototypes, cfg.seed, cfg.bootstrap),
+            "floors": [
+                sections.floor(label, rows["train"], rows["test"], rows[name], cfg.seed, prepare)
+                for label, rows, prepare in floor_sets
+            ],
+            "confounds": floors.confounds(
+                scores["test"][calibration["score"]],
+                scores[name][calibration["score"]],
+                factors(splits["test"], splits[name]),
+            ),
+        }
+        report[name] = part
+        pictures += draw(folder, name, part, report["known"], known, unseen, scores, calibration)
+    write_json(folder / "open_set.json", report)
+    print(format_open_set(report))
+    print("written: " + ", ".join(map(str, [folder / "open_set.json", *pictures])))
+
+
+def load_splits(cfg: Config, checkpoint: dict) -> dict[str, Split]:
+    """train (some of each class), test, and those unseen files that hold anything.
+
+    Raises InputError when test.csv is empty, or a class is both known and unseen.
+    """
+    folder = Path(cfg.csv_dir)
+    splits = {name: load_split(folder / f"{name}.csv", checkpoint["preprocessing"]) for name in ("train", "test")}
+    for name, split in splits.items():
+        if sorted(split.rows[LABEL].unique()) != sorted(checkpoint["classes"]):
+            raise InputError(
+                f"{folder / name}.csv: classes {', '.join(split.rows[LABEL].unique()) or 'none'}; "
+                f"the checkpoint knows {', '.join(checkpoint['classes'])}"
+            )
+    for name in UNSEEN_SETS:
+        split = load_split(folder / f"{name}.csv", checkpoint["preprocessing"])
+        known = sorted({*split.rows[LABEL]} & {*checkpoint["classes"]})
+        if known:
+            raise InputError(f"{folder / name}.csv: holds known classes of the checkpoint: {', '.join(known)}")
+        if len(split):
+            splits[name] = split
+    order = np.random.default_rng(cfg.seed).permutation(len(splits["train"]))
+    rank = splits["train"].rows[LABEL].iloc[order].groupby(splits["train"].rows[LABEL].iloc[order]).cumcount()
+    splits["train"] = take(splits["train"], np.sort(order[rank.to_numpy() < cfg.train_per_class]))
+    return splits
+
+
+def take(split: Split, rows: np.ndarray) -> Split:
+    """Some rows of a split."""
+    table = split.rows.iloc[rows].reset_index(drop=True)
+    return Split(split.images[rows], split.labels[rows], split.intensity[rows], table, split.preprocessing)
+
+
+def as_embedded(embeddings: np.ndarray, split: Split) -> Embedded:
+    return Embedded(embeddings, *(split.rows[column].to_numpy(str) for column in (LABEL, PARTICLE, SNR)))
+
+
+def all_scores(checkpoint: dict, train: Split, raw: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """Every score of every set but train. Logits are those of the loss's affine softmax head, where it has one."""
+    reference = rejection.fit_reference(raw["train"], train.labels.numpy(), len(checkpoint["classes"]))
+    weight, bias = (checkpoint["criterion"].get(f"head.{key}") for key in ("weight", "bias"))
+    return {
+        name: rejection.all_scores(
+            embeddings, reference, None if weight is None else embeddings @ weight.numpy().T + bias.numpy()
+        )
+        for name, embeddings in raw.items()
+        if name != "train"
+    }
+
+
+def floor_embeddings(
+    cfg: Config, checkpoint: dict, splits: dict[str, Split], device: torch.device
+) -> list[tuple[str, dict[str, Embedded], bool]]:
+    """The sets as an untrained network, size alone and intensity alone see them; last: prepare as the authors do."""
+    with torch.random.fork_rng():
+        torch.manual_seed(cfg.seed)
+        untrained = build_model(checkpoint["config"]).to(device).eval()
+    embeddings = {
+        "untrained network": {
+            name: embed(untrained, split.images, device, cfg.batch_size, f"untrained network, {name}.csv")
+            for name, split in splits.items()
+        }
+    }
+    voxels = {name: mask_sizes(split.rows) for name, split in splits.items()}
+    features = {"intensity only": {name: split.intensity for name, split in splits.items()}}
+    if all(sizes is not None for sizes in voxels.values()):
+        features["size only (true masks)"] = {name: floors.size_features(sizes) for name, sizes in voxels.items()}
+    for label, values in features.items():
+        embeddings[label] = {name: floors.feature_embedding(values[name], values["train"]) for name in values}
+    return [
+        (label, {name: as_embedded(values[name], splits[name]) for name in values}, label == "untrained network")
+        for label, values in embeddings.items()
+    ]
+
+
+def factors(known: Split, unseen: Split) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What "unknown" must not follow: name -> values of the known and of the unseen particles; only what varies."""
+    columns = {"SNR": SNR, "tomogram": TOMOGRAM}
+    result = {
+        name: tuple(split.rows[column].to_numpy(str) for split in (known, unseen))
+        for name, column in columns.items()
+        if column in known.rows and column in unseen.rows
+    }
+    for number, name in enumerate(("mean intensity", "contrast (standard deviation)")):
+        result[name] = known.intensity[:, number], unseen.intensity[:, number]
+    return {name: values for name, values in result.items() if len(np.unique(np.concatenate(values))) > 1}
+
+
+def draw(
+    folder: Path,
+    name: str,
+    part: dict,
+    known_part: dict,
+    known: Embedded,
+    unseen: Embedded,
+    scores: dict[str, dict[str, np.ndarray]],
+    calibration: dict,
+) -> list[Path]:
+    """The pictures of one unseen set."""
+    verification, score = part["verification"], calibration["score"]
+    entries = {"unseen-unseen": verification["unseen_unseen"], "seen-unseen": verification["seen_unseen"]}
+    entries["seen-seen"] = known_part["seen_seen"]
+    entries |= {f"unseen-unseen, SNR {entry['snr']}": entry["unseen_unseen"] for entry in verification["per_snr"]}
+    curves = {
+        f"{label} (AUC {entry['auc']:.3f})": (entry["roc"]["far"], entry["roc"]["val"])
+        for label, entry in entries.items()
+        if entry["roc"]
+    }
+    paths = [folder / f"{name}_{picture}.png" for picture in ("roc", "scores", "similarity")]
+    figures.roc_curves(paths[0], curves, f"Same class or different? {name}.csv")
+    figures.score_histograms(
+        paths[1],
+        {"known classes": scores["test"][score], "unseen classes": scores[name][score]},
+        calibration["threshold"],
+        f"{score} (higher is more known)",
+        f"Known or unknown? AUROC {part['rejection']['scores'][score]['auroc']:.3f}",
+    )
+    known_names, known_means = sections.class_means(known)
+    unseen_names, unseen_means = sections.class_means(unseen)
+    means = np.concatenate([known_means, unseen_means])
+    figures.similarity_matrix(paths[2], means @ means.T, known_names + unseen_names, len(known_names))
+    return paths
+
+
+if __name__ == "__main__":
+    run(main, Config, __doc__)
