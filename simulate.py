@@ -35,6 +35,7 @@ from common.cli import InputError, choose_device, run
 from common.files import atomic_path, write_json
 from loader.volume import read_volume
 from simulation.contact_sheet import MOST_CLASSES, contact_sheet
+from simulation.download import download_missing
 from simulation.imaging import Imaging, Simulator
 from simulation.particles import (
     COLUMNS,
@@ -60,6 +61,7 @@ class Config:
     structures: str = ""  # folder of .pdb, .cif or .mrc files, plain or .gz; empty for procedural complexes
     procedural: int = 10  # how many procedural complexes, where structures is empty
     classes: tuple[str, ...] = ()  # file names up to the first dot, in this order; or benchmark, original; empty: all
+    download: bool = False  # fetch PDB entries that are not in structures from the RCSB archive, and keep them there
     per_class: int = 500  # particles of each class; each is imaged once at every SNR
     snr: tuple[float, ...] = (0.03, 0.05, math.inf)  # signal-to-noise ratios; inf for no noise
     snr_convention: str = "variance"  # variance: SNR = S / N; lab: SNR = 2 r / (1 - r), twice as noisy
@@ -84,7 +86,14 @@ class Config:
     overwrite: bool = False  # replace the data set that is in data_dir
 
 
-RUN_ONLY = ("data_dir", "device", "workers", "overwrite")  # options that do not change the data
+RUN_ONLY = (
+    "data_dir",
+    "structures",
+    "download",
+    "device",
+    "workers",
+    "overwrite",
+)  # options that do not change the data
 
 
 def main(cfg: Config) -> None:
@@ -136,8 +145,12 @@ def choose_classes(cfg: Config) -> tuple[tuple[str, ...], dict[str, str]]:
         names = CLASS_SETS[names[0]].names
     if len(set(names)) < len(names):
         raise InputError(f"--classes {' '.join(names)}: a name is there twice")
+    if not cfg.structures and cfg.download:
+        raise InputError("--download: say with --structures in which folder to keep what is fetched")
     if not cfg.structures:
         return names or tuple(procedural_name(index) for index in range(cfg.procedural)), {}
+    if cfg.download:
+        download_missing(cfg.structures, names)
     found = find_structures(cfg.structures, names)
     return tuple(found), {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()}
 

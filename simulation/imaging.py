@@ -226,12 +226,12 @@ class Simulator:
         self.padded = padded_side(self.side, imaging.padding)
         self.shared = geometry(self.padded, imaging, self.device)
         self.fine = posing_grid(densities)
-        self.inner = inner_side(densities, imaging.shift)
+        self.inner = [inner_side(density, imaging.shift) for density in densities]
         if imaging.neighbours:
             others = densities if others is None else others
             self.outlines, self.other_outlines = outline(densities, MASK_LEVEL), outline(others, MASK_LEVEL)
             self.other_fine = self.fine if others is densities else posing_grid(others)
-            self.other_inner = inner_side(others, shift=0.5)
+            self.other_inner = max(inner_side(other, shift=0.5) for other in others)
         self.common_variance = self._mean_variance() if imaging.common_noise else None
 
     def draw(self, labels: torch.Tensor, generator: torch.Generator | None) -> tuple[Poses, Crowd | None]:
@@ -245,10 +245,11 @@ class Simulator:
             target, poses.quaternions, poses.shifts, outlines[1], self.imaging.neighbours, generator
         )
 
-    def pose(self, labels: torch.Tensor, poses: Poses) -> torch.Tensor:
-        """The densities (N, D, H, W) of particles in their poses."""
-        posed = pose(self.fine, labels, poses.quaternions, poses.shifts, self.inner)
-        return F.pad(posed, [(self.side - self.inner) // 2] * 6)
+    def pose(self, labels: torch.Tensor, poses: Poses, largest: int | None = None) -> torch.Tensor:
+        """The densities (N, D, H, W) of particles in their poses; naming the largest among them may save time."""
+        inner = max(self.inner) if largest is None else self.inner[largest]
+        posed = pose(self.fine, labels, poses.quaternions, poses.shifts, inner)
+        return F.pad(posed, [(self.side - inner) // 2] * 6)
 
     def filters(self, defocus: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the signal and of noise of variance 1; each (N, P, P, P // 2 + 1), N = 1 where all defocus are one."""
@@ -322,13 +323,15 @@ def simulate(
     return Simulator(densities, imaging)(labels, snr, generator)
 
 
-def inner_side(densities: torch.Tensor, shift: float) -> int:
-    """Side of the cube that holds all densities (C, D, H, W), but for the faint ripples around them, however turned and
-    shifted; even where D is."""
-    side = densities.shape[-1]
-    offset = torch.arange(side, device=densities.device) - (side - 1) / 2
+def inner_side(density: torch.Tensor, shift: float) -> int:
+    """Side of the cube that holds a density (D, H, W), but for faint ripples, however turned and shifted.
+
+    Even where D is even.
+    """
+    side = density.shape[-1]
+    offset = torch.arange(side, device=density.device) - (side - 1) / 2
     distance = (offset[:, None, None] ** 2 + offset[:, None] ** 2 + offset**2).sqrt()
-    faint = densities.abs().amax(dim=0) <= 0.01 * densities.amax()
+    faint = density.abs() <= 0.01 * density.max()
     radius = distance.masked_fill(faint, 0).max().item() + 1 + shift
     return side - 2 * max(0, int((side - 1) / 2 - radius))
 

@@ -108,7 +108,7 @@ class DataSet:
         simulator, name = self.simulator, self.names[label]
         poses, crowd = (self._to_device(drawn) for drawn in self.draw(label, numbers))
         target, spectrum = simulator.filters(poses.defocus)
-        posed = simulator.pose(torch.full((len(numbers),), label, device=simulator.device), poses)
+        posed = simulator.pose(torch.full((len(numbers),), label, device=simulator.device), poses, label)
         alone = simulator.signal(posed, target)
         signal = alone if crowd is None else alone + simulator.surroundings(crowd, target)
         masks = (posed > MASK_LEVEL).to(torch.int8).cpu().numpy()

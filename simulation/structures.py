@@ -18,6 +18,7 @@ from loader.volume import MRC_SUFFIXES, read_volume
 from simulation.procedural import RESIDUE_VOLUME, procedural_residues
 
 ATOM_SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif", ".pdb.gz", ".ent.gz", ".cif.gz", ".mmcif.gz")
+STRUCTURE_SUFFIXES = ATOM_SUFFIXES + MRC_SUFFIXES
 RESIDUE_SCATTERING = 18.4  # A, electron scattering at k = 0 of a mean residue: 4.9 C, 1.35 N, 1.5 O, 0.04 S
 MAP_INTERIOR = 0.58  # sum(d^2) / sum(d) of typical complexes from coordinates at 20 A; maps are scaled to it
 INSIDE = 0.998  # share of a complex's mass that must fit the box in any orientation; the tip of a tail may leave it
@@ -63,7 +64,7 @@ def find_structures(folder: Path | str, names: tuple[str, ...] = ()) -> dict[str
         raise InputError(f"{folder}: no such folder; expected one with .pdb, .cif or .mrc files (--structures)")
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.lower().endswith(ATOM_SUFFIXES + MRC_SUFFIXES) and not path.name.startswith("."):
+        if path.name.lower().endswith(STRUCTURE_SUFFIXES) and not path.name.startswith("."):
             found.setdefault(path.name.split(".")[0], []).append(path)
     if not found:
         raise InputError(f"{folder}: holds no .pdb, .cif or .mrc file, plain or gzipped (--structures)")
@@ -73,7 +74,7 @@ def find_structures(folder: Path | str, names: tuple[str, ...] = ()) -> dict[str
     if missing:
         raise InputError(
             f"{folder}: no structure of the name {', '.join(missing)}; it has {', '.join(found)}. A missing one can be "
-            f"put there as {folder / (missing[0] + '.cif')}, from https://www.rcsb.org"
+            f"put there as {folder / (missing[0] + '.cif')}, from https://www.rcsb.org, by hand or with --download"
         )
     for name in wanted:
         if len(by_lower[name.lower()]) > 1:

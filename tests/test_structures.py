@@ -1,5 +1,6 @@
 """Densities: where atoms are, how much they weigh, and that procedural complexes look like real ones."""
 
+import gzip
 import os
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import torch
 
 from common.cli import REPOSITORY, InputError
 from loader.volume import read_volume, write_volume
+from simulation import download
+from simulation.download import download_missing
 from simulation.procedural import RESIDUE_VOLUME, RESIDUES, procedural_residues
 from simulation.structures import (
     CLASS_SETS,
@@ -227,6 +230,41 @@ def test_the_class_sets_hold_every_class_once():
     benchmark, original = CLASS_SETS["benchmark"], CLASS_SETS["original"]
     assert [len(part) for part in (benchmark.known, benchmark.valid_unseen, benchmark.unseen)] == [10, 6, 8]
     assert original.names[0] == "1bxn" and original.names[-1] == "3hhb" and len(original.names) == 10
+
+
+@pytest.fixture
+def archive(tmp_path, monkeypatch) -> Path:
+    """A folder in place of the archive."""
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    monkeypatch.setattr(download, "ARCHIVE", folder.as_uri() + "/{name}.cif.gz")
+    return folder
+
+
+def test_missing_entries_are_downloaded_once(tmp_path, archive, capsys):
+    plain = atom_file(archive / "a.cif", [(0.0, 0, 0), (50.0, 0, 0)])
+    (archive / "1ABC.cif.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    folder = tmp_path / "structures"
+    assert download_missing(folder, ("1abc",)) == [folder / "1abc.cif.gz"]
+    assert download_missing(folder, ("1abc",)) == []
+    assert len(read_atoms(folder / "1abc.cif.gz")[0]) == 2
+    assert capsys.readouterr().out.count("downloaded") == 1
+
+
+def test_what_cannot_be_downloaded_says_where_to_put_the_file(tmp_path, archive):
+    folder = tmp_path / "structures"
+    with pytest.raises(InputError, match=r"2abc\.cif\.gz"):
+        download_missing(folder, ("2abc",))
+    (archive / "3ABC.cif.gz").write_bytes(gzip.compress(b"<html>Sorry</html>"))
+    with pytest.raises(InputError, match="not a structure; put the file"):
+        download_missing(folder, ("3abc",))
+    (archive / "4ABC.cif.gz").write_bytes(b"<html>Sorry</html>")
+    with pytest.raises(InputError, match="cannot be downloaded"):
+        download_missing(folder, ("4abc",))
+    with pytest.raises(InputError, match="no PDB id"):
+        download_missing(folder, ("ribosome",))
+    assert not folder.exists() or not list(folder.iterdir())
+    assert download.ARCHIVE.startswith("file:")
 
 
 # ---- procedural complexes ----

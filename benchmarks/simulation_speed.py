@@ -1,0 +1,125 @@
+"""How many subtomograms a second the simulator makes: CTF, wedge and noise, with poses, with neighbours, as files.
+
+    python benchmarks/simulation_speed.py                  # this machine's cores
+    python benchmarks/simulation_speed.py --device cuda
+
+Prints a table and writes it to <results-dir>/simulation_speed_<device>.json.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common.cli import choose_device, run
+from common.files import write_json
+from simulation.imaging import Imaging, Simulator, white_spectrum
+from simulation.particles import DataSet
+from simulation.structures import load_densities, procedural_name
+
+
+@dataclass(frozen=True)
+class Config:
+    box: int = 32  # voxels
+    seconds: float = 5.0  # of measuring, for each line of the table
+    batch: int = 16  # volumes at once on the CPU, in each thread
+    cuda_batch: int = 512  # volumes at once on a CUDA device
+    classes: int = 10  # procedural complexes
+    device: str = "auto"  # auto, cpu or cuda
+    results_dir: str = "benchmarks/results"  # where the JSON goes
+
+
+SNR = 0.05
+
+
+def main(cfg: Config) -> None:
+    """Measure and print."""
+    device = choose_device(cfg.device)
+    on_cpu = device.type == "cpu"
+    threads, batch = (os.cpu_count() or 1, cfg.batch) if on_cpu else (1, cfg.cuda_batch)
+    torch.set_num_threads(1)
+    names = tuple(procedural_name(index) for index in range(cfg.classes))
+    densities = load_densities(names, "", cfg.box, 10.0, 20.0).to(device)
+    imaging = Imaging()
+    settings = {
+        "pose + CTF + wedge + noise": imaging,
+        "the same, defocus drawn": replace(imaging, defocus=(4.0, 6.0)),
+        "the same, box padded to twice": replace(imaging, padding=2.0),
+        "the same, 4 neighbours": replace(imaging, neighbours=4),
+    }
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{threads} CPU threads"
+    print(f"{cfg.box}^3 voxels, {name}, torch {torch.__version__}")
+    jobs = {"CTF + wedge + noise": filtering(Simulator(densities, imaging), batch)}
+    jobs |= {label: whole(Simulator(densities, setting), batch) for label, setting in settings.items()}
+    rates = {}
+    for label, job in jobs.items():
+        rates[label] = measure(job, batch, threads, cfg.seconds)
+        print(f"{rates[label]:10.0f} /s  {label}", flush=True)
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        data = DataSet(Path(folder), names, Simulator(densities, imaging), 9, (0.03, SNR, float("inf")))
+        label = "files: 3 SNRs with masks"
+        rates[label] = 3 * measure(files(data, batch), batch, threads, cfg.seconds)
+        print(f"{rates[label]:10.0f} /s  {label}")
+    result = {"machine": name, "torch": torch.__version__, "box": cfg.box, "batch": batch, "volumes_per_second": rates}
+    write_json(Path(cfg.results_dir) / f"simulation_speed_{device.type}.json", result)
+
+
+def filtering(simulator: Simulator, batch: int) -> Callable[[int], None]:
+    """CTF, wedge and noise of densities that are posed already."""
+    labels = torch.arange(batch, device=simulator.device) % len(simulator.fine)
+    poses, _ = simulator.draw(labels, None)
+    posed = simulator.pose(labels, poses)
+
+    def job(seed: int) -> None:
+        generator = torch.Generator(simulator.device).manual_seed(seed)
+        target, spectrum = simulator.filters(poses.defocus)
+        signal = simulator.signal(posed, target)
+        white = white_spectrum(batch, simulator.padded, generator, simulator.device)
+        signal + simulator.noise_level(signal, SNR) * simulator.noise(white, spectrum)
+
+    return job
+
+
+def whole(simulator: Simulator, batch: int) -> Callable[[int], None]:
+    """Everything, as training in the loop draws it."""
+    labels = torch.arange(batch, device=simulator.device) % len(simulator.fine)
+    snr = torch.full((batch,), SNR, device=simulator.device)
+    return lambda seed: simulator(labels, snr, torch.Generator(simulator.device).manual_seed(seed)) and None
+
+
+def files(data: DataSet, batch: int) -> Callable[[int], None]:
+    """Batches of particles, written at three SNRs with their masks, over the same few names."""
+    return lambda seed: data.make(seed % len(data.names), range(batch), batch)
+
+
+def measure(job: Callable[[int], None], batch: int, threads: int, seconds: float) -> float:
+    """Volumes a second over all threads; the first calls do not count."""
+    cuda = torch.cuda.is_available()
+
+    def repeat(thread: int) -> tuple[int, float]:
+        with torch.inference_mode():
+            job(thread)
+            if cuda:
+                torch.cuda.synchronize()
+            start, count = time.perf_counter(), 0
+            while time.perf_counter() - start < seconds:
+                count += 1
+                job(threads * count + thread)
+                if cuda:
+                    torch.cuda.synchronize()
+            return count * batch, time.perf_counter() - start
+
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(count / took for count, took in pool.map(repeat, range(threads)))
+
+
+if __name__ == "__main__":
+    run(main, Config, __doc__)
