@@ -53,7 +53,9 @@ ORIGINAL = {
 
 
 def scale_bound(num_classes: int, m: float, posterior: float = POSTERIOR) -> float:
-    """The smallest s with which a perfect embedding of C classes reaches `posterior` at margin m (CosFace, eq. 6).
+    """The smallest s with which a perfect embedding of C classes reaches `posterior` at margin m.
+
+    CosFace (arXiv 1801.09414), section 3.3, with the margin put in: ln((C - 1) P / (1 - P)) / (C / (C - 1) - m).
 
     Raises:
         ValueError: fewer than two classes, or a margin that C classes cannot keep, m >= C / (C - 1).

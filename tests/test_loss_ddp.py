@@ -22,7 +22,7 @@ CASES = {name: (name, {}) for name in LOSSES}
 CASES["soft_lmccl, centres by SGD"] = ("soft_lmccl", SGD_CENTRES)
 CASES["soft_lmccl, bias"] = ("soft_lmccl", {"bias": True, "center_features": "normalized"})
 FIRST_PARTS = [6, 3]  # how many of the 12 rows the first process has
-STEPS = 3
+STEPS = 2
 LIMIT_S = 180  # for two processes that wait for each other for ever
 
 
