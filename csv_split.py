@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from simulation.structures import CLASS_SETS
 from sklearn.model_selection import StratifiedGroupKFold
 
 from common.cli import InputError, find_data_dir, run
 from common.files import write_csv
 from loader.labels import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR, TABLE_COLUMNS, TOMOGRAM, VOXEL_SIZE, read_particles
 from loader.volume import join_address, split_address
+from simulation.structures import CLASS_SETS
 
 PARTS = ("train", "valid", "test")
 FILES = (*PARTS, "valid_unseen", "unseen")
@@ -113,8 +113,9 @@ def split(table: pd.DataFrame, cfg: Config, source: str) -> dict[str, str]:
     part_of = split_by_tomogram(particles, cfg, source) if cfg.by_tomogram else split_particles(particles, cfg)
     parts = particles[PARTICLE].map(part_of)
     present = pd.crosstab(particles[LABEL], parts).reindex(columns=PARTS, fill_value=0)
-    for name, part in present[present == 0].stack().index:
-        raise InputError(f"{source}: no particle of class {name} falls into {part}; expected one at least")
+    for part in PARTS:
+        for name in present.index[present[part] == 0]:
+            raise InputError(f"{source}: no particle of class {name} falls into {part}; expected one at least")
     return part_of
 
 

@@ -152,7 +152,7 @@ def load_split(csv_path: Path | str, preprocessing: dict | None = None, contrast
         done = pool.map(read, range(len(rows)))
         for _ in tqdm(done, total=len(rows), desc=f"reading {Path(csv_path).name}", unit="volume", leave=False):
             pass
-    return Split(images, torch.from_numpy(rows[CLASS].to_numpy()), intensity, rows, expected)
+    return Split(images, torch.tensor(rows[CLASS].to_numpy(), dtype=torch.int64), intensity, rows, expected)
 
 
 def first_preprocessing(rows: pd.DataFrame, contrast: str) -> dict:

@@ -1,7 +1,6 @@
 """One volume: a file, or volume N of a stack (`N@stack.mrcs`), read strictly as (z, y, x) float32, and written."""
 
 import re
-import warnings
 from pathlib import Path
 
 import mrcfile
@@ -41,14 +40,12 @@ def read_volume(address: str | Path) -> tuple[np.ndarray, float | None]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            with mrcfile.open(path, permissive=False) as mrc:
-                data, axes = _take(mrc, number, path), _axes(mrc, path)
-                voxel = np.array([mrc.voxel_size[axis] for axis in "xyz"], dtype=float)
+        with mrcfile.open(path, permissive=False) as mrc:
+            data, axes = _take(mrc, number, path), _axes(mrc, path)
+            voxel = np.array([mrc.voxel_size[axis] for axis in "xyz"], dtype=float)
     except InputError:
         raise
-    except (ValueError, RuntimeWarning, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError) as error:
         raise InputError(f"{path}: not a readable MRC file ({error})") from error
     if np.iscomplexobj(data):
         raise InputError(f"{path}: holds complex values (a Fourier transform); expected a real-space volume")

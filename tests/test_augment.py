@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+from loader.augment import HALF_TURNS, apply_half_turns, draw_half_turns, safe_half_turns
+
+
+@pytest.fixture
+def volumes():
+    return torch.randn(6, 1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("axis", HALF_TURNS)
+def test_a_half_turn_reverses_the_two_other_axes_and_mirrors_nothing(axis):
+    kept = {"z": 0, "y": 1, "x": 2}[axis]
+    grid = torch.stack(torch.meshgrid(*[torch.arange(4.0) - 1.5] * 3, indexing="ij"))  # coordinates z, y, x
+    turned = torch.stack([apply_half_turns(field[None, None], torch.tensor([1]), (axis,))[0, 0] for field in grid])
+    signs = torch.tensor([1.0 if number == kept else -1.0 for number in range(3)])
+    assert torch.equal(turned, signs.view(3, 1, 1, 1) * grid)
+    assert signs.prod() == 1  # a rotation
+
+
+@pytest.mark.parametrize("axis", HALF_TURNS)
+def test_two_half_turns_are_none(axis, volumes):
+    choice = torch.ones(len(volumes), dtype=torch.int64)
+    twice = apply_half_turns(apply_half_turns(volumes, choice, (axis,)), choice, (axis,))
+    assert torch.equal(twice, volumes)
+
+
+def test_each_volume_gets_its_own_turn_and_the_input_is_left_alone(volumes):
+    before = volumes.clone()
+    turned = apply_half_turns(volumes, torch.tensor([0, 1, 2, 3, 0, 1]), ("z", "y", "x"))
+    assert torch.equal(turned[0], volumes[0])
+    assert torch.equal(turned[1], volumes[1].flip(2, 3))
+    assert torch.equal(turned[2], volumes[2].flip(1, 3))
+    assert torch.equal(turned[3], volumes[3].flip(1, 2))
+    assert torch.equal(volumes, before)
+
+
+def test_half_turns_keep_a_symmetric_wedge_and_only_the_tilt_axis_keeps_an_asymmetric_one():
+    frequency = torch.fft.fftfreq(9)
+    kz, kx = torch.meshgrid(frequency, frequency, indexing="ij")
+    angle = torch.rad2deg(torch.atan2(kz, kx))
+    angle = torch.where(angle > 90, angle - 180, torch.where(angle <= -90, angle + 180, angle))
+    for low, high in ((-60, 60), (-40, 60)):
+        wedge = ((angle >= low) & (angle <= high)).float()[:, None, :].expand(9, 9, 9)
+        noise = torch.randn(9, 9, 9, generator=torch.Generator().manual_seed(1))
+        volume = torch.fft.ifftn(torch.fft.fftn(noise) * wedge).real
+        for axis in HALF_TURNS:
+            turned = apply_half_turns(volume[None, None], torch.tensor([1]), (axis,))[0, 0]
+            outside = (torch.fft.fftn(turned).abs() ** 2 * (1 - wedge)).sum() / (turned**2).sum() / 9**3
+            assert (outside < 1e-3) == (axis in safe_half_turns(low, high)), (low, high, axis, outside)
+
+
+def test_no_turn_is_safe_where_the_tilt_range_is_unknown():
+    assert safe_half_turns(None, None) == ()
+
+
+def test_the_same_seed_draws_the_same_turns_and_all_of_them():
+    first, second = (draw_half_turns(1000, ("z", "y", "x"), torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert (torch.bincount(first, minlength=4) > 200).all()
+    assert draw_half_turns(10, (), torch.Generator()).eq(0).all()

@@ -1,0 +1,126 @@
+import mrcfile
+import numpy as np
+import pandas as pd
+import pytest
+import starfile
+
+from common.cli import InputError
+from loader.labels import INPUT, LABEL, MASK, PARTICLE, SNR, TOMOGRAM, VOXEL_SIZE, read_particles, snr_level
+from loader.volume import write_volume
+
+NAMES = ("aaa", "bbb")
+
+
+def make(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_volume(path, np.random.default_rng(0).normal(size=(4, 4, 4)).astype(np.float32), 10.0)
+    return path
+
+
+def read(folder, star="", per_class=2):
+    return read_particles(folder, star, NAMES, per_class)[0]
+
+
+def test_snr_levels_come_from_the_folder_name():
+    assert [snr_level(f"data1_SNR{text}") for text in ("003", "005", "inf", "infinity")] == [
+        "003", "005", "infinity", "infinity"
+    ]  # fmt: skip
+    assert snr_level("data") == ""
+
+
+def test_file_numbers_give_class_particle_snr_and_mask(tmp_path):
+    for level in ("003", "inf"):
+        for number in range(4):
+            make(tmp_path / f"data1_SNR{level}" / "subtomogram_mrc" / f"tomotarget{number}.mrc")
+    make(tmp_path / "data1_SNR003" / "processed_densitymap_mrc_mrc2binary" / "packtarget3.mrc")
+    table = read(tmp_path)
+    assert len(table) == 8
+    assert list(table[LABEL]) == ["aaa", "aaa", "bbb", "bbb"] * 2
+    assert set(table[SNR]) == {"003", "infinity"}
+    assert table.groupby(PARTICLE)[SNR].nunique().eq(2).all()  # the SNR copies of a number are one particle
+    assert table[MASK].str.endswith("packtarget3.mrc").sum() == 1
+    assert (table[MASK] == "").sum() == 7
+
+
+def test_a_file_number_beyond_the_known_classes_is_refused(tmp_path):
+    make(tmp_path / "data1_SNR003" / "subtomogram_mrc" / "tomotarget4.mrc")
+    with pytest.raises(InputError, match=r"tomotarget4\.mrc: number 4 is of class 2 at 2 a class; 2 class names"):
+        read(tmp_path)
+
+
+def test_class_folders_give_one_class_each(tmp_path):
+    for name in ("ribosome", "proteasome"):
+        make(tmp_path / name / "1.mrc")
+    table = read(tmp_path)
+    assert list(table[LABEL]) == ["proteasome", "ribosome"]
+    assert table[PARTICLE].is_unique  # the same file name in two folders is two particles
+
+
+def test_particles_csv_keeps_further_columns_and_resolves_paths(tmp_path):
+    path = make(tmp_path / "sub" / "a.mrc")
+    (tmp_path / "particles.csv").write_text(f"{INPUT},{LABEL},Score\nsub/a.mrc,x,0.5\n")
+    table = read(tmp_path)
+    assert table[INPUT][0] == str(path)
+    assert (table["Score"][0], table[TOMOGRAM][0], table[PARTICLE][0]) == ("0.5", "", "a.mrc")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Input Data\na.mrc\n", "no column Actual Label; found Input Data"),
+        ("", "not a readable CSV file"),
+        ("Input Data,Actual Label\na.mrc,x\na.mrc,x\n", "more than once"),
+        ("Input Data,Actual Label\na.mrc,\n", "row 1 has no Actual Label"),
+        ("Input Data,Actual Label,Particle\na.mrc,x,p\nb.mrc,y,p\n", "particle p has 2 labels"),
+    ],
+)
+def test_a_wrong_particles_csv_says_what_is_wrong(tmp_path, text, message):
+    (tmp_path / "particles.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read(tmp_path)
+
+
+def test_particles_csv_goes_before_folders_and_a_star_file_before_both(tmp_path):
+    for name in ("x", "y"):
+        make(tmp_path / name / "1.mrc")
+    assert "class folders" in read_particles(tmp_path, "", NAMES, 2)[1]
+    (tmp_path / "particles.csv").write_text(f"{INPUT},{LABEL}\nx/1.mrc,x\n")
+    assert "particles.csv" in read_particles(tmp_path, "", NAMES, 2)[1]
+    starfile.write(pd.DataFrame({"rlnImageName": ["x/1.mrc"], "rlnClassNumber": [1]}), tmp_path / "p.star")
+    assert "STAR file" in read_particles(tmp_path, str(tmp_path / "p.star"), NAMES, 2)[1]
+
+
+def test_a_star_file_gives_classes_tomograms_voxel_size_and_keeps_its_columns(tmp_path):
+    with mrcfile.new(tmp_path / "s.mrcs") as mrc:
+        mrc.set_data(np.ones((2, 4, 4, 4), dtype=np.float32))
+    particles = pd.DataFrame(
+        {
+            "rlnImageName": ["1@s.mrcs", "2@s.mrcs"],
+            "rlnClassNumber": [2, 1],
+            "rlnTomoName": ["t1", "t2"],
+            "rlnOpticsGroup": [1, 1],
+        }
+    )
+    optics = pd.DataFrame({"rlnOpticsGroup": [1], "rlnImagePixelSize": [13.48]})
+    starfile.write({"optics": optics, "particles": particles}, tmp_path / "p.star")
+    table = read(tmp_path, str(tmp_path / "p.star"))
+    assert list(table[INPUT]) == [f"1@{tmp_path}/s.mrcs", f"2@{tmp_path}/s.mrcs"]
+    assert list(table[LABEL]) == ["class002", "class001"]
+    assert list(table[TOMOGRAM]) == ["t1", "t2"]
+    assert float(table[VOXEL_SIZE][0]) == pytest.approx(13.48)
+    assert list(table["rlnClassNumber"]) == ["2", "1"]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [({"rlnImageName": ["a"]}, "no column rlnClassNumber"), ({"rlnClassNumber": [1]}, "0 tables with rlnImageName")],
+)
+def test_a_star_file_without_a_needed_column_says_which(tmp_path, table, message):
+    starfile.write(pd.DataFrame(table), tmp_path / "p.star")
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, str(tmp_path / "p.star"))
+
+
+def test_an_empty_folder_says_what_was_expected(tmp_path):
+    with pytest.raises(InputError, match=r"found no particles\.csv"):
+        read(tmp_path)

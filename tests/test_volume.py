@@ -1,0 +1,128 @@
+import gzip
+import shutil
+
+import mrcfile
+import numpy as np
+import pytest
+
+from common.cli import InputError
+from loader.volume import normalise, read_volume, split_address, write_volume
+
+
+@pytest.fixture
+def volume():
+    return np.random.default_rng(0).normal(size=(4, 4, 4)).astype(np.float32)
+
+
+def test_a_written_volume_reads_back_with_its_voxel_size(tmp_path, volume):
+    write_volume(tmp_path / "a.mrc", volume, 10.0)
+    found, voxel_size = read_volume(tmp_path / "a.mrc")
+    np.testing.assert_array_equal(found, volume)
+    assert voxel_size == pytest.approx(10.0)
+
+
+def test_the_same_volume_gives_the_same_bytes(tmp_path, volume):
+    write_volume(tmp_path / "a.mrc", volume, 10.0)
+    write_volume(tmp_path / "b.mrc", volume, 10.0)
+    assert (tmp_path / "a.mrc").read_bytes() == (tmp_path / "b.mrc").read_bytes()
+    with mrcfile.open(tmp_path / "a.mrc") as mrc:
+        assert str(mrc.header.label[0].decode()).rstrip() == "Created by mrcfile.py"  # no time stamp
+
+
+@pytest.mark.parametrize("mode", [0, 1, 2, 6, 12])
+def test_every_real_mode_becomes_float32(tmp_path, mode):
+    values = np.arange(64).reshape(4, 4, 4)
+    with mrcfile.new(tmp_path / "a.mrc") as mrc:
+        mrc.set_data(values.astype(mrcfile.utils.dtype_from_mode(mode)))
+    found, voxel_size = read_volume(tmp_path / "a.mrc")
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, values)
+    assert voxel_size is None  # the header says 0: unknown
+
+
+def test_complex_values_are_refused(tmp_path):
+    with mrcfile.new(tmp_path / "a.mrc") as mrc:
+        mrc.set_data(np.ones((4, 4, 4), dtype=np.complex64))
+    with pytest.raises(InputError, match=r"a\.mrc: holds complex values"):
+        read_volume(tmp_path / "a.mrc")
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1), (2, 1, 3), (3, 1, 2), (2, 3, 1), (1, 3, 2)])
+def test_axes_are_brought_to_zyx_as_the_header_says(tmp_path, order):
+    zyx = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    mapc, mapr, maps = order  # 1 = x, 2 = y, 3 = z
+    stored = np.transpose(zyx, [3 - axis for axis in (maps, mapr, mapc)])
+    with mrcfile.new(tmp_path / "a.mrc") as mrc:
+        mrc.set_data(stored)
+        mrc.header.mapc, mrc.header.mapr, mrc.header.maps = order
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.mrc")[0], zyx)
+
+
+def test_one_volume_of_a_stack_is_addressed_by_its_number_from_1(tmp_path):
+    stack = np.random.default_rng(0).normal(size=(3, 4, 4, 4)).astype(np.float32)
+    with mrcfile.new(tmp_path / "s.mrcs") as mrc:
+        mrc.set_data(stack)
+    np.testing.assert_array_equal(read_volume(f"2@{tmp_path}/s.mrcs")[0], stack[1])
+    with pytest.raises(InputError, match="volumes 1 to 3; asked for 4"):
+        read_volume(f"4@{tmp_path}/s.mrcs")
+    with pytest.raises(InputError, match="one 3-D volume"):
+        read_volume(tmp_path / "s.mrcs")
+
+
+def test_a_tilt_stack_is_refused(tmp_path, volume):
+    with mrcfile.new(tmp_path / "tilt.mrcs") as mrc:
+        mrc.set_data(np.ones((3, 4, 4), dtype=np.float32))
+        mrc.set_image_stack()
+    with pytest.raises(InputError, match="image stack"):
+        read_volume(tmp_path / "tilt.mrcs")
+    with pytest.raises(InputError, match="not a subtomogram"):
+        read_volume(f"1@{tmp_path}/tilt.mrcs")
+
+
+def test_a_gzipped_volume_reads_the_same(tmp_path, volume):
+    write_volume(tmp_path / "a.mrc", volume, 10.0)
+    with open(tmp_path / "a.mrc", "rb") as plain, gzip.open(tmp_path / "a.mrc.gz", "wb") as packed:
+        shutil.copyfileobj(plain, packed)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.mrc.gz")[0], volume)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:1100]), "not a readable MRC file"),
+        (lambda path: path.write_bytes(b""), "not a readable MRC file"),
+        (lambda path: path.write_text("hello"), "not a readable MRC file"),
+        (lambda path: path.unlink(), "no such file"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, volume, damage, message):
+    path = tmp_path / "bad.mrc"
+    write_volume(path, volume, 10.0)
+    damage(path)
+    with pytest.raises(InputError, match=rf"bad\.mrc: {message}"):
+        read_volume(path)
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path, volume):
+    write_volume(tmp_path / "a.mrc", volume, 10.0)
+    with mrcfile.mmap(tmp_path / "a.mrc", mode="r+") as mrc:
+        mrc.data[0, 0, 0] = np.nan
+    with pytest.raises(InputError, match="1 values are NaN or infinite"):
+        read_volume(tmp_path / "a.mrc")
+
+
+def test_a_normalised_volume_has_mean_0_and_standard_deviation_1(volume):
+    found = normalise(1000 + 3 * volume, "a")
+    assert found.mean() == pytest.approx(0, abs=1e-5)
+    assert found.std() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_constant_volume_is_an_error_that_names_it():
+    with pytest.raises(InputError, match=r"x\.mrc: the volume is constant"):
+        normalise(np.full((4, 4, 4), 7.0, dtype=np.float32), "x.mrc")
+
+
+def test_addresses_split_into_number_and_path():
+    assert split_address("12@a/b.mrcs")[0] == 12
+    assert str(split_address("12@a/b.mrcs")[1]) == "a/b.mrcs"
+    assert split_address("a/b.mrc")[0] is None
