@@ -73,7 +73,7 @@ def score_histograms(
         axes.axvline(threshold, color="black", ls="--", lw=1.2, label=f"threshold {threshold:.3f}")
     axes.set(xlabel=label, ylabel="share of particles", title=title)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper left")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     _save(figure, path)
 
 
@@ -112,4 +112,4 @@ def _blank(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, path: Path | str) -> None:
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=DPI, format="png")
+        figure.savefig(temporary, dpi=DPI, format="png", bbox_inches="tight")
