@@ -5,8 +5,10 @@ axis is y and the beam of the untilted microscope z. Filters act on a padded box
 exact before the crop.
 """
 
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -234,6 +236,24 @@ class Simulator:
             self.other_inner = max(inner_side(other, shift=0.5) for other in others)
         self.common_variance = self._mean_variance() if imaging.common_noise else None
 
+    def under(self, imaging: Imaging) -> "Simulator":
+        """The same densities under other conditions; little is computed again but the filters.
+
+        For training in the loop, which may change tilt range and defocus with every batch.
+
+        Raises ValueError for another voxel size, or neighbours where there were none.
+        """
+        imaging.check()
+        if imaging.voxel_size != self.imaging.voxel_size or (imaging.neighbours and not self.imaging.neighbours):
+            raise ValueError("another voxel size, or neighbours where there were none, need a new Simulator")
+        other = copy(self)
+        other.imaging = imaging
+        other.padded = padded_side(self.side, imaging.padding)
+        other.shared = geometry(other.padded, imaging, self.device)
+        other.inner = [min(self.side, inner + 2 * ceil(imaging.shift - self.imaging.shift)) for inner in self.inner]
+        other.common_variance = other._mean_variance() if imaging.common_noise else None
+        return other
+
     def draw(self, labels: torch.Tensor, generator: torch.Generator | None) -> tuple[Poses, Crowd | None]:
         """What is random about particles (N,), beside their noise; the generator lives on the labels' device."""
         poses = draw_poses(len(labels), self.imaging, generator, labels.device)
@@ -278,9 +298,8 @@ class Simulator:
         variance = self.common_variance
         if variance is None:
             variance = signal.var(dim=(1, 2, 3), correction=0)
-        return (
-            noise_variance(variance, snr, self.imaging.snr_convention).sqrt().expand(len(signal))[:, None, None, None]
-        )
+        level = noise_variance(variance, snr, self.imaging.snr_convention).sqrt()
+        return level.expand(len(signal))[:, None, None, None]
 
     def _mean_variance(self) -> torch.Tensor:
         """The mean over classes of the signal's variance, each in the same few poses."""
@@ -346,7 +365,7 @@ def crop_inverse(spectrum: torch.Tensor, side: int) -> torch.Tensor:
 
 def padded_side(side: int, padding: float) -> int:
     """The smallest even number of 2, 3 and 5 alone (fast transforms) from side * padding on."""
-    padded = int(np.ceil(side * padding))
+    padded = ceil(side * padding)
     while padded % 2 or not _smooth(padded):
         padded += 1
     return padded

@@ -8,7 +8,7 @@ import hashlib
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import mrcfile
@@ -143,10 +143,9 @@ class DataSet:
         ]
         return torch.cat(fields).to(self.simulator.device)
 
-    def rows(self, label: int, per_class: int) -> list[dict]:
-        """The rows of particles.csv of one class."""
+    def rows(self, label: int, per_class: int) -> Iterator[dict]:
+        """The rows of particles.csv of one class, one by one."""
         name, imaging = self.names[label], self.simulator.imaging
-        rows = []
         for k in range(per_class):
             poses = draw_poses(1, imaging, self._pose_generator(label, k), "cpu")  # the first that `draw` draws
             quaternion, shift = poses.quaternions[0].tolist(), poses.shifts[0].tolist()
@@ -165,5 +164,4 @@ class DataSet:
                     f"{imaging.tilt_max:g}",
                     self.seed,
                 )
-                rows.append(dict(zip(COLUMNS, values, strict=True)))
-        return rows
+                yield dict(zip(COLUMNS, values, strict=True))

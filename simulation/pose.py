@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 FINENESS = 2  # samples a voxel of the grid that rotations read from
+CHUNK = 32  # densities refined at once: the complex spectra take 16 times the room of the result's input
 
 
 class Poses(NamedTuple):
@@ -43,6 +44,10 @@ def posing_grid(densities: torch.Tensor) -> torch.Tensor:
     `pose` reads it by trilinear interpolation, whose fall-off sinc(f)^2 is divided out here. The densities end below
     Nyquist, so that neither the reading nor the return to whole voxels aliases.
     """
+    return torch.cat([_posing_grid(part) for part in densities.split(CHUNK)])
+
+
+def _posing_grid(densities: torch.Tensor) -> torch.Tensor:
     side = densities.shape[-1]
     fine = FINENESS * side
     spectrum = torch.fft.fftn(densities, dim=(1, 2, 3))

@@ -253,6 +253,30 @@ def test_simulate_gives_volumes_and_masks_of_the_targets(densities):
     assert 0.6 < out.masks[1].sum() / (densities[1] > MASK_LEVEL).sum() < 1.6
 
 
+def test_conditions_can_change_between_batches(densities):
+    other = Imaging(voxel_size=VOXEL, tilt_min=-45, tilt_max=50, defocus=(3.0, 4.0), shift=2.0)
+    labels, snr = torch.tensor([0, 1, 2]), torch.tensor([0.1, 0.5, torch.inf])
+    changed = Simulator(densities, SMALL).under(other)
+    assert torch.equal(
+        changed(labels, snr, generator(1)).volumes, simulate(densities, labels, snr, other, generator(1)).volumes
+    )
+    with pytest.raises(ValueError, match="voxel size"):
+        changed.under(Imaging(voxel_size=10.0))
+
+
+@pytest.mark.parametrize("side", [15, 16])
+def test_any_side_works_with_neighbours_and_is_centred(side):
+    densities = load_densities(("complex08",), "", side, VOXEL, RESOLUTION)
+    imaging = Imaging(voxel_size=VOXEL, shift=0.0, neighbours=2, tilt_min=-90, tilt_max=90)
+    simulator = Simulator(densities, imaging)
+    out = simulator(torch.zeros(4, dtype=torch.long), torch.full((4,), torch.inf), generator(2))
+    assert out.volumes.shape == (4, 1, side, side, side)
+    offset = torch.arange(side) - (side - 1) / 2
+    posed = simulator.pose(torch.zeros(4, dtype=torch.long), out.poses)
+    for axes in ((1, 2), (1, 3), (2, 3)):
+        assert ((posed.sum(axes) * offset).sum(1) / posed.sum((1, 2, 3))).abs().max() < 0.05
+
+
 def test_the_same_generator_gives_the_same_volumes(densities):
     labels, snr = torch.tensor([0, 1, 2]), torch.tensor([0.1, 0.5, torch.inf])
     first, again, other = (simulate(densities, labels, snr, SMALL, generator(s)).volumes for s in (7, 7, 8))
