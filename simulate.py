@@ -71,6 +71,8 @@ class Config:
     tilt_min: float = -60.0  # degrees, about y
     tilt_max: float = 60.0  # degrees
     dual_axis: bool = False  # a second tilt series about x
+    tilt_step: float = 0.0  # degrees between the views of a real tilt series, twenty times slower; 0: ideal wedge
+    dose: float = 0.0  # e/A^2 of the whole tilt series
     defocus: tuple[float, float] = (5.0, 5.0)  # um of underfocus, drawn from this range
     cs: float = 2.0  # mm, spherical aberration
     voltage: float = 300.0  # kV

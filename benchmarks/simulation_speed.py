@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common.cli import choose_device, run
 from common.files import write_json
-from simulation.imaging import Imaging, Simulator, white_spectrum
+from simulation.imaging import Imaging, Simulator
 from simulation.particles import DataSet
 from simulation.structures import load_densities, procedural_name
 
@@ -54,6 +54,7 @@ def main(cfg: Config) -> None:
         "the same, defocus drawn": replace(imaging, defocus=(4.0, 6.0)),
         "the same, box padded to twice": replace(imaging, padding=2.0),
         "the same, 4 neighbours": replace(imaging, neighbours=4),
+        "the same, a view every 3 degrees": replace(imaging, tilt_step=3.0),
     }
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{threads} CPU threads"
     print(f"{cfg.box}^3 voxels, {name}, torch {torch.__version__}")
@@ -82,7 +83,7 @@ def filtering(simulator: Simulator, batch: int) -> Callable[[int], None]:
         generator = torch.Generator(simulator.device).manual_seed(seed)
         target, spectrum = simulator.filters(poses.defocus)
         signal = simulator.signal(posed, target)
-        white = white_spectrum(batch, simulator.padded, generator, simulator.device)
+        white = simulator.white(batch, generator)
         signal + simulator.noise_level(signal, SNR) * simulator.noise(white, spectrum)
 
     return job

@@ -17,7 +17,7 @@ import torch
 
 from loader.volume import write_volume
 from simulation.crowd import Crowd
-from simulation.imaging import MASK_LEVEL, Simulator, draw_poses, white_spectrum
+from simulation.imaging import MASK_LEVEL, Simulator, draw_poses
 from simulation.pose import Poses
 
 VOLUME_FOLDER, VOLUME_NAME = "subtomogram_mrc", "tomotarget"
@@ -136,12 +136,9 @@ class DataSet:
         return drawn and type(drawn)(*(part.to(self.simulator.device) for part in drawn))
 
     def _white(self, name: str, numbers: range, snr: float) -> torch.Tensor:
-        """The white noise of each particle at one SNR: (N, P, P, P // 2 + 1)."""
-        side, what = self.simulator.padded, f"noise {snr_text(snr)}"
-        fields = [
-            white_spectrum(1, side, particle_generator(self.seed, name, number, what), "cpu") for number in numbers
-        ]
-        return torch.cat(fields).to(self.simulator.device)
+        """The white noise of each particle at one SNR, as `Simulator.noise` takes it."""
+        generators = [particle_generator(self.seed, name, number, f"noise {snr_text(snr)}") for number in numbers]
+        return torch.cat([self.simulator.white(1, generator) for generator in generators]).to(self.simulator.device)
 
     def rows(self, label: int, per_class: int) -> Iterator[dict]:
         """The rows of particles.csv of one class, one by one."""

@@ -9,20 +9,17 @@ from scipy.stats import kstest
 
 from common.cli import InputError
 from simulation.crowd import draw_crowd, scene
-from simulation.imaging import (
-    MASK_LEVEL,
-    Imaging,
-    Simulator,
+from simulation.filters import (
     crop_inverse,
     ctf,
     geometry,
     padded_side,
-    simulate,
     transfer,
     wavelength,
     wedge,
     white_spectrum,
 )
+from simulation.imaging import MASK_LEVEL, Imaging, Simulator, simulate
 from simulation.pose import Poses, pose, posing_grid, random_rotations, rotation_matrices
 from simulation.procedural import procedural_residues
 from simulation.structures import density_from_points, load_densities
@@ -241,6 +238,40 @@ def test_a_common_noise_level_makes_small_particles_harder(densities):
     assert measured.mean().item() == pytest.approx(0.1, rel=0.1)
 
 
+# ---- tilt series ----
+
+
+@pytest.mark.parametrize("dose", [0.0, 100.0])
+def test_a_tilt_series_shows_what_the_ideal_wedge_shows(densities, dose):
+    real = Simulator(densities, Imaging(voxel_size=VOXEL, tilt_step=3.0, dose=dose))
+    ideal = Simulator(densities, Imaging(voxel_size=VOXEL))
+    labels = torch.arange(6) % 3
+    poses, _ = real.draw(labels, generator(1))
+    one, other = (s.signal(s.pose(labels, poses), s.filters(poses.defocus)[0]) for s in (real, ideal))
+    for a, b in zip(one, other, strict=True):
+        assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.95
+    assert (one.std() / other.std()).item() == pytest.approx(0.9 if dose == 0 else 0.85, abs=0.1)
+
+
+def test_a_tilt_series_leaves_the_wedge_all_but_empty(densities):
+    simulator = Simulator(densities, Imaging(voxel_size=VOXEL, tilt_min=-30, tilt_max=60, tilt_step=2.0))
+    target, _ = simulator.filters(torch.tensor([5.0]))
+    power = torch.fft.fftn(simulator.signal(densities, target), dim=(1, 2, 3)).abs().square().sum(0).numpy()
+    near, outside = (full_spectrum_outside(SIDE, *tilts, False) for tilts in ((-40, 70), (-30, 60)))
+    mirrored = full_spectrum_outside(SIDE, -60, 30, False)
+    assert power[near].sum() < 0.05 * power.sum()
+    assert power[outside].sum() < 0.6 * power[mirrored].sum()
+
+
+def test_the_noise_of_a_tilt_series_has_the_variance_asked_for(densities):
+    imaging = Imaging(voxel_size=VOXEL, tilt_step=4.0, dose=80.0)
+    simulator = Simulator(densities, imaging)
+    labels, snr = torch.arange(120) % 3, torch.full((120,), 0.1)
+    noisy, clean = (simulator(labels, value, generator(3)).volumes for value in (snr, snr * torch.inf))
+    measured = clean.var(dim=(1, 2, 3, 4)) / (noisy - clean).var(dim=(1, 2, 3, 4))
+    assert measured.mean().item() == pytest.approx(0.1, rel=0.06)
+
+
 # ---- together ----
 
 
@@ -338,6 +369,8 @@ def test_poses_stay_in_their_ranges(densities):
         {"envelope": 0.0},
         {"padding": 0.5},
         {"neighbours": -1},
+        {"tilt_step": 3.0, "dual_axis": True},
+        {"dose": 100.0},
     ],
 )
 def test_impossible_imaging_is_refused(densities, wrong):

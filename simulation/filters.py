@@ -1,0 +1,215 @@
+"""The microscope's filters in Fourier space: contrast transfer, missing wedge, and noise of a stated variance.
+
+A spectrum is that of `torch.fft.rfftn`, (P, P, P // 2 + 1) of a padded box of P voxels, its axes z, y, x. The tilt axis
+is y and the beam of the untilted microscope z. Filters act on a padded box, so that nothing wraps around, and are exact
+before the crop.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from common.cli import InputError
+
+CONVENTIONS = ("variance", "lab")
+
+
+@dataclass(frozen=True)
+class Imaging:
+    """The microscope and the scene. Lengths in voxels are of the finished volume."""
+
+    voxel_size: float = 10.0  # A
+    tilt_min: float = -60.0  # degrees, about y
+    tilt_max: float = 60.0  # degrees
+    dual_axis: bool = False  # a second tilt series, about x
+    defocus: tuple[float, float] = (5.0, 5.0)  # um of underfocus, from and to
+    cs: float = 2.0  # mm, spherical aberration
+    voltage: float = 300.0  # kV
+    amplitude_contrast: float = 0.07
+    envelope: float = 0.4  # of Nyquist: the frequency where the contrast has fallen to 1/e; inf for none
+    band_limit: float = 1.0  # of Nyquist: signal and noise end smoothly there; 1 for no limit
+    shift: float = 2.0  # voxels: largest shift along each axis
+    tilt_step: float = 0.0  # degrees between the views of a tilt series; 0 for the ideal wedge, which is fast
+    dose: float = 0.0  # e/A^2 of the whole tilt series
+    snr_convention: str = "variance"  # or lab, which is twice as noisy
+    common_noise: bool = False  # one noise level for all classes: the SNR is then that of the mean class
+    neighbours: int = 0  # other complexes packed around the target
+    padding: float = 1.5  # side of the padded box over the box's: from 1.5 on only the wedge's faint streaks still meet
+
+    def check(self) -> None:
+        """Raises InputError for values that describe no microscope."""
+        low, high = self.defocus
+        wrong = {
+            "voxel_size": self.voxel_size <= 0,
+            "tilt_min, tilt_max": not -90 <= self.tilt_min < self.tilt_max <= 90,
+            "defocus": not low <= high,
+            "voltage": self.voltage <= 0,
+            "amplitude_contrast": not 0 <= self.amplitude_contrast <= 1,
+            "envelope": self.envelope <= 0,
+            "band_limit": not 0 < self.band_limit <= 1,
+            "shift": self.shift < 0,
+            "tilt_step, dual_axis": self.tilt_step < 0 or (self.tilt_step > 0 and self.dual_axis),
+            "dose, tilt_step": self.dose < 0 or (self.dose > 0 and not self.tilt_step),
+            "snr_convention": self.snr_convention not in CONVENTIONS,
+            "neighbours": self.neighbours < 0,
+            "padding": self.padding < 1,
+        }
+        for name, is_wrong in wrong.items():
+            if is_wrong:
+                values = ", ".join(str(getattr(self, part)) for part in name.split(", "))
+                raise InputError(f"{name}: {values} is outside of what it can be: {EXPECTED[name]}")
+
+
+EXPECTED = {
+    "voxel_size": "above 0 A",
+    "tilt_min, tilt_max": "-90 <= tilt_min < tilt_max <= 90 degrees",
+    "defocus": "two numbers in um, the smaller first",
+    "voltage": "above 0 kV",
+    "amplitude_contrast": "0 to 1",
+    "envelope": "above 0, in Nyquist frequencies",
+    "band_limit": "above 0, up to 1 Nyquist frequency",
+    "shift": "0 voxels or more",
+    "tilt_step, dual_axis": "0 degrees or more, and 0 with dual_axis",
+    "dose, tilt_step": "0 e/A^2 or more, and 0 without a tilt_step",
+    "snr_convention": " or ".join(CONVENTIONS),
+    "neighbours": "0 or more",
+    "padding": "1 or more",
+}
+
+
+def wavelength(voltage: float) -> float:
+    """The electrons' wavelength in A, for a voltage in kV."""
+    volts = voltage * 1e3
+    return 12.2642596 / np.sqrt(volts * (1 + 0.978475598e-6 * volts))
+
+
+def ctf(k: torch.Tensor, defocus: torch.Tensor, imaging: Imaging) -> torch.Tensor:
+    """Contrast transfer at spatial frequencies k (K,) in 1/A for defocus (N,) in um: (N, K), positive at small k.
+
+    sqrt(1 - A^2) sin(g) + A cos(g), g = pi L dz k^2 - pi/2 Cs L^3 k^4 (L the wavelength, dz underfocus), under the
+    envelope exp(-(k / (envelope k_Nyquist))^2). Particles are bright.
+    """
+    length = wavelength(imaging.voltage)
+    phase = torch.pi * length * 1e4 * defocus[:, None] * k**2 - torch.pi / 2 * imaging.cs * 1e7 * length**3 * k**4
+    amplitude = imaging.amplitude_contrast
+    contrast = (1 - amplitude**2) ** 0.5 * torch.sin(phase) + amplitude * torch.cos(phase)
+    return contrast * torch.exp(-((k * 2 * imaging.voxel_size / imaging.envelope) ** 2))
+
+
+def wedge(side: int, tilt_min: float, tilt_max: float, dual_axis: bool = False) -> torch.Tensor:
+    """Which frequencies a tilt series about y measures: bool, (side, side, side // 2 + 1) as the spectrum of `rfftn`.
+
+    The view at tilt t measures the plane through y and (cos t, sin t) in (x, z); kept are the planes of all tilts
+    from tilt_min to tilt_max, in degrees; for -60 and 60, |kz| <= |kx| tan 60. `dual_axis` adds the same about x.
+    """
+    kz, ky, kx = frequencies(side)
+    kept = _between(kz, kx, tilt_min, tilt_max)
+    if dual_axis:
+        kept = kept | _between(kz, ky, tilt_min, tilt_max)
+    return kept.expand(side, side, side // 2 + 1)
+
+
+def _between(kz: torch.Tensor, across: torch.Tensor, tilt_min: float, tilt_max: float) -> torch.Tensor:
+    """Where the angle of the line through (across, kz) lies in the range; the zero line is in every view."""
+    turned = torch.where(across < 0, -1.0, 1.0)  # a line has two ends: take that of the right half plane
+    angle = torch.rad2deg(torch.atan2(kz * turned, across * turned))
+    inside = (angle >= tilt_min - 1e-4) & (angle <= tilt_max + 1e-4)
+    upright = (across == 0) & (max(abs(tilt_min), abs(tilt_max)) >= 90)
+    return inside | upright | ((across == 0) & (kz == 0))
+
+
+def frequencies(side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """kz (side, 1, 1), ky (1, side, 1), kx (1, 1, side // 2 + 1) of `rfftn`, in whole cycles a box."""
+    k = torch.fft.fftfreq(side, 1 / side).round()
+    return k[:, None, None], k[None, :, None], torch.arange(side // 2 + 1).float()[None, None, :]
+
+
+class Geometry(NamedTuple):
+    """What the filters of one padded box share."""
+
+    shell: torch.Tensor  # (P, P, P // 2 + 1) long: |k|^2 in (cycles a box)^2
+    kept: torch.Tensor  # (P, P, P // 2 + 1): band limit times missing wedge
+    weight: torch.Tensor  # (P // 2 + 1,): how many coefficients of the full spectrum each stands for, over P^3
+    k: torch.Tensor  # (shells,): frequency of each shell, 1/A
+
+
+@lru_cache(maxsize=8)
+def geometry(side: int, imaging: Imaging, device: torch.device) -> Geometry:
+    """The shared parts of the filters on a padded box of `side` voxels."""
+    kz, ky, kx = frequencies(side)
+    shell = (kz**2 + ky**2 + kx**2).round().long()
+    fraction = shell.double().sqrt() / (side / 2)  # of Nyquist
+    kept = wedge(side, imaging.tilt_min, imaging.tilt_max, imaging.dual_axis).double()
+    if imaging.band_limit < 1:
+        start = 0.8 * imaging.band_limit
+        kept *= 0.5 + 0.5 * torch.cos(torch.pi * ((fraction - start) / (imaging.band_limit - start)).clamp(0, 1))
+    if side % 2 == 0:  # the Nyquist planes stand for both signs of k at once, which a wedge may tell apart
+        kept[side // 2], kept[:, side // 2], kept[..., side // 2] = 0, 0, 0
+    weight = torch.full((side // 2 + 1,), 2.0)
+    weight[0] = 1.0
+    if side % 2 == 0:
+        weight[-1] = 1.0
+    k = torch.arange(int(shell.max()) + 1).double().sqrt() / (side * imaging.voxel_size)
+    parts = (shell, kept.float(), weight / side**3, k)
+    return Geometry(*(part.to(device) for part in parts))
+
+
+def transfer(defocus: torch.Tensor, shared: Geometry, imaging: Imaging) -> torch.Tensor:
+    """B CTF W for each defocus (N,) in um: (N, P, P, P // 2 + 1)."""
+    table = ctf(shared.k, defocus.double(), imaging).float()  # (N, shells)
+    return table[:, shared.shell] * shared.kept
+
+
+def white_spectrum(n: int, side: int, generator: torch.Generator | None, device: torch.device | str) -> torch.Tensor:
+    """Spectra of n fields of white noise of variance 1, (N, P, P, P // 2 + 1) complex, as `rfftn(norm="ortho")`.
+
+    The planes kx = 0 and Nyquist hold each coefficient and its conjugate; `irfftn` keeps the common part, half of the
+    power, for which they are drawn at twice.
+    """
+    pairs = torch.randn(n, side, side, side // 2 + 1, 2, generator=generator, device=device)
+    pairs[..., 1 : (side + 1) // 2, :] *= 0.5**0.5
+    return torch.view_as_complex(pairs)
+
+
+def noise_filter(target: torch.Tensor, shared: Geometry) -> torch.Tensor:
+    """The amplitude spectrum of the noise, of variance 1 in the mean over realisations: (N, P, P, P // 2 + 1).
+
+    The noise is a B CTF W e1 + b B W e2, e1 and e2 white and independent: a Gaussian field of power spectrum
+    a^2 (B CTF W)^2 + b^2 (B W)^2, and one white field under its root has the same law. a and b follow from the
+    filters' powers, so that each term has half of the variance. `target` is B CTF W.
+    """
+    power = (target**2 * shared.weight).sum(dim=(1, 2, 3), keepdim=True)
+    white_power = (shared.kept**2 * shared.weight).sum()
+    return (target**2 * (0.5 / power) + shared.kept**2 * (0.5 / white_power)).sqrt()
+
+
+def noise_variance(signal_variance: torch.Tensor, snr: torch.Tensor | float, convention: str) -> torch.Tensor:
+    """The noise's variance for a signal's: S / SNR, or twice that in the lab's convention; 0 where the SNR is inf."""
+    return signal_variance / snr * (2.0 if convention == "lab" else 1.0)
+
+
+def crop_inverse(spectrum: torch.Tensor, side: int) -> torch.Tensor:
+    """`irfftn` of spectra (N, P, P, P // 2 + 1), of which the first `side` voxels along each axis are wanted."""
+    padded = spectrum.shape[1]
+    rows = torch.fft.ifft(spectrum, dim=1)[:, :side]  # (N, side, P, P // 2 + 1)
+    rows = torch.fft.ifft(rows, dim=2)[:, :, :side]
+    return torch.fft.irfft(rows, n=padded, dim=3)[..., :side]
+
+
+def padded_side(side: int, padding: float) -> int:
+    """The smallest even number of 2, 3 and 5 alone (fast transforms) from side * padding on."""
+    padded = ceil(side * padding)
+    while padded % 2 or not _smooth(padded):
+        padded += 1
+    return padded
+
+
+def _smooth(number: int) -> bool:
+    for factor in (2, 3, 5):
+        while number % factor == 0:
+            number //= factor
+    return number == 1
