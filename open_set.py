@@ -77,6 +77,8 @@ def main(cfg: Config) -> None:
     pictures = []
     for name in unseen_sets:
         known, unseen = sets["test"], sets[name]
+        default = scores["test"][calibration["score"]], scores[name][calibration["score"]]
+        rejected = tuple(values < calibration["threshold"] for values in default)
         print(f"evaluating {name}.csv: {len(unseen)} volumes of {len(np.unique(unseen.classes))} unseen classes")
         part = {
             "classes": sorted(np.unique(unseen.classes)),
@@ -87,15 +89,12 @@ def main(cfg: Config) -> None:
                 known, unseen, scores["test"], scores[name], correct, calibration, cfg.seed, cfg.bootstrap
             ),
             "enrolment": sections.enrol(unseen, prototypes, cfg.seed, cfg.bootstrap),
+            "discovery": sections.discovery(known, unseen, rejected, cfg.seed),
             "floors": [
                 sections.floor(label, rows["train"], rows["test"], rows[name], cfg.seed, prepare)
                 for label, rows, prepare in floor_sets
             ],
-            "confounds": floors.confounds(
-                scores["test"][calibration["score"]],
-                scores[name][calibration["score"]],
-                factors(splits["test"], splits[name]),
-            ),
+            "confounds": floors.confounds(*default, factors(splits["test"], splits[name])),
         }
         report[name] = part
         pictures += draw(folder, name, part, report["known"], known, unseen, scores, calibration)

@@ -53,9 +53,23 @@ def _format_set(name: str, part: dict) -> list[str]:
         lines.append(_row(f"  {entry['shots']}-shot accuracy (chance {entry['chance']:.2f})", values))
     for entry in part["enrolment"]["with_known"]:
         lines.append(_row(f"  {entry['shots']}-shot, knowns compete", [_value(entry["accuracy"])]))
+    lines += _format_discovery(part["discovery"])
     lines += ["", *_format_floors(part["floors"])]
     warnings = [entry["warning"] for entry in part["confounds"] if entry["warning"]]
     return lines + [f"WARNING: {warning}" for warning in warnings]
+
+
+def _format_discovery(discovery: dict) -> list[str]:
+    lines = ["how many new classes? (clusters found / true classes; ARI)"]
+    columns = [discovery, *discovery["per_snr"]]
+    for rows, label in (("rejected", "called unknown"), ("all_unseen", "all unseen")):
+        for method, short in (("hdbscan", "HDBSCAN"), ("gaussian_mixture", "mixture")):
+            found = [column[rows][method] for column in columns]
+            values = [
+                "-" if one is None else f"{one['clusters']}/{one['true_classes']}; {one['ari']:.2f}" for one in found
+            ]
+            lines.append(_row(f"  {label}, {short}", values))
+    return lines
 
 
 def _format_floors(floors: list[dict]) -> list[str]:

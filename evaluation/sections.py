@@ -7,6 +7,7 @@ import numpy as np
 from evaluation import rejection
 from evaluation.bootstrap import known_unknown_interval, mean_interval
 from evaluation.closed_set import snr_order
+from evaluation.discovery import discover
 from evaluation.enrolment import SHOTS, few_shot
 from evaluation.floors import known_accuracy
 from evaluation.verification import authors_protocol, pairs_at_scale
@@ -173,6 +174,34 @@ def enrol(unseen: Embedded, gallery: np.ndarray, seed: int, n_boot: int) -> dict
         "with_known": shots(unseen, gallery),
         "per_snr": [
             {"snr": level, "unseen_only": shots(unseen.keep(unseen.snr == level), None)} for level in unseen.levels()
+        ],
+    }
+
+
+def discovery(known: Embedded, unseen: Embedded, rejected: tuple[np.ndarray, np.ndarray], seed: int) -> dict:
+    """Clusters of the particles called unknown (falsely rejected knowns among them), and of all unseen ones; per SNR.
+
+    Args:
+        rejected: (N_known,) and (N_unseen,) bool, whether each row was called unknown.
+    """
+
+    def clusters(rows: Embedded) -> dict:
+        return discover(rows.embeddings, rows.classes, rows.particles, seed)
+
+    called_unknown = known.keep(rejected[0]).join(unseen.keep(rejected[1]))
+    return {
+        "rejected": {
+            **clusters(called_unknown),
+            "known_among_them": float(rejected[0].sum() / max(len(called_unknown), 1)),
+        },
+        "all_unseen": clusters(unseen),
+        "per_snr": [
+            {
+                "snr": level,
+                "rejected": clusters(called_unknown.keep(called_unknown.snr == level)),
+                "all_unseen": clusters(unseen.keep(unseen.snr == level)),
+            }
+            for level in unseen.levels()
         ],
     }
 

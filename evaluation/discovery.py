@@ -1,0 +1,180 @@
+"""Discovery: how many new classes are among the unknown particles, and which particles belong together?
+
+The number of clusters is always estimated, never given. One volume of each particle is clustered: copies of one
+particle are trivially alike and would make clusters of their own.
+"""
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from sklearn.cluster import HDBSCAN
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.mixture import GaussianMixture
+
+from evaluation.bootstrap import particle_weights
+from evaluation.rejection import unit
+
+DIMENSIONS = 16  # principal components that are clustered
+SMALLEST_CLUSTER = 10  # particles
+SMALLEST_SHARE = 0.02  # of all particles, where that is more
+MOST_CLUSTERS = 30  # that the mixture tries
+STABLE = 0.75  # mean Jaccard index under resampling from which a cluster counts as stable (Hennig 2007)
+NOISE = -1  # of HDBSCAN: in no cluster
+
+Clusterer = Callable[[np.ndarray], np.ndarray]  # points (N, F) -> clusters (N,)
+
+
+def one_per_particle(particles: np.ndarray, seed: int) -> np.ndarray:
+    """The rows of one copy, at random, of each particle (N,), in order."""
+    shuffled = np.random.default_rng(seed).permutation(len(particles))
+    return np.sort(shuffled[np.unique(np.asarray(particles)[shuffled], return_index=True)[1]])
+
+
+def reduce(embeddings: np.ndarray) -> np.ndarray:
+    """Principal components of unit embeddings, (N, E) -> (N, at most DIMENSIONS)."""
+    directions = unit(np.asarray(embeddings, dtype=np.float64))
+    left, spread, _ = np.linalg.svd(directions - directions.mean(axis=0), full_matrices=False)
+    return (left * spread)[:, :DIMENSIONS]
+
+
+def smallest_cluster(count: int) -> int:
+    """The fewest of `count` particles that make a cluster."""
+    return max(SMALLEST_CLUSTER, round(SMALLEST_SHARE * count))
+
+
+def hdbscan(points: np.ndarray) -> np.ndarray:
+    """Clusters by density (Campello et al. 2013), (N, F) -> (N,) from 0, NOISE for rows in none."""
+    if np.ptp(points, axis=0).max() < 1e-6:  # all in one place: density is infinite and would be split at random
+        return np.zeros(len(points), dtype=int)
+    size = smallest_cluster(len(points))
+    return HDBSCAN(min_cluster_size=size, min_samples=SMALLEST_CLUSTER // 2, copy=True).fit_predict(points)
+
+
+def gaussian_mixture(points: np.ndarray, numbers: range, seed: int) -> np.ndarray:
+    """The mixture of axis-aligned Gaussians with the best BIC among these numbers of them, (N, F) -> (N,) from 0.
+
+    A number of components whose fit does not converge is passed over.
+    """
+    best, best_bic = None, np.inf
+    for number in numbers:
+        mixture = GaussianMixture(
+            number, covariance_type="diag", n_init=3, max_iter=500, reg_covar=1e-5, random_state=seed
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ConvergenceWarning)
+            try:
+                found = mixture.fit_predict(points)
+            except ConvergenceWarning:
+                continue
+        bic = mixture.bic(points)
+        if bic < best_bic:
+            best, best_bic = found, bic
+    if best is None:
+        raise ValueError(f"no Gaussian mixture of {numbers} components converged on {len(points)} points")
+    return np.unique(best, return_inverse=True)[1]  # components that no row belongs to leave no gap
+
+
+def purity(found: np.ndarray, classes: np.ndarray) -> float | None:
+    """The share of rows that are of the commonest class of their cluster, noise left out; None without a cluster."""
+    kept = found != NOISE
+    if not kept.any():
+        return None
+    table = _table(found[kept], classes[kept])
+    return float(table.max(axis=1).sum() / kept.sum())
+
+
+def _table(found: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Rows in cluster i (row) of class j (column)."""
+    rows, columns = (np.unique(values, return_inverse=True)[1] for values in (found, classes))
+    table = np.zeros((rows.max() + 1, columns.max() + 1), dtype=int)
+    np.add.at(table, (rows, columns), 1)
+    return table
+
+
+def stability(points: np.ndarray, found: np.ndarray, cluster: Clusterer, n_boot: int, seed: int) -> np.ndarray:
+    """For each cluster, the mean over resamples of its best Jaccard index with a cluster found again, (K,).
+
+    Each row is a particle. Rows that a resample draws more than once are clustered once: repeats are not neighbours.
+    """
+    number = found.max() + 1
+    indices = np.zeros((n_boot, number))
+    for draw, weights in enumerate(particle_weights(np.arange(len(points)), n_boot, seed)):
+        rows = np.flatnonzero(weights)
+        again = cluster(points[rows])
+        for index in range(number):
+            mine = found[rows] == index
+            for other in range(again.max() + 1):
+                theirs = again == other
+                union = np.sum(mine | theirs)
+                indices[draw, index] = max(indices[draw, index], np.sum(mine & theirs) / union if union else 0)
+    return indices.mean(axis=0)
+
+
+def discover(
+    embeddings: np.ndarray, classes: np.ndarray, particles: np.ndarray, seed: int = 0, n_boot: int = 20
+) -> dict:
+    """Cluster the particles by both methods and compare with their true classes.
+
+    Args:
+        embeddings: (N, E).
+        classes: (N,) true class names; they judge the clusters and do not make them.
+        particles: (N,) an identity that all copies of one particle share; one copy of each is used.
+
+    Returns:
+        For `hdbscan` and `gaussian_mixture`: clusters found, true classes (those with particles enough for a cluster),
+        ARI, NMI (noise as one more cluster), purity and share of noise, and of each cluster its n, stability, commonest
+        class and medoid (row number). Both None, with a `reason`, when there are too few particles for two clusters.
+    """
+    rows = one_per_particle(particles, seed)
+    _, counts = np.unique(np.asarray(classes)[rows], return_counts=True)
+    result = {"n": len(rows), "seed": seed, "bootstrap": n_boot}
+    if len(rows) < 2 * SMALLEST_CLUSTER:
+        reason = f"{len(rows)} particles; {2 * SMALLEST_CLUSTER} are needed for two clusters"
+        return {"hdbscan": None, "gaussian_mixture": None, **result, "reason": reason}
+    points, classes = reduce(np.asarray(embeddings)[rows]), np.asarray(classes)[rows]
+    most = min(MOST_CLUSTERS, len(rows) // SMALLEST_CLUSTER)
+    by_mixture = gaussian_mixture(points, range(1, most + 1), seed)
+    number = by_mixture.max() + 1
+    methods = {
+        "hdbscan": (hdbscan(points), hdbscan),
+        "gaussian_mixture": (by_mixture, lambda some: _mixture_again(some, number, seed)),
+    }
+    for method, (found, cluster) in methods.items():
+        stabilities = stability(points, found, cluster, n_boot, seed)
+        result[method] = {
+            "clusters": int(found.max() + 1),
+            "true_classes": int(np.sum(counts >= smallest_cluster(len(rows)))),
+            "ari": float(adjusted_rand_score(classes, found)),
+            "nmi": float(normalized_mutual_info_score(classes, found)),
+            "purity": purity(found, classes),
+            "purity_floor": float(counts.max() / len(rows)),
+            "noise": float(np.mean(found == NOISE)),
+            "stable_clusters": int(np.sum(stabilities >= STABLE)),
+            "per_cluster": [
+                _describe(points, classes, rows, found == index, float(stabilities[index]))
+                for index in range(found.max() + 1)
+            ],
+        }
+    return result
+
+
+def _mixture_again(points: np.ndarray, number: int, seed: int) -> np.ndarray:
+    """The mixture of as many components; where that does not converge nothing was found again: all noise."""
+    try:
+        return gaussian_mixture(points, range(number, number + 1), seed)
+    except ValueError:
+        return np.full(len(points), NOISE)
+
+
+def _describe(points: np.ndarray, classes: np.ndarray, rows: np.ndarray, mine: np.ndarray, stable: float) -> dict:
+    names, counts = np.unique(classes[mine], return_counts=True)
+    distances = np.linalg.norm(points[mine] - points[mine].mean(axis=0), axis=1)
+    return {
+        "n": int(mine.sum()),
+        "stability": stable,
+        "class": str(names[counts.argmax()]),
+        "purity": float(counts.max() / mine.sum()),
+        "medoid": int(rows[mine][distances.argmin()]),
+    }

@@ -1,0 +1,103 @@
+"""Clusters of unknown particles: found where they are, judged right, and stable."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics.cluster import contingency_matrix
+from sklearn.mixture import GaussianMixture
+
+from evaluation import discovery
+from evaluation.discovery import NOISE, discover, gaussian_mixture, hdbscan, one_per_particle, purity, reduce, stability
+
+
+def clusters(number: int, size: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings of `number` classes and their names."""
+    rng = np.random.default_rng(seed)
+    classes = np.repeat(np.arange(number), size)
+    return np.eye(32)[classes] + spread * rng.normal(size=(number * size, 32)), np.array(list("abcdefgh"))[classes]
+
+
+@pytest.mark.parametrize("method", ["hdbscan", "gaussian_mixture"])
+def test_the_number_of_clear_clusters_is_found(method):
+    embeddings, classes = clusters(5, 40, 0.05)
+    found = discover(embeddings, classes, np.arange(200), n_boot=4)[method]
+    assert found["clusters"] == found["true_classes"] == found["stable_clusters"] == 5
+    assert found["ari"] > 0.97 and found["nmi"] > 0.97 and found["purity"] > 0.99 and found["purity_floor"] == 0.2
+    for entry in found["per_cluster"]:
+        assert classes[entry["medoid"]] == entry["class"] and 38 <= entry["n"] <= 40 and entry["stability"] > 0.9
+    json.dumps(found, allow_nan=False)
+
+
+def test_noise_has_no_stable_clusters_and_no_agreement():
+    embeddings = np.random.default_rng(0).normal(size=(150, 32))
+    result = discover(embeddings, np.array(list("abc"))[np.arange(150) % 3], np.arange(150), n_boot=4)
+    for method in ("hdbscan", "gaussian_mixture"):
+        assert abs(result[method]["ari"]) < 0.05
+
+
+def test_copies_of_a_particle_are_clustered_once():
+    particles = np.repeat(np.arange(50), 3)
+    rows = one_per_particle(particles, seed=0)
+    assert sorted(particles[rows]) == list(range(50)) and len(set(rows % 3)) == 3
+    embeddings, classes = clusters(2, 30, 0.05)
+    assert discover(embeddings, classes, np.arange(60) // 2, n_boot=2)["n"] == 30
+
+
+def test_too_few_particles_are_said_not_clustered():
+    result = discover(*clusters(2, 5, 0.1), np.arange(10))
+    assert result["hdbscan"] is None and "10 particles; 20 are needed" in result["reason"]
+
+
+def test_purity_agrees_with_scikit_learn_and_leaves_noise_out():
+    rng = np.random.default_rng(0)
+    found, classes = rng.integers(-1, 4, size=100), rng.integers(3, size=100)
+    kept = found != NOISE
+    expected = contingency_matrix(classes[kept], found[kept]).max(axis=0).sum() / kept.sum()
+    assert purity(found, classes) == pytest.approx(expected)
+    assert purity(np.full(3, NOISE), np.arange(3)) is None
+
+
+def test_mixture_finds_one_cluster_where_there_is_one():
+    points = np.random.default_rng(0).normal(size=(200, 4))
+    assert gaussian_mixture(points, range(1, 6), seed=0).max() == 0
+
+
+def test_a_mixture_that_does_not_converge_is_passed_over(monkeypatch):
+    def stubborn(number: int, **options) -> discovery.GaussianMixture:
+        return GaussianMixture(number, **{**options, "max_iter": 1, "tol": 0.0})
+
+    monkeypatch.setattr(discovery, "GaussianMixture", stubborn)
+    with pytest.raises(ValueError, match="converged on 60 points"):
+        gaussian_mixture(np.random.default_rng(0).normal(size=(60, 3)), range(2, 4), seed=0)
+
+
+def test_stability_is_one_for_a_rule_that_never_changes_and_low_for_a_random_one():
+    points = np.random.default_rng(0).normal(size=(80, 2))
+    found = (points[:, 0] > 0).astype(int)
+    same = stability(points, found, lambda some: (some[:, 0] > 0).astype(int), 5, seed=0)
+    np.testing.assert_allclose(same, 1)
+    rng = np.random.default_rng(1)
+    assert stability(points, found, lambda some: rng.integers(2, size=len(some)), 5, seed=0).max() < 0.6
+
+
+def test_principal_components_keep_distances_of_few_dimensions():
+    embeddings, _ = clusters(3, 20, 0.0)
+    points = reduce(embeddings)
+    np.testing.assert_allclose(np.linalg.norm(points[0] - points[20]), np.sqrt(2))
+    assert reduce(np.random.default_rng(0).normal(size=(50, 64))).shape == (50, discovery.DIMENSIONS)
+
+
+def test_a_collapsed_embedding_is_one_cluster():
+    result = discover(np.ones((60, 8)), np.array(list("ab"))[np.arange(60) % 2], np.arange(60), n_boot=2)
+    for method in ("hdbscan", "gaussian_mixture"):
+        assert result[method]["clusters"] == 1 and result[method]["ari"] == 0
+
+
+def test_result_repeats_with_its_seed_and_inputs_stay():
+    embeddings, classes = clusters(3, 30, 0.2)
+    copy = embeddings.copy()
+    results = [discover(embeddings, classes, np.arange(90), seed=1, n_boot=2) for _ in range(2)]
+    assert results[0] == results[1]
+    np.testing.assert_array_equal(embeddings, copy)
+    np.testing.assert_array_equal(hdbscan(reduce(embeddings)), hdbscan(reduce(embeddings)))
