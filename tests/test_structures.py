@@ -278,7 +278,7 @@ def test_a_procedural_complex_depends_on_its_seed_and_number_alone():
 
 
 def test_procedural_complexes_are_of_the_size_and_compactness_of_real_ones():
-    complexes = [procedural_residues(index, 0) for index in range(50)]
+    complexes = [procedural_residues(index, 0) for index in range(40)]
     count = np.array([len(residues) for residues in complexes])
     assert count.min() >= 0.8 * RESIDUES[0] and count.max() <= 1.1 * RESIDUES[1]
     assert np.log(count).std() > 0.7
