@@ -311,7 +311,7 @@ class SoftLMCCL(SoftmaxCenter):
 
 
 def with_length(rows: Tensor, length: float) -> Tensor:
-    """Rows (N, E) scaled to `length`: length * F.normalize(rows) in half its time, forward and backward."""
+    """Rows (N, E) scaled to `length`: length * F.normalize(rows) with fewer passes over memory."""
     return rows * (length / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1e-12))
 
 
