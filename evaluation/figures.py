@@ -1,11 +1,14 @@
 """Pictures of an evaluation: each function draws one file and leaves nothing behind in matplotlib."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patheffects import Normal, Stroke
 
 from common.files import atomic_path
 
@@ -94,6 +97,62 @@ def similarity_matrix(path: Path | str, cosines: np.ndarray, names: list[str], k
         line(known - 0.5, color="black", lw=1.2)
     axes.set_title("cosine of class means: known, and unseen (red)")
     figure.colorbar(image, ax=axes, label="cosine", fraction=0.046, pad=0.03)
+    _save(figure, path)
+
+
+def embedding_map(path: Path | str, embeddings: np.ndarray, classes: np.ndarray, known: np.ndarray, seed: int) -> None:
+    """Draw a UMAP (after PCA) of embeddings (N, E), coloured by class name (N,): known (bool, (N,)) as dots, unseen as
+    triangles, each class named where its particles are."""
+    points = umap_points(embeddings, seed)
+    figure, axes = _figure(9.5, 7.2)
+    kinds = ((known, "o", "pale", 10, 0.6), (~known, "^", "strong", 16, 0.85))
+    for chosen, marker, strength, size, alpha in kinds:
+        names = np.unique(classes[chosen])
+        for number, name in enumerate(names):
+            mine = chosen & (classes == name)
+            hue = number / len(names)
+            colour = hsv_to_rgb((hue, 0.45, 0.85) if strength == "pale" else (hue, 0.95, 0.7))
+            axes.scatter(*points[mine].T, s=size, marker=marker, color=colour, alpha=alpha, lw=0, label=name)
+            weight = "normal" if strength == "pale" else "bold"
+            place = {"xytext": (0, 10), "textcoords": "offset points", "ha": "center", "va": "center"}
+            text = axes.annotate(name, np.median(points[mine], axis=0), fontsize=9, **place)
+            text.set(fontweight=weight, path_effects=[Stroke(linewidth=2.5, foreground="white"), Normal()])
+    axes.set(
+        xticks=[], yticks=[], title="UMAP of the embeddings: known classes (dots), unseen classes (triangles, bold)"
+    )
+    axes.set_aspect("equal", adjustable="datalim")
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8, markerscale=1.6)
+    _save(figure, path)
+
+
+def umap_points(embeddings: np.ndarray, seed: int) -> np.ndarray:
+    """Embeddings (N, E) in the plane, (N, 2): 30 principal components, then UMAP; the same for the same seed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImportWarning)  # it says that its optional TensorFlow is not there
+        from umap import UMAP  # slow to import, and only needed here
+    centered = embeddings - embeddings.mean(axis=0)
+    left, spread, _ = np.linalg.svd(centered, full_matrices=False)
+    neighbours = min(15, len(embeddings) - 1)
+    init = "spectral" if len(embeddings) > 50 else "random"
+    return UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1, init=init).fit_transform((left * spread)[:, :30])
+
+
+def contact_sheet(path: Path | str, volumes: np.ndarray, titles: list[str]) -> None:
+    """Draw volumes (N, D, H, W), each a column: the mean of the middle third along z, along y and along x."""
+    volumes = np.asarray(volumes, dtype=np.float32)
+    count, depth = len(volumes), volumes.shape[1]
+    middle = slice(depth // 3, depth - depth // 3)
+    figure = _blank(max(3.5, 1.45 * count), 5.0)
+    grid = figure.subplots(3, count, squeeze=False)
+    for column, (volume, title) in enumerate(zip(volumes, titles, strict=True)):
+        for row, name in enumerate(("xy", "xz", "yz")):
+            slab = volume.take(range(*middle.indices(depth)), axis=row).mean(axis=row)  # (D, H, W) -> two axes
+            low, high = np.percentile(slab, [1, 99.5])
+            grid[row, column].imshow(slab, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+            grid[row, column].set(xticks=[], yticks=[])
+            if column == 0:
+                grid[row, column].set_ylabel(name)
+        grid[0, column].set_title(title, fontsize=8)
     _save(figure, path)
 
 
