@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 
 from common.files import atomic_path
 
@@ -59,10 +60,11 @@ def contact_sheet(
                 continue
             axes[row, 0].set_ylabel(names[label], fontsize=9)
             at = _fullest(masks[label])
-            pictures = [densities[label].sum(axis=0), densities[label][middle], *volumes[label][:, at]]
-            for axis, picture in zip(axes[row], pictures, strict=True):
-                low, high = np.percentile(picture, (0.5, 99.8))
-                axis.imshow(picture, cmap="gray", vmin=low, vmax=max(high, low + 1e-9), origin="lower")
+            density = densities[label]
+            _show(axes[row, 0], density.sum(axis=0), 0, density.sum(axis=0).max())
+            _show(axes[row, 1], density[middle], 0, density.max())
+            for axis, picture in zip(axes[row, 2:], volumes[label][:, at], strict=True):
+                _show(axis, picture, *np.percentile(picture, (0.5, 99.8)))
             if masks[label][at].any():
                 axes[row, -1].contour(masks[label][at], levels=[0.5], colors="tab:orange", linewidths=0.8)
     note = f"{shown} of {len(names)} classes; " if shown < len(names) else ""
@@ -70,6 +72,10 @@ def contact_sheet(
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png", metadata={"Software": None})
     plt.close(figure)
+
+
+def _show(axis: Axes, picture: np.ndarray, low: float, high: float) -> None:
+    axis.imshow(picture, cmap="gray", vmin=low, vmax=max(high, low + 1e-9), origin="lower")
 
 
 def _fullest(mask: np.ndarray) -> int:

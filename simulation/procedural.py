@@ -13,11 +13,12 @@ RESIDUE_VOLUME = 133.0  # A^3: 110 Da at 1.21 A^3 a Da
 ROOM = 1.15  # volume of a domain over that of its residues: clefts, cavities, loose surface
 RESIDUES = (250, 14000)  # in a complex: 28 kDa to 1.5 MDa
 LARGEST_RADIUS = 130.0  # A, from the centre of mass: fits 32 voxels of 10 A with a shift of 2
-TOUCH = 0.88  # distance of two domains of a chain over the sum of their radii
+TOUCH = 0.8  # distance of two domains of a chain over the sum of their radii
+STRETCH = 0.4  # spread of the logarithms of a domain's half axes
 CONTACT = 8.0  # A: residues of two subunits nearer than this touch
 CONTACT_SHARE = 0.04  # of a subunit's residues, that touch another subunit
 SYMMETRIES = {  # share among the complexes
-    ("C", 1): 0.34, ("C", 2): 0.14, ("C", 3): 0.07, ("C", 4): 0.04, ("C", 5): 0.05, ("C", 6): 0.05, ("C", 7): 0.02,
+    ("C", 1): 0.40, ("C", 2): 0.20, ("C", 3): 0.07, ("C", 4): 0.04, ("C", 5): 0.05, ("C", 6): 0.05, ("C", 7): 0.02,
     ("D", 2): 0.13, ("D", 3): 0.07, ("D", 4): 0.04, ("D", 5): 0.02, ("D", 6): 0.02, ("D", 7): 0.01,
 }  # fmt: skip
 DOMAIN_RESIDUES = (60, 400)
@@ -63,7 +64,7 @@ def _subunit(residues: float, rng: np.random.Generator) -> np.ndarray:
     compact = rng.uniform(0.3, 1)  # 0.3 grows a random walk, 1 a ball
     centres, turns, axes = np.zeros((count, 3)), Rotation.random(count, rng), np.empty((count, 3))
     for i, volume in enumerate(shares / shares.sum() * residues * RESIDUE_VOLUME * ROOM):
-        ratios = np.exp(rng.normal(0, 0.3, 3))
+        ratios = np.exp(rng.normal(0, STRETCH, 3))
         axes[i] = ratios * (volume / (4 / 3 * np.pi * ratios.prod())) ** (1 / 3)
         if i:
             centres[i] = _place(i, centres, axes, compact, rng)
