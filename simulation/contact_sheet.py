@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from common.files import atomic_path
 
@@ -33,16 +33,12 @@ def contact_sheet(
         masks: (C, D, H, W), of that particle; its outline is drawn on the last SNR's slice.
         snr: the S values; voxel_size: A, for the scale.
     """
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     shown = min(len(names), MOST_CLASSES)
     rows, blocks = min(shown, ROWS), -(-shown // ROWS)
     columns = 2 + len(snr)
     size = (blocks * (columns + 0.7) * PANEL, (rows + 0.75) * PANEL)
-    figure = plt.figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     side = densities.shape[-1]
-    middle = side // 2
     grids = np.atleast_1d(figure.subfigures(1, blocks))
     for block, part in enumerate(grids):
         axes = part.subplots(rows, columns, squeeze=False)
@@ -62,7 +58,7 @@ def contact_sheet(
             at = _fullest(masks[label])
             density = densities[label]
             _show(axes[row, 0], density.sum(axis=0), 0, density.sum(axis=0).max())
-            _show(axes[row, 1], density[middle], 0, density.max())
+            _show(axes[row, 1], density[_fullest(density > density.max() / 2)], 0, density.max())
             for axis, picture in zip(axes[row, 2:], volumes[label][:, at], strict=True):
                 _show(axis, picture, *np.percentile(picture, (0.5, 99.8)))
             if masks[label][at].any():
@@ -71,7 +67,6 @@ def contact_sheet(
     figure.suptitle(f"{note}{side}³ voxels of {voxel_size:g} Å; slices across z, through the particle", fontsize=10)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png", metadata={"Software": None})
-    plt.close(figure)
 
 
 def _show(axis: Axes, picture: np.ndarray, low: float, high: float) -> None:
