@@ -1,0 +1,140 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from loader.volume import write_volume
+from tests.scripts import refuse, run_script, succeed
+
+PARTS = ("train", "valid", "test")
+FILES = (*PARTS, "valid_unseen", "unseen")
+
+
+@pytest.fixture
+def data(tmp_path):
+    """particles.csv of 4 classes x 20 particles x 2 SNR copies in 10 tomograms, all rows naming one of two files."""
+    rows = []
+    for label in "abcd":
+        for number in range(20):
+            for level in ("003", "infinity"):
+                rows.append((f"{label}{number}_{level}.mrc", label, level, f"{label}{number}", f"t{number // 2}"))
+    table = pd.DataFrame(rows, columns=["Input Data", "Actual Label", "SNR Level", "Particle", "Tomogram"])
+    (tmp_path / "data_").mkdir()
+    table.to_csv(tmp_path / "data_" / "particles.csv", index=False)
+    return tmp_path
+
+
+def split(folder, *options):
+    succeed("csv_split.py", *options, cwd=folder)
+    return {name: pd.read_csv(folder / "csv_split" / f"{name}.csv", dtype=str) for name in FILES}
+
+
+def test_every_volume_is_on_one_side_and_every_particle_whole(data):
+    files = split(data, "--unseen", "d", "--valid-unseen", "c")
+    together = pd.concat([table.assign(File=name) for name, table in files.items()])
+    assert len(together) == 4 * 20 * 2
+    assert not together["Input Data"].duplicated().any()
+    assert together.groupby("Particle")["File"].nunique().eq(1).all()
+
+
+def test_known_classes_are_stratified_and_numbered_and_held_out_ones_are_minus_1(data):
+    files = split(data, "--unseen", "d", "--valid-unseen", "c")
+    for part, count in zip(PARTS, (12, 2, 6), strict=True):
+        assert files[part].groupby("Actual Label")["Particle"].nunique().to_dict() == {"a": count, "b": count}
+        assert set(map(tuple, files[part][["Actual Label", "Class"]].to_numpy())) == {("a", "0"), ("b", "1")}
+    assert set(files["unseen"]["Actual Label"]) == {"d"}
+    assert set(files["valid_unseen"]["Actual Label"]) == {"c"}
+    assert set(files["unseen"]["Class"]) | set(files["valid_unseen"]["Class"]) == {"-1"}
+
+
+def test_without_held_out_classes_the_unseen_files_are_headers_only(data):
+    files = split(data)
+    assert len(files["unseen"]) == len(files["valid_unseen"]) == 0
+    assert list(files["unseen"].columns) == list(files["train"].columns)
+    assert list(files["train"].columns)[:5] == [
+        "Input Data", "Segmentation Ground Truth", "Class", "SNR Level", "Actual Label"
+    ]  # fmt: skip
+
+
+def test_the_same_seed_gives_the_same_split_and_another_seed_another(data):
+    first, second, third = split(data), split(data), split(data, "--seed", "1")
+    assert first["train"].equals(second["train"])
+    assert not first["train"].equals(third["train"])
+
+
+def test_classes_choose_and_order_the_known(data):
+    files = split(data, "--classes", "c", "a", "--unseen", "d")
+    assert set(map(tuple, files["train"][["Actual Label", "Class"]].to_numpy())) == {("c", "0"), ("a", "1")}
+    assert set(files["unseen"]["Actual Label"]) == {"d"}
+
+
+def test_tomograms_stay_whole_when_asked(data):
+    files = split(data, "--by-tomogram")
+    sides = pd.concat([table.assign(File=name) for name, table in files.items()]).groupby("Tomogram")["File"].nunique()
+    assert sides.eq(1).all()
+    counts = [files[part]["Tomogram"].nunique() for part in PARTS]
+    assert counts == [6, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--unseen", "zzz"), "no class 'zzz'; found a, b, c, d"),
+        (("--unseen", "a", "--valid-unseen", "a"), "share a"),
+        (("--unseen", "a", "b", "c"), "fewer than two known classes"),
+        (("--fractions", "0.5", "0.1", "0.1"), "--fractions"),
+        (("--data-dir", "nowhere"), "nowhere: no such folder"),
+        (("--star", "none.star"), "none.star: no such file"),
+    ],
+)
+def test_a_mistake_is_one_line_and_writes_nothing(data, options, message):
+    assert message in refuse("csv_split.py", *options, cwd=data)
+    assert not (data / "csv_split").exists()
+
+
+def test_a_class_with_fewer_than_three_particles_is_named(data):
+    path = data / "data_" / "particles.csv"
+    table = pd.read_csv(path)
+    table[~table["Particle"].isin([f"b{number}" for number in range(18)])].to_csv(path, index=False)
+    assert "class b has 2 particles; expected at least 3" in refuse("csv_split.py", cwd=data)
+
+
+def test_a_class_with_three_particles_has_one_in_each_part(data):
+    path = data / "data_" / "particles.csv"
+    table = pd.read_csv(path)
+    table[~table["Particle"].isin([f"b{number}" for number in range(17)])].to_csv(path, index=False)
+    files = split(data)
+    assert [files[part].query("`Actual Label` == 'b'")["Particle"].nunique() for part in PARTS] == [1, 1, 1]
+
+
+def test_check_split_finds_leaks_and_bad_files(workspace, tmp_path):
+    output = succeed("check_split.py", cwd=workspace)
+    assert "no leak, no bad file" in output
+    tables = {name: pd.read_csv(workspace / "csv_split" / f"{name}.csv", dtype=str) for name in FILES}
+    for name, table in tables.items():
+        for column in ("Input Data", "Segmentation Ground Truth"):
+            table[column] = [str((workspace / "csv_split" / path).resolve()) for path in table[column]]
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    check = ("check_split.py", "--csv-dir", ".")
+    succeed(*check, cwd=tmp_path)
+
+    leaked = pd.concat([tables["test"], tables["train"].head(1)])
+    leaked.to_csv(tmp_path / "test.csv", index=False)
+    done = run_lines(check, tmp_path)
+    assert "on 2 sides: train, test" in done
+    tables["test"].to_csv(tmp_path / "test.csv", index=False)
+
+    flat = tmp_path / "flat.mrc"
+    write_volume(flat, np.ones((16, 16, 16), dtype=np.float32), 20.0)
+    broken = tables["valid"].copy()
+    broken.loc[0, "Input Data"] = str(flat)
+    broken.to_csv(tmp_path / "valid.csv", index=False)
+    assert "flat.mrc: the volume is constant" in run_lines(check, tmp_path)
+    flat.write_bytes(flat.read_bytes()[:2000])
+    assert "flat.mrc: not a readable MRC file" in run_lines(check, tmp_path)
+
+
+def run_lines(command, folder):
+    done = run_script(*command, cwd=folder)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    return done.stderr

@@ -1,0 +1,153 @@
+"""The five commands of the original work, on its own layout and as a user runs them."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from loader.volume import write_volume
+from tests.conftest import SMALL_RUN
+from tests.scripts import REPOSITORY, refuse, run_script, succeed
+
+ORIGINAL_HEADER = ["Input Data", "Segmentation Ground Truth", "Class", "SNR Level", "Actual Label"]
+PER_CLASS = 5
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A parent folder with data_ as the original has it: numbered files, no CSV, the SNRinf spelling."""
+    parent = tmp_path_factory.mktemp("original")
+    rng = np.random.default_rng(0)
+    z, y, x = np.mgrid[:8, :8, :8] - 3.5
+    shapes = [np.abs(z) + np.abs(y) < 3, np.hypot(z, np.hypot(y, x)) < 2.5, np.abs(x) < 1]
+    for folder, noise in (("data1_SNR003", 1.0), ("data3_SNRinf", 0.0)):
+        for number in range(3 * PER_CLASS):
+            shape = shapes[number // PER_CLASS]
+            volume = shape + noise * rng.normal(size=shape.shape) + rng.normal(0, 1e-3, size=shape.shape)
+            target = parent / "data_" / folder
+            write_volume(target / "subtomogram_mrc" / f"tomotarget{number}.mrc", volume.astype(np.float32), 10.0)
+            write_volume(
+                target / "processed_densitymap_mrc_mrc2binary" / f"packtarget{number}.mrc", shape.astype(np.int8), 10.0
+            )
+    return parent
+
+
+@pytest.fixture(scope="module", params=["beside", "inside"])
+def place(request, original, tmp_path_factory):
+    """A copy of the repository, with data_ beside it or inside it, and the folder that commands are run from."""
+    parent = tmp_path_factory.mktemp("place")
+    repository = parent / "SoftLMCCL"
+    ignore = shutil.ignore_patterns(".*", "demo", "data_", "csv_split", "model_save", "results", "tests", "docs")
+    shutil.copytree(REPOSITORY, repository, ignore=ignore)
+    data = parent / "data_" if request.param == "beside" else repository / "data_"
+    shutil.copytree(original / "data_", data)
+    # from the repository where the data is inside, from its parent where it is beside
+    return (repository, "") if request.param == "inside" else (parent, "SoftLMCCL/")
+
+
+def test_the_five_commands_run_on_the_original_layout(place):
+    cwd, prefix = place
+    succeed_at = lambda script, *options: succeed(cwd / (prefix + script), *options, cwd=cwd)  # noqa: E731
+    assert "torch" in succeed_at("test_req.py")
+    succeed_at("csv_split.py", "--per-class", str(PER_CLASS))
+    succeed_at("check_split.py")
+    succeed_at("train.py", *SMALL_RUN, "--epochs", "1")
+    succeed_at("test.py", "model_save/checkpoint.pt")
+
+    header = list(pd.read_csv(cwd / "csv_split" / "train.csv").columns)
+    assert header[: len(ORIGINAL_HEADER)] == ORIGINAL_HEADER
+    tables = {part: pd.read_csv(cwd / "csv_split" / f"{part}.csv", dtype=str) for part in ("train", "valid", "test")}
+    assert {part: len(table) for part, table in tables.items()} == {"train": 12 + 6, "valid": 6, "test": 12 - 6}
+    assert set(tables["train"]["SNR Level"]) == {"003", "infinity"}
+    order = dict(map(tuple, tables["train"][["Class", "Actual Label"]].drop_duplicates().to_numpy()))
+    assert order == {"0": "1bxn", "1": "1f1b", "2": "1yg6"}
+    assert (cwd / "model_save" / "checkpoint1.pt").is_file()
+    assert (cwd / "model_save" / "loss.txt").is_file()
+    report = json.loads((cwd / "results" / "model_save-checkpoint" / "closed_set.json").read_text())
+    assert report["n"] == len(tables["test"])
+    assert np.sum(report["confusion_matrix"]) == report["n"]
+
+
+def test_the_closed_set_report_agrees_with_its_own_matrix(trained):
+    output = succeed("test.py", "model_save/checkpoint.pt", cwd=trained)
+    folder = trained / "results" / "model_save-checkpoint"
+    report = json.loads((folder / "closed_set.json").read_text())
+    matrix = np.array(report["confusion_matrix"])
+    assert report["accuracy"] == pytest.approx(matrix.trace() / matrix.sum())
+    for index, row in enumerate(report["per_class"]):
+        assert row["recall"] == pytest.approx(matrix[index, index] / matrix[index].sum())
+    assert {row["snr"] for row in report["per_snr"]} == {"01", "infinity"}
+    assert "confusion matrix" in output
+    assert (folder / "confusion.png").stat().st_size > 1000
+
+
+def test_test_csv_chooses_nothing(trained, tmp_path):
+    """Half of test.csv gives, for its own rows, what the whole gives: nothing is fitted to it."""
+    shutil.copytree(trained, tmp_path / "w", symlinks=True)
+    succeed("test.py", "model_save/checkpoint.pt", cwd=tmp_path / "w")
+    whole = json.loads((tmp_path / "w/results/model_save-checkpoint/closed_set.json").read_text())
+    table = pd.read_csv(tmp_path / "w/csv_split/test.csv", dtype=str)
+    kept = table[table["Class"] != "2"]
+    pd.concat([kept, table[table["Class"] == "2"].head(1)]).to_csv(tmp_path / "w/csv_split/test.csv", index=False)
+    succeed("test.py", "model_save/checkpoint.pt", cwd=tmp_path / "w")
+    part = json.loads((tmp_path / "w/results/model_save-checkpoint/closed_set.json").read_text())
+    assert np.array(part["confusion_matrix"])[:2].tolist() == np.array(whole["confusion_matrix"])[:2].tolist()
+    assert part["classifier"] == whole["classifier"]
+
+
+def test_open_set_reports_both_sets_of_unseen_classes(trained):
+    output = succeed("open_set.py", "model_save/checkpoint.pt", "--bootstrap", "5", cwd=trained)
+    folder = trained / "results" / "model_save-checkpoint"
+    report = json.loads((folder / "open_set.json").read_text())
+    assert report["unseen"]["classes"] == ["complex04", "complex05"]
+    assert report["valid_unseen"]["classes"] == ["complex03"]
+    authors = report["unseen"]["verification"]["authors"]
+    assert (authors["n_same"], authors["n_different"]) == (600, 1200) or authors["n_same"] < 600
+    assert "unseen" in output
+    for line in output.splitlines():
+        if line.startswith("written: "):
+            assert all((trained / name).is_file() for name in line.removeprefix("written: ").split(", "))
+
+
+def test_without_held_out_classes_open_set_says_so(original, tmp_path):
+    shutil.copytree(original / "data_", tmp_path / "data_")
+    succeed("csv_split.py", "--per-class", str(PER_CLASS), cwd=tmp_path)
+    succeed("train.py", *SMALL_RUN, "--epochs", "1", cwd=tmp_path)
+    output = succeed("open_set.py", "model_save/checkpoint.pt", "--bootstrap", "5", cwd=tmp_path)
+    assert "no held-out classes" in output
+
+
+@pytest.mark.parametrize("script", ["test.py", "open_set.py"])
+def test_what_is_not_a_checkpoint_is_one_line(trained, tmp_path, script):
+    (tmp_path / "c.pt").write_text("hello")
+    before = sorted((trained / "results").rglob("*"))
+    assert "c.pt: not a checkpoint" in refuse(script, str(tmp_path / "c.pt"), cwd=trained)
+    assert "none.pt: no such file" in refuse(script, "none.pt", cwd=trained)
+    assert sorted((trained / "results").rglob("*")) == before
+
+
+def test_a_checkpoint_of_other_classes_is_refused(trained, tmp_path):
+    shutil.copytree(trained / "csv_split", tmp_path / "csv_split")
+    (tmp_path / "data_").symlink_to(trained / "data_")
+    for part in ("train", "valid", "test"):
+        path = tmp_path / "csv_split" / f"{part}.csv"
+        path.write_text(path.read_text().replace("complex00,", "other,"))
+    line = refuse("test.py", str(trained / "model_save/checkpoint.pt"), cwd=tmp_path)
+    assert "classes other" in line
+    assert "the checkpoint knows complex00" in line
+
+
+def test_test_req_names_what_is_missing(tmp_path):
+    """With an interpreter that has no packages."""
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-S", "-I", str(REPOSITORY / "test_req.py")], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert "missing  torch" in done.stdout
+    assert "pip install -r requirements.txt" in done.stderr
+    assert run_script("test_req.py", cwd=tmp_path).returncode == 0
