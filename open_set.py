@@ -1,6 +1,7 @@
 """Open set: what the embeddings say of classes that training never saw.
 
-CHECKPOINT, csv_split/{train,test,valid_unseen,unseen}.csv -> results/<save_dir>-<checkpoint>/open_set.json and *.png
+CHECKPOINT, csv_split/{train,test,valid_unseen,unseen}.csv
+    -> results/<save_dir>-<checkpoint>/{open_set.json,open_set.html,*.png}
 
     python open_set.py model_save/checkpoint.pt
 
@@ -18,8 +19,9 @@ import tyro
 
 from common.cli import InputError, choose_device, run
 from common.files import results_folder, write_json
-from evaluation import figures, floors, rejection, sections
-from evaluation.report import format_open_set
+from evaluation import floors, rejection, sections
+from evaluation.gallery import draw_map, draw_medoids, draw_set
+from evaluation.report import format_open_set, write_page
 from evaluation.sections import Embedded
 from loader.dataset import Split, load_split, mask_sizes
 from loader.labels import LABEL, PARTICLE, SNR, TOMOGRAM
@@ -33,6 +35,7 @@ class Config:
     results_dir: str = "results"  # folder of the results
     train_per_class: int = 300  # training volumes of a class that scores and floors compare with
     bootstrap: int = 200  # resamples of particles for the 95 % intervals
+    umap: bool = True  # draw the map of all embeddings; it takes half a minute
     batch_size: int = 256  # volumes embedded at once
     seed: int = 9  # of pairs, episodes, resamples
     device: str = "auto"  # auto, cpu or cuda
@@ -74,7 +77,7 @@ def main(cfg: Config) -> None:
     scores = all_scores(checkpoint, splits["train"], raw) if unseen_sets else {}
     floor_sets = [("this network", sets, True), *floor_embeddings(cfg, checkpoint, splits, device)]
     folder = results_folder(cfg.results_dir, cfg.checkpoint)
-    pictures = []
+    pictures = {}
     for name in unseen_sets:
         known, unseen = sets["test"], sets[name]
         default = scores["test"][calibration["score"]], scores[name][calibration["score"]]
@@ -97,10 +100,16 @@ def main(cfg: Config) -> None:
             "confounds": floors.confounds(*default, factors(splits["test"], splits[name])),
         }
         report[name] = part
-        pictures += draw(folder, name, part, report["known"], known, unseen, scores, calibration)
+        images = torch.cat([splits["test"].images, splits[name].images])[:, 0].numpy()
+        pictures[name] = draw_set(folder, name, part, report["known"]["seen_seen"], known, unseen, default)
+        pictures[name] += draw_medoids(folder / f"{name}_clusters.png", part, images, rejected)
+    if cfg.umap:
+        pictures["all"] = draw_map(folder / "map.png", sets["test"], [sets[name] for name in unseen_sets], cfg.seed)
     write_json(folder / "open_set.json", report)
+    write_page(folder / "open_set.html", report, pictures)
     print(format_open_set(report))
-    print("written: " + ", ".join(map(str, [folder / "open_set.json", *pictures])))
+    files = [path for drawn in pictures.values() for path, _ in drawn]
+    print("written: " + ", ".join(map(str, [folder / "open_set.json", folder / "open_set.html", *files])))
 
 
 def load_splits(cfg: Config, checkpoint: dict) -> dict[str, Split]:
@@ -188,42 +197,6 @@ def factors(known: Split, unseen: Split) -> dict[str, tuple[np.ndarray, np.ndarr
     for number, name in enumerate(("mean intensity", "contrast (standard deviation)")):
         result[name] = known.intensity[:, number], unseen.intensity[:, number]
     return {name: values for name, values in result.items() if len(np.unique(np.concatenate(values))) > 1}
-
-
-def draw(
-    folder: Path,
-    name: str,
-    part: dict,
-    known_part: dict,
-    known: Embedded,
-    unseen: Embedded,
-    scores: dict[str, dict[str, np.ndarray]],
-    calibration: dict,
-) -> list[Path]:
-    """The pictures of one unseen set."""
-    verification, score = part["verification"], calibration["score"]
-    entries = {"unseen-unseen": verification["unseen_unseen"], "seen-unseen": verification["seen_unseen"]}
-    entries["seen-seen"] = known_part["seen_seen"]
-    entries |= {f"unseen-unseen, SNR {entry['snr']}": entry["unseen_unseen"] for entry in verification["per_snr"]}
-    curves = {
-        f"{label} (AUC {entry['auc']:.3f})": (entry["roc"]["far"], entry["roc"]["val"])
-        for label, entry in entries.items()
-        if entry["roc"]
-    }
-    paths = [folder / f"{name}_{picture}.png" for picture in ("roc", "scores", "similarity")]
-    figures.roc_curves(paths[0], curves, f"Same class or different? {name}.csv")
-    figures.score_histograms(
-        paths[1],
-        {"known classes": scores["test"][score], "unseen classes": scores[name][score]},
-        calibration["threshold"],
-        f"{score} (higher is more known)",
-        f"Known or unknown? AUROC {part['rejection']['scores'][score]['auroc']:.3f}",
-    )
-    known_names, known_means = sections.class_means(known)
-    unseen_names, unseen_means = sections.class_means(unseen)
-    means = np.concatenate([known_means, unseen_means])
-    figures.similarity_matrix(paths[2], means @ means.T, known_names + unseen_names, len(known_names))
-    return paths
 
 
 if __name__ == "__main__":

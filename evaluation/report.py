@@ -1,101 +1,278 @@
-"""The open-set report as text."""
+"""The open-set report for people: the same tables as text for the terminal and as one self-contained HTML page."""
 
-WIDTH = 34
+import base64
+import html
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.files import write_text
+
+LABEL_WIDTH, COLUMN_WIDTH = 34, 13
+SETS = {
+    "valid_unseen": "Held-out classes for choices (valid_unseen.csv)",
+    "unseen": "Held-out classes for the final figures (unseen.csv)",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A question, what its figures mean, the columns, and rows of (label, cells); a cell is (value, interval)."""
+
+    title: str
+    note: str
+    columns: list[str]
+    rows: list[tuple[str, list[tuple[str, str]]]]
+
+
+def tables(part: dict) -> list[Table]:
+    """All tables of one unseen set."""
+    return [verification(part), rejection(part), per_class(part), enrolment(part), discovery(part), floors(part)]
+
+
+def verification(part: dict) -> Table:
+    columns = [part["verification"], *part["verification"]["per_snr"]]
+    pairs = [column["unseen_unseen"] for column in columns]
+    rows = [
+        ("accuracy, authors' protocol", [_cell(column["authors"], "accuracy", "std") for column in columns]),
+        ("  always saying 'different'", [_cell(column["authors"], "floor") for column in columns]),
+        ("AUC", [_cell(entry, "auc") for entry in pairs]),
+        ("EER", [_cell(entry, "eer") for entry in pairs]),
+        ("VAL at FAR 0.01", [_rate(entry, "0.01") for entry in pairs]),
+        ("VAL at FAR 0.001", [_rate(entry, "0.001") for entry in pairs]),
+        ("AUC, seen-unseen pairs", [_cell(part["verification"]["seen_unseen"], "auc")]),
+        ("pairs: same", [_count(entry["n_same"]) for entry in pairs]),
+        ("pairs: different", [_count(entry["n_different"]) for entry in pairs]),
+    ]
+    note = (
+        "Two particles of classes that training never saw: are they of the same class? AUC is 0.5 for guessing and 1 "
+        "for never wrong. VAL is the share of same pairs found where that share (FAR) of different pairs is taken for "
+        "same; a dash where there are too few pairs to say. No pair shares a particle."
+    )
+    return Table("Same or different?", note, _levels(part), rows)
+
+
+def rejection(part: dict) -> Table:
+    entry = part["rejection"]
+    default = [entry["scores"][entry["default_score"]], *entry["per_snr"]]
+    rates = [entry, *entry["per_snr"]]
+    measures = {"auroc": "AUROC", "aupr": "AUPR", "fpr95": "FPR95", "oscr": "OSCR"}
+    rows = [
+        (f"{name}, {entry['default_score']}", [_cell(column, key) for column in default])
+        for key, name in measures.items()
+    ]
+    rows += [
+        (f"AUROC, {score}", [_cell(figures, "auroc")])
+        for score, figures in entry["scores"].items()
+        if score != entry["default_score"]
+    ]
+    rows.append(("knowns called unknown", [_cell(column, "false_rejection_rate") for column in rates]))
+    rows.append(("unknowns detected", [_cell(column, "unknown_detection_rate") for column in rates]))
+    note = (
+        "Is a particle of a known class, or of none of them? AUROC is 0.5 for guessing. FPR95 is the share of unknowns "
+        "let in where 95 % of knowns are. OSCR counts a known only when its class is right, and is at most the "
+        f"accuracy, {entry['closed_set_accuracy']:.3f}. The threshold {entry['threshold']:.3f} was set on validation "
+        f"particles of known classes to call {entry['wished_false_rejection_rate']:.0%} of them unknown."
+    )
+    return Table("Known or unknown?", note, _levels(part), rows)
+
+
+def per_class(part: dict) -> Table:
+    pairs = {entry["class"]: entry for entry in part["verification"]["unseen_unseen"]["per_class"] or []}
+    rows = [
+        (
+            f"{entry['class']} (most like {entry['most_like']})",
+            [
+                _cell(pairs.get(entry["class"], {}), "auc"),
+                _cell(entry, "auroc"),
+                _cell(entry, "unknown_detection_rate"),
+                _count(entry["n_unseen"]),
+            ],
+        )
+        for entry in part["rejection"]["per_class"]
+    ]
+    note = (
+        "Of each unseen class: its pairs against the other unseen classes, and how well it is told from the known ones."
+    )
+    return Table("Class by class", note, ["pair AUC", "AUROC", "detected", "volumes"], rows)
+
+
+def enrolment(part: dict) -> Table:
+    entry = part["enrolment"]
+    columns = [entry, *entry["per_snr"]]
+    rows = [
+        (
+            f"{shots['shots']}-shot (chance {shots['chance']:.2f})",
+            [_cell(c["unseen_only"][i], "accuracy") for c in columns],
+        )
+        for i, shots in enumerate(entry["unseen_only"])
+    ]
+    rows += [(f"{shots['shots']}-shot, knowns compete", [_cell(shots, "accuracy")]) for shots in entry["with_known"]]
+    note = (
+        "A few particles of each new class are named; are the others recognised, without training again? Mean over 100 "
+        "draws of the named ones. In the lower rows the known classes are possible answers too."
+    )
+    return Table("Which new class, from a few examples?", note, _levels(part), rows)
+
+
+def discovery(part: dict) -> Table:
+    columns = [part["discovery"], *part["discovery"]["per_snr"]]
+    rows = []
+    for rows_of, label in (("rejected", "called unknown"), ("all_unseen", "all unseen")):
+        for method, short in (("hdbscan", "HDBSCAN"), ("gaussian_mixture", "mixture")):
+            found = [column[rows_of][method] for column in columns]
+            cells = [
+                ("-", "")
+                if one is None
+                else (
+                    f"{one['clusters']}/{one['true_classes']}; {one['ari']:.2f}",
+                    f"{one['stable_clusters']} stable; NMI {one['nmi']:.2f}"
+                    + ("" if one["purity"] is None else f"; purity {one['purity']:.2f}"),
+                )
+                for one in found
+            ]
+            rows.append((f"{label}, {short}", cells))
+    note = (
+        "Clusters found / true classes; adjusted Rand index (1 is perfect, 0 is chance). The number of clusters is "
+        "estimated. 'Called unknown' is what a user would have; 'all unseen' is without any mistake in rejection."
+    )
+    return Table("How many new classes?", note, _levels(part), rows)
+
+
+def floors(part: dict) -> Table:
+    levels = [f"SNR {entry['snr']}" for entry in part["floors"][0]["unseen_auc_per_snr"]]
+    rows = [
+        (
+            entry["embedding"],
+            [
+                _cell(entry, "unseen_auc"),
+                *(_cell(level, "auc") for level in entry["unseen_auc_per_snr"]),
+                *(_cell(entry, key) for key in ("five_shot", "auroc", "known_accuracy")),
+            ],
+        )
+        for entry in part["floors"]
+    ]
+    note = (
+        "What size alone (from the true masks, which real data does not have), brightness alone, or the same network "
+        "without training achieve. Pair AUC, 5-shot accuracy, AUROC and known accuracy by nearest neighbours."
+    )
+    return Table("What else would do it?", note, ["pair AUC", *levels, "5-shot", "AUROC", "known acc."], rows)
+
+
+def warnings(part: dict) -> list[str]:
+    """What the reader must know before believing the figures."""
+    return [entry["warning"] for entry in part["confounds"] if entry["warning"]]
+
+
+def heading(part: dict) -> str:
+    return (
+        f"{part['n']} volumes of {part['n_particles']} particles, {len(part['classes'])} unseen classes: "
+        + " ".join(part["classes"])
+    )
+
+
+def known_line(report: dict) -> str:
+    known = report["known"]
+    accuracy, pairs = (_cell(known, "prototype_accuracy"), _cell(known["seen_seen"], "auc"))
+    return (
+        f"known classes: accuracy by nearest prototype {accuracy[0]} {accuracy[1]}, n = {known['n']}; "
+        f"seen-seen pairs AUC {pairs[0]} {pairs[1]}"
+    )
 
 
 def format_open_set(report: dict) -> str:
-    """Short tables of every unseen set of an open-set report."""
-    known = report["known"]
-    lines = [
-        f"known classes: accuracy by nearest prototype {_figure(known, 'prototype_accuracy')}, n = {known['n']}; "
-        f"seen-seen pairs AUC {_figure(known['seen_seen'], 'auc')}"
-    ]
-    for name in ("valid_unseen", "unseen"):
+    """Every table of an open-set report as text, without intervals."""
+    lines = [known_line(report)]
+    for name in SETS:
         if name in report:
-            lines += ["", *_format_set(name, report[name])]
+            lines += ["", f"{name}: {heading(report[name])}"]
+            for table in tables(report[name]):
+                lines.append(_line(table.title, table.columns))
+                lines += [_line(f"  {label}", [value for value, _ in cells]) for label, cells in table.rows]
+            lines += [f"WARNING: {warning}" for warning in warnings(report[name])]
     return "\n".join(lines)
 
 
-def _format_set(name: str, part: dict) -> list[str]:
-    verification, rejection = part["verification"], part["rejection"]
-    levels = [entry["snr"] for entry in verification["per_snr"]]
-    columns = [verification, *verification["per_snr"]]
-    lines = [
-        f"{name}: {part['n']} volumes of {part['n_particles']} particles, {len(part['classes'])} unseen classes: "
-        + " ".join(part["classes"]),
-        _row("", ["all", *(f"SNR {level}" for level in levels)]),
-        "same or different? (two unseen particles)",
-        _row("  accuracy, authors' protocol", [_value(column["authors"]["accuracy"]) for column in columns]),
-        _row("    always saying 'different'", [_value(column["authors"]["floor"]) for column in columns]),
-        _row("  AUC", [_value(column["unseen_unseen"]["auc"]) for column in columns]),
-        _row("  EER", [_value(column["unseen_unseen"]["eer"]) for column in columns]),
-        *(
-            _row(f"  VAL at FAR {rate}", [_val(column["unseen_unseen"], rate) for column in columns])
-            for rate in ("0.01", "0.001")
-        ),
-        _row("  AUC, seen-unseen pairs", [_value(verification["seen_unseen"]["auc"])]),
-        "known or unknown?",
+def _line(label: str, values: list[str]) -> str:
+    return f"{label:<{LABEL_WIDTH}}" + "".join(f"{value:>{COLUMN_WIDTH}}" for value in values)
+
+
+def _levels(part: dict) -> list[str]:
+    return ["all", *(f"SNR {entry['snr']}" for entry in part["verification"]["per_snr"])]
+
+
+def _cell(entry: dict, key: str, spread: str = "") -> tuple[str, str]:
+    value, low_high = entry.get(key), entry.get(f"{key}_interval")
+    if value is None:
+        return "-", ""
+    if spread:
+        return f"{value:.3f}", f"± {entry[spread]:.3f} over folds"
+    return f"{value:.3f}", "" if low_high is None else f"[{low_high[0]:.3f}, {low_high[1]:.3f}]"
+
+
+def _rate(entry: dict, rate: str) -> tuple[str, str]:
+    found = (entry["val_at_far"] or {}).get(rate, {"value": None})
+    return _cell({"value": found["value"], "value_interval": found.get("interval")}, "value")
+
+
+def _count(number: int) -> tuple[str, str]:
+    return f"{number}", ""
+
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.3rem; margin-top: 3rem; border-bottom: 1px solid #ccc; }
+h3 { font-size: 1.05rem; margin: 2rem 0 0; } p.note { color: #555; margin: .2rem 0 .6rem; max-width: 52rem; }
+table { border-collapse: collapse; font-size: .9rem; } th, td { padding: .25rem .9rem; text-align: right; }
+th:first-child, td:first-child { text-align: left; } tr:nth-child(even) td { background: #f5f7fa; }
+thead th { border-bottom: 1px solid #999; } small { display: block; color: #777; white-space: nowrap; }
+p.warning { background: #fff2cc; border-left: 4px solid #e0a800; padding: .5rem 1rem; }
+figure { margin: 1.5rem 0; } img { max-width: 100%; height: auto; } figcaption { color: #555; font-size: .9rem; }
+"""
+
+
+def write_page(path: Path | str, report: dict, pictures: dict[str, list[tuple[Path, str]]]) -> None:
+    """Write the report as one HTML file that needs nothing else.
+
+    Args:
+        report: what open_set.json holds.
+        pictures: name of a set, or `all`, -> (PNG file, caption); the pictures go into the page.
+    """
+    body = [
+        "<h1>Open-set report</h1>",
+        f"<p>Checkpoint <code>{html.escape(report['checkpoint'])}</code>, trained on "
+        f"{len(report['known_classes'])} known classes: {html.escape(' '.join(report['known_classes']))}. Figures in "
+        f"brackets are 95 % intervals from {report['bootstrap']} resamples of the particles.</p>",
+        f"<p>{html.escape(known_line(report))}</p>",
+        *(_figure(*picture) for picture in pictures.get("all", [])),
     ]
-    default = [rejection["scores"][rejection["default_score"]], *rejection["per_snr"]]
-    for measure in ("auroc", "aupr", "fpr95", "oscr"):
-        label = f"  {measure.upper()}, {rejection['default_score']}"
-        lines.append(_row(label, [_value(column.get(measure)) for column in default]))
-    for score, entry in rejection["scores"].items():
-        if score != rejection["default_score"]:
-            lines.append(_row(f"  AUROC, {score}", [_value(entry.get("auroc"))]))
-    rates = [rejection, *rejection["per_snr"]]
-    lines.append(_row("  knowns called unknown", [_value(column["false_rejection_rate"]) for column in rates]))
-    lines.append(_row("  unknowns detected", [_value(column["unknown_detection_rate"]) for column in rates]))
-    lines.append("which unseen class, from a few examples?")
-    enrolment = [part["enrolment"], *part["enrolment"]["per_snr"]]
-    for index, entry in enumerate(part["enrolment"]["unseen_only"]):
-        values = [_value(column["unseen_only"][index]["accuracy"]) for column in enrolment]
-        lines.append(_row(f"  {entry['shots']}-shot accuracy (chance {entry['chance']:.2f})", values))
-    for entry in part["enrolment"]["with_known"]:
-        lines.append(_row(f"  {entry['shots']}-shot, knowns compete", [_value(entry["accuracy"])]))
-    lines += _format_discovery(part["discovery"])
-    lines += ["", *_format_floors(part["floors"])]
-    warnings = [entry["warning"] for entry in part["confounds"] if entry["warning"]]
-    return lines + [f"WARNING: {warning}" for warning in warnings]
+    for name, title in SETS.items():
+        if name not in report:
+            continue
+        body += [f"<h2>{title}</h2>", f"<p>{html.escape(heading(report[name]))}</p>"]
+        body += [f'<p class="warning">{html.escape(warning)}</p>' for warning in warnings(report[name])]
+        body += [_html_table(table) for table in tables(report[name])]
+        body += [_figure(*picture) for picture in pictures.get(name, [])]
+    write_text(
+        path,
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Open-set report</title>'
+        f"<style>{STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n",
+    )
 
 
-def _format_discovery(discovery: dict) -> list[str]:
-    lines = ["how many new classes? (clusters found / true classes; ARI)"]
-    columns = [discovery, *discovery["per_snr"]]
-    for rows, label in (("rejected", "called unknown"), ("all_unseen", "all unseen")):
-        for method, short in (("hdbscan", "HDBSCAN"), ("gaussian_mixture", "mixture")):
-            found = [column[rows][method] for column in columns]
-            values = [
-                "-" if one is None else f"{one['clusters']}/{one['true_classes']}; {one['ari']:.2f}" for one in found
-            ]
-            lines.append(_row(f"  {label}, {short}", values))
-    return lines
+def _html_table(table: Table) -> str:
+    def row(label: str, cells: list[tuple[str, str]]) -> str:
+        texts = [html.escape(value) + (f"<small>{html.escape(more)}</small>" if more else "") for value, more in cells]
+        return f"<tr><td>{html.escape(label)}</td>" + "".join(f"<td>{text}</td>" for text in texts) + "</tr>"
+
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in ["", *table.columns])
+    rows = "\n".join(row(label, cells) for label, cells in table.rows)
+    return (
+        f'<h3>{html.escape(table.title)}</h3>\n<p class="note">{html.escape(table.note)}</p>\n'
+        f"<table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table>"
+    )
 
 
-def _format_floors(floors: list[dict]) -> list[str]:
-    levels = [entry["snr"] for entry in floors[0]["unseen_auc_per_snr"]]
-    header = ["pair AUC", *(f"SNR {level}" for level in levels), "5-shot", "AUROC", "known acc."]
-    lines = [_row("what else would do it?", header)]
-    for entry in floors:
-        values = [entry["unseen_auc"], *(level["auc"] for level in entry["unseen_auc_per_snr"])]
-        values += [entry[key] for key in ("five_shot", "auroc", "known_accuracy")]
-        lines.append(_row(f"  {entry['embedding']}", [_value(value) for value in values]))
-    return lines
-
-
-def _row(label: str, values: list[str]) -> str:
-    return f"{label:<{WIDTH}}" + "".join(f"{value:>13}" for value in values)
-
-
-def _value(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _val(entry: dict, rate: str) -> str:
-    return "-" if entry["val_at_far"] is None else _value(entry["val_at_far"][rate]["value"])
-
-
-def _figure(entry: dict, key: str) -> str:
-    low_high = entry[f"{key}_interval"]
-    text = _value(entry[key])
-    return text if low_high is None else f"{text} [{low_high[0]:.3f}, {low_high[1]:.3f}]"
+def _figure(path: Path, caption: str) -> str:
+    data = base64.b64encode(Path(path).read_bytes()).decode()
+    text = html.escape(caption)
+    return f'<figure><img src="data:image/png;base64,{data}" alt="{text}"><figcaption>{text}</figcaption></figure>'
