@@ -173,7 +173,10 @@ def prepare_folder(folder: Path, cfg: Config, content: dict) -> None:
         for name in ("particles.csv", "simulation.json", "contact_sheet.png"):
             (folder / name).unlink(missing_ok=True)
     elif record.is_file():
-        before = json.loads(record.read_text(encoding="utf-8"))
+        try:
+            before = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{record}: not the record of a simulation ({error}); --overwrite starts anew") from error
         changed = [key for key in options | before if options.get(key) != before.get(key)]
         if changed:
             raise InputError(
