@@ -115,7 +115,7 @@ def embedding_map(path: Path | str, embeddings: np.ndarray, classes: np.ndarray,
             axes.scatter(*points[mine].T, s=size, marker=marker, color=colour, alpha=alpha, lw=0, label=name)
             weight = "normal" if strength == "pale" else "bold"
             place = {"xytext": (0, 10), "textcoords": "offset points", "ha": "center", "va": "center"}
-            text = axes.annotate(name, np.median(points[mine], axis=0), fontsize=9, **place)
+            text = axes.annotate(name, _densest(points[mine]), fontsize=9, **place)
             text.set(fontweight=weight, path_effects=[Stroke(linewidth=2.5, foreground="white"), Normal()])
     axes.set(
         xticks=[], yticks=[], title="UMAP of the embeddings: known classes (dots), unseen classes (triangles, bold)"
@@ -123,6 +123,12 @@ def embedding_map(path: Path | str, embeddings: np.ndarray, classes: np.ndarray,
     axes.set_aspect("equal", adjustable="datalim")
     figure.legend(loc="outside right upper", frameon=False, fontsize=8, markerscale=1.6)
     _save(figure, path)
+
+
+def _densest(points: np.ndarray) -> np.ndarray:
+    """The point (2,) with the nearest tenth neighbour: where a class that lies in several places is named."""
+    distances = np.linalg.norm(points[:, None] - points[None], axis=2)  # (N, 2) -> (N, N)
+    return points[np.sort(distances, axis=1)[:, min(10, len(points) - 1)].argmin()]
 
 
 def umap_points(embeddings: np.ndarray, seed: int) -> np.ndarray:

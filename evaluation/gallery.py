@@ -93,6 +93,6 @@ def draw_map(path: Path, known: Embedded, unseen: list[Embedded], seed: int) -> 
     return [
         (
             path,
-            f"Map of the embeddings of {len(shown)} particles: near ones are alike. Distances far apart mean little.",
+            f"Map of the embeddings of {len(shown)} volumes: near ones are alike. Distances far apart mean little.",
         )
     ]

@@ -170,6 +170,28 @@ def heading(part: dict) -> str:
     )
 
 
+def summary(part: dict) -> str:
+    """The main figures of one unseen set in plain words."""
+    pairs, rejected = part["verification"]["unseen_unseen"], part["rejection"]
+    sentences = []
+    if pairs["auc"] is not None:
+        sentences.append(
+            "Given one pair of new particles of the same class and one of different classes, the network tells which "
+            f"is which in {pairs['auc']:.0%} of cases (guessing: 50%)."
+        )
+    sentences.append(
+        f"It calls {rejected['unknown_detection_rate']:.0%} of the particles of new classes unknown, and wrongly "
+        f"{rejected['false_rejection_rate']:.0%} of those of known classes."
+    )
+    five = part["enrolment"]["unseen_only"][1]
+    if five["accuracy"] is not None:
+        sentences.append(
+            f"With {five['shots']} named examples of each new class it names {five['accuracy']:.0%} of the others "
+            f"right (guessing: {five['chance']:.0%})."
+        )
+    return " ".join(sentences)
+
+
 def known_line(report: dict) -> str:
     known = report["known"]
     accuracy, pairs = (_cell(known, "prototype_accuracy"), _cell(known["seen_seen"], "auc"))
@@ -249,6 +271,7 @@ def write_page(path: Path | str, report: dict, pictures: dict[str, list[tuple[Pa
         if name not in report:
             continue
         body += [f"<h2>{title}</h2>", f"<p>{html.escape(heading(report[name]))}</p>"]
+        body += [f"<p>{html.escape(summary(report[name]))}</p>"]
         body += [f'<p class="warning">{html.escape(warning)}</p>' for warning in warnings(report[name])]
         body += [_html_table(table) for table in tables(report[name])]
         body += [_figure(*picture) for picture in pictures.get(name, [])]
@@ -261,6 +284,7 @@ def write_page(path: Path | str, report: dict, pictures: dict[str, list[tuple[Pa
 
 def _html_table(table: Table) -> str:
     def row(label: str, cells: list[tuple[str, str]]) -> str:
+        cells = [*cells, *[("", "")] * (len(table.columns) - len(cells))]
         texts = [html.escape(value) + (f"<small>{html.escape(more)}</small>" if more else "") for value, more in cells]
         return f"<tr><td>{html.escape(label)}</td>" + "".join(f"<td>{text}</td>" for text in texts) + "</tr>"
 

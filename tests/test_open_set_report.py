@@ -1,0 +1,138 @@
+"""The parts of the open-set report on embeddings of known quality, as dict, text, page and pictures."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from evaluation import floors, rejection, sections
+from evaluation.gallery import draw_map, draw_medoids, draw_set
+from evaluation.report import SETS, format_open_set, summary, write_page
+from evaluation.sections import Embedded
+
+KNOWN, UNSEEN = ("1bxn", "3gl1", "3hhb"), ("1qvr", "2cg9", "<b>")
+CALIBRATION = {"score": "max_cosine", "threshold": 0.8, "false_rejection_rate": 0.05}
+
+
+def embedded(names: tuple[str, ...], first: int, per_class: int, seed: int) -> Embedded:
+    """Two copies (SNR 003 and infinity) of `per_class` particles a class, each class around an axis of its own."""
+    rng = np.random.default_rng(seed)
+    index = np.repeat(np.arange(len(names)), 2 * per_class)
+    points = np.eye(12)[first + index] + 0.08 * rng.normal(size=(len(index), 12))
+    particles = np.array([f"{seed}_{row // 2}" for row in range(len(index))])
+    return Embedded(
+        rejection.unit(points),
+        np.array(names)[index],
+        particles,
+        np.array(["infinity", "003"])[np.arange(len(index)) % 2],
+    )
+
+
+@pytest.fixture(scope="module")
+def evaluated() -> dict:
+    """A report and all that made it."""
+    train, known, unseen = embedded(KNOWN, 0, 20, 0), embedded(KNOWN, 0, 12, 1), embedded(UNSEEN, 3, 25, 2)
+    labels = [np.searchsorted(sorted(KNOWN), rows.classes) for rows in (train, known)]
+    reference = rejection.fit_reference(train.embeddings, labels[0], 3)
+    scores = [rejection.all_scores(rows.embeddings, reference, None) for rows in (known, unseen)]
+    correct = rejection.classify(known.embeddings, reference.prototypes)[0] == labels[1]
+    default = tuple(values["max_cosine"] for values in scores)
+    rejected = tuple(values < CALIBRATION["threshold"] for values in default)
+    part = {
+        "classes": sorted(UNSEEN),
+        "n": len(unseen),
+        "n_particles": 75,
+        "verification": sections.verify(unseen, known, 0, 10),
+        "rejection": sections.reject(known, unseen, *scores, correct, CALIBRATION, 0, 10),
+        "enrolment": sections.enrol(unseen, reference.prototypes, 0, 10),
+        "discovery": sections.discovery(known, unseen, rejected, 0),
+        "floors": [sections.floor("this network", train, known, unseen, 0, True)],
+        "confounds": floors.confounds(*default, {"SNR": (known.snr, unseen.snr)}),
+    }
+    part["confounds"][0]["warning"] = "a warning <of sorts>"
+    report = {
+        "checkpoint": "model_save/checkpoint.pt",
+        "known_classes": list(KNOWN),
+        "bootstrap": 10,
+        "known": sections.known_only(known, correct, 0, 10),
+        "unseen": part,
+    }
+    return {"report": report, "known": known, "unseen": unseen, "default": default, "rejected": rejected}
+
+
+def test_report_of_clear_clusters_is_perfect_and_ready_for_json(evaluated):
+    report, part = evaluated["report"], evaluated["report"]["unseen"]
+    json.dumps(report, allow_nan=False)
+    assert report["known"]["prototype_accuracy"] == 1 and report["known"]["seen_seen"]["auc"] > 0.999
+    assert part["verification"]["authors"]["accuracy"] > 0.99 and part["verification"]["seen_unseen"]["auc"] > 0.999
+    assert part["rejection"]["scores"]["max_cosine"]["auroc"] > 0.99
+    assert part["rejection"]["unknown_detection_rate"] > 0.99 and part["rejection"]["false_rejection_rate"] < 0.2
+    assert [entry["class"] for entry in part["rejection"]["per_class"]] == sorted(UNSEEN)
+    assert part["enrolment"]["with_known"][0]["accuracy"] > 0.95
+    assert part["discovery"]["all_unseen"]["hdbscan"]["clusters"] == 3
+    assert part["floors"][0]["unseen_auc"] > 0.999 and part["floors"][0]["known_accuracy"] == 1
+
+
+def test_every_part_is_also_given_for_each_snr(evaluated):
+    part = evaluated["report"]["unseen"]
+    for name in ("verification", "rejection", "enrolment", "discovery"):
+        assert [entry["snr"] for entry in part[name]["per_snr"]] == ["003", "infinity"], name
+
+
+def test_one_snr_level_is_not_repeated():
+    unseen = embedded(UNSEEN, 3, 12, 2)
+    unseen = unseen.keep(unseen.snr == "003")
+    assert sections.verify(unseen, embedded(KNOWN, 0, 5, 1), 0, 2)["per_snr"] == []
+
+
+def test_pair_figures_of_one_particle_a_class_are_absent_and_still_printed(evaluated):
+    lonely = embedded(UNSEEN, 3, 1, 5)
+    found = sections.verify(lonely, evaluated["known"], 0, 2)
+    assert found["unseen_unseen"]["auc"] is None and found["authors"]["accuracy"] is None
+    part = {**evaluated["report"]["unseen"], "verification": found}
+    assert "accuracy, authors' protocol" in format_open_set({**evaluated["report"], "unseen": part})
+
+
+def test_text_holds_every_question_and_the_warning(evaluated):
+    text = format_open_set(evaluated["report"])
+    for words in ("Same or different?", "Known or unknown?", "5-shot", "HDBSCAN", "always saying 'different'"):
+        assert words in text
+    assert "WARNING: a warning <of sorts>" in text and max(map(len, text.splitlines())) < 130
+
+
+def test_summary_is_in_plain_words(evaluated):
+    assert re.search(r"100% of cases .* With 5 named examples", summary(evaluated["report"]["unseen"]))
+
+
+def test_page_is_self_contained_and_escapes_names(evaluated, tmp_path):
+    parts = evaluated["report"]["unseen"]
+    known, unseen = evaluated["known"], evaluated["unseen"]
+    pictures = draw_set(
+        tmp_path, "unseen", parts, evaluated["report"]["known"]["seen_seen"], known, unseen, evaluated["default"]
+    )
+    images = np.random.default_rng(0).random((len(known) + len(unseen), 6, 6, 6))
+    pictures += draw_medoids(tmp_path / "clusters.png", parts, images, evaluated["rejected"])
+    write_page(tmp_path / "open_set.html", evaluated["report"], {"unseen": pictures})
+    page = (tmp_path / "open_set.html").read_text()
+    assert page.count("data:image/png;base64,") == 4 and "http" not in page
+    assert "&lt;b&gt;" in page and "<b>" not in page and "a warning &lt;of sorts&gt;" in page
+    assert SETS["unseen"] in page and SETS["valid_unseen"] not in page
+
+
+def test_medoids_are_the_rows_that_were_called_unknown(evaluated, monkeypatch, tmp_path):
+    known, unseen = evaluated["known"], evaluated["unseen"]
+    names = np.concatenate([known.classes, unseen.classes])
+    drawn = {}
+    monkeypatch.setattr("evaluation.gallery.figures.contact_sheet", lambda path, volumes, titles: drawn.update(
+        zip(titles, volumes, strict=True)
+    ))  # fmt: skip
+    draw_medoids(tmp_path / "a.png", evaluated["report"]["unseen"], names, evaluated["rejected"])
+    assert len(drawn) == 3 and all(name in title for title, name in drawn.items())
+
+
+def test_map_is_drawn_of_a_sample(evaluated, monkeypatch, tmp_path):
+    monkeypatch.setattr("evaluation.gallery.figures.umap_points", lambda embeddings, seed: embeddings[:, :2])
+    monkeypatch.setattr("evaluation.gallery.MOST_POINTS", 100)
+    ((path, caption),) = draw_map(tmp_path / "map.png", evaluated["known"], [evaluated["unseen"]], 0)
+    assert path.is_file() and "100 volumes" in caption
