@@ -75,7 +75,8 @@ def main(cfg: Config) -> None:
         "known": sections.known_only(sets["test"], correct, cfg.seed, cfg.bootstrap),
     }
     scores = all_scores(checkpoint, splits["train"], raw) if unseen_sets else {}
-    floor_sets = [("this network", sets, True), *floor_embeddings(cfg, checkpoint, splits, device)]
+    floor_sets = [("this network", sets, True)]
+    floor_sets += floor_embeddings(cfg, checkpoint, splits, device) if unseen_sets else []
     folder = results_folder(cfg.results_dir, cfg.checkpoint)
     pictures = {}
     for name in unseen_sets:
