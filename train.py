@@ -22,7 +22,7 @@ from tqdm import tqdm
 from common.cli import InputError, choose_device, run
 from common.files import atomic_path, write_csv, write_text
 from evaluation.rejection import DEFAULT_SCORE, classify, fit_threshold, prototypes
-from loader.augment import apply_half_turns, draw_half_turns, safe_half_turns
+from loader.augment import apply_half_turns, apply_shifts, draw_half_turns, draw_shifts, safe_half_turns
 from loader.dataset import Split, class_names, load_split
 from loss.loss import LOSSES
 from model import embed
@@ -47,6 +47,7 @@ class Config:
     weight_decay: float = 0.01  # of the network's weights; the loss's own parameters have none
     clip: float = 5.0  # largest norm of the network's gradient; 0 for no limit
     half_turns: bool = True  # augment by the half turns that keep the missing wedge
+    shift: int = 2  # augment by shifts of so many voxels at most along each axis
     prototype_per_class: int = 100  # training volumes of a class that make its prototype
     false_rejection_rate: float = 0.05  # share of validation knowns that the threshold may call unknown
     keep: int = 3  # improvements kept as checkpoint<epoch>.pt
@@ -105,6 +106,8 @@ def check(cfg: Config, save_dir: Path) -> None:
     for name in ("epochs", "batch_size", "prototype_per_class", "keep"):
         if getattr(cfg, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: expected at least 1")
+    if cfg.shift < 0:
+        raise InputError(f"--shift {cfg.shift}: expected 0 or more voxels")
     if cfg.batch_size < 2:
         raise InputError("--batch-size 1: expected at least 2, for batch normalisation")
     if cfg.loss not in LOSSES:
@@ -134,11 +137,12 @@ def draw_gallery(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tenso
 
 
 def train_epoch(state: Run, train: Split, turns: tuple[str, ...]) -> dict[str, float]:
-    """One pass over the training volumes, in an order and with half turns that depend on seed and epoch alone."""
+    """One pass over the training volumes, in an order, with turns and shifts that depend on seed and epoch alone."""
     cfg, device = state.cfg, state.device
     generator = torch.Generator().manual_seed(cfg.seed * 1_000_003 + state.epoch)
     order = torch.randperm(len(train), generator=generator)
     choice = draw_half_turns(len(train), turns, generator)
+    shifts = draw_shifts(len(train), cfg.shift, generator)
     batches = torch.split(order, cfg.batch_size)[: steps_per_epoch(len(train), cfg.batch_size)]
     state.model.train()
     state.criterion.train()
@@ -149,6 +153,7 @@ def train_epoch(state: Run, train: Split, turns: tuple[str, ...]) -> dict[str, f
         for number, index in enumerate(batches, start=1):
             volumes = train.images[index].to(device, torch.float32)
             volumes = apply_half_turns(volumes, choice[index].to(device), turns)
+            volumes = apply_shifts(volumes, shifts[index].to(device))
             volumes = volumes.contiguous(memory_format=torch.channels_last_3d)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 embeddings = state.model(volumes)

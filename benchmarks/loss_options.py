@@ -58,7 +58,7 @@ RUNS |= {
         "margin weight 0.1": {"margin_weight": 0.1},
         "no centre term": {"center_weight": 0.0},
         "centre weight 0.03": {"center_weight": 0.03},
-        "centre weight 0.03, normalised features": {"center_weight": 0.03, "center_features": "normalized"},
+        "centre of raw features": {"center_features": "raw"},
         "centres by SGD": {"center_update": "sgd"},
         "authors' recipe": AUTHORS,
         "original repository's recipe": ORIGINAL,

@@ -17,6 +17,23 @@ def safe_half_turns(tilt_min: float | None, tilt_max: float | None, tilt_axis: s
     return tuple(HALF_TURNS) if abs(tilt_min + tilt_max) < 1e-6 else (tilt_axis,)
 
 
+def draw_shifts(count: int, largest: int, generator: torch.Generator) -> torch.Tensor:
+    """Shifts of `count` samples along (z, y, x), whole voxels, uniform in -largest ... largest: (count, 3) int64."""
+    return torch.randint(-largest, largest + 1, (count, 3), generator=generator)
+
+
+def apply_shifts(volumes: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
+    """Shift each volume of (N, 1, D, H, W) by `shifts` (N, 3), (z, y, x) in voxels; what leaves comes in opposite.
+
+    A shift changes phases only, so the missing wedge and the noise's spectrum stay as they are.
+    """
+    places = [torch.arange(size, device=volumes.device) for size in volumes.shape[2:]]
+    z, y, x = ((place - shift[:, None]) % len(place) for place, shift in zip(places, shifts.T, strict=True))  # (N, D)
+    sample = torch.arange(len(volumes), device=volumes.device)[:, None, None, None]
+    shifted = volumes[:, 0][sample, z[:, :, None, None], y[:, None, :, None], x[:, None, None, :]]
+    return shifted[:, None]
+
+
 def draw_half_turns(count: int, turns: tuple[str, ...], generator: torch.Generator) -> torch.Tensor:
     """For each of `count` samples 0 (as it is) or 1 + the index of a turn in `turns`, uniformly: (count,) int64."""
     return torch.randint(len(turns) + 1, (count,), generator=generator)

@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from loader.augment import HALF_TURNS, apply_half_turns, draw_half_turns, safe_half_turns
+from loader.augment import (
+    HALF_TURNS,
+    apply_half_turns,
+    apply_shifts,
+    draw_half_turns,
+    draw_shifts,
+    safe_half_turns,
+)
 
 
 @pytest.fixture
@@ -53,6 +60,26 @@ def test_half_turns_keep_a_symmetric_wedge_and_only_the_tilt_axis_keeps_an_asymm
 
 def test_no_turn_is_safe_where_the_tilt_range_is_unknown():
     assert safe_half_turns(None, None) == ()
+
+
+def test_each_volume_is_shifted_by_its_own_whole_voxels(volumes):
+    shifts = torch.tensor([[0, 0, 0], [1, 0, 0], [0, -1, 0], [0, 0, 2], [1, 1, 1], [-2, 1, 0]])
+    shifted = apply_shifts(volumes, shifts)
+    for volume, shift, found in zip(volumes, shifts.tolist(), shifted, strict=True):
+        assert torch.equal(found, volume.roll(shift, dims=(1, 2, 3)))
+
+
+def test_a_shift_keeps_the_power_spectrum_and_with_it_the_wedge(volumes):
+    shifted = apply_shifts(volumes, torch.tensor([[1, 2, -1]]).expand(len(volumes), 3))
+    before, after = (torch.fft.fftn(part, dim=(2, 3, 4)).abs() for part in (volumes, shifted))
+    torch.testing.assert_close(after, before)
+
+
+def test_shifts_are_drawn_within_their_limit_and_reach_it():
+    shifts = draw_shifts(1000, 2, torch.Generator().manual_seed(0))
+    assert shifts.shape == (1000, 3)
+    assert sorted(shifts.unique().tolist()) == [-2, -1, 0, 1, 2]
+    assert draw_shifts(5, 0, torch.Generator()).eq(0).all()
 
 
 def test_the_same_seed_draws_the_same_turns_and_all_of_them():

@@ -20,7 +20,7 @@ from loss.loss import LOSSES, LossTerms
 SGD_CENTRES = {"center_update": "sgd", "center_reduction": "mean", "center_momentum": 0.9, "center_weight": 1.0}
 CASES = {name: (name, {}) for name in LOSSES}
 CASES["soft_lmccl, centres by SGD"] = ("soft_lmccl", SGD_CENTRES)
-CASES["soft_lmccl, bias"] = ("soft_lmccl", {"bias": True, "center_features": "normalized"})
+CASES["soft_lmccl, bias"] = ("soft_lmccl", {"bias": True, "center_features": "raw"})
 FIRST_PARTS = [6, 3]  # how many of the 12 rows the first process has
 STEPS = 2
 LIMIT_S = 180  # for two processes that wait for each other for ever
