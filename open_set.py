@@ -23,7 +23,7 @@ from evaluation import floors, rejection, sections
 from evaluation.gallery import draw_map, draw_medoids, draw_set
 from evaluation.report import format_open_set, write_page
 from evaluation.sections import Embedded
-from loader.dataset import Split, load_split, mask_sizes
+from loader.dataset import Split, load_split, mask_sizes, snr_convention
 from loader.labels import LABEL, PARTICLE, SNR, TOMOGRAM
 from model import build_model, embed, load_model
 
@@ -69,6 +69,7 @@ def main(cfg: Config) -> None:
     report = {
         "checkpoint": str(cfg.checkpoint),
         "known_classes": checkpoint["classes"],
+        "snr_convention": snr_convention(splits["test"].rows),
         "confidence": 0.95,
         "bootstrap": cfg.bootstrap,
         "seed": cfg.seed,

@@ -18,7 +18,7 @@ from common.files import results_folder, write_json
 from evaluation import figures
 from evaluation.closed_set import closed_set_report, format_report, linear_probe
 from evaluation.rejection import classify
-from loader.dataset import Split, class_names, load_split
+from loader.dataset import Split, class_names, load_split, snr_convention
 from loader.labels import PARTICLE, SNR
 from model import embed, load_model
 
@@ -63,11 +63,13 @@ def main(cfg: Config) -> None:
         "checkpoint": str(cfg.checkpoint),
         "classifier": f"logistic regression on frozen embeddings, C = {regularisation:g} chosen on valid.csv",
         "nearest_prototype_accuracy": float(np.mean(nearest == labels["test"])),
+        "snr_convention": snr_convention(rows),
         "seed": cfg.seed,
     }
     folder = results_folder(cfg.results_dir, cfg.checkpoint)
     write_json(folder / "closed_set.json", report)
     figures.confusion_matrix(folder / "confusion.png", report["confusion_matrix"], checkpoint["classes"])
+    print(f"test.csv, linear classifier on frozen embeddings; SNR convention: {report['snr_convention']}")
     print(format_report(report))
     print(f"nearest class prototype, without a classifier: accuracy {report['nearest_prototype_accuracy']:.3f}")
     print(f"written: {folder / 'closed_set.json'}, {folder / 'confusion.png'}")

@@ -22,6 +22,7 @@ MINIMA = {
     "mrcfile": "1.5",
     "starfile": "0.5.8",
     "gemmi": "0.7",
+    "umap-learn": "0.5.7",
     "matplotlib": "3.9",
     "tqdm": "4.66",
     "tyro": "0.9",

@@ -203,7 +203,7 @@ def known_line(report: dict) -> str:
 
 def format_open_set(report: dict) -> str:
     """Every table of an open-set report as text, without intervals."""
-    lines = [known_line(report)]
+    lines = [known_line(report), f"SNR convention: {report['snr_convention']}"]
     for name in SETS:
         if name in report:
             lines += ["", f"{name}: {heading(report[name])}"]
@@ -264,7 +264,7 @@ def write_page(path: Path | str, report: dict, pictures: dict[str, list[tuple[Pa
         f"<p>Checkpoint <code>{html.escape(report['checkpoint'])}</code>, trained on "
         f"{len(report['known_classes'])} known classes: {html.escape(' '.join(report['known_classes']))}. Figures in "
         f"brackets are 95 % intervals from {report['bootstrap']} resamples of the particles.</p>",
-        f"<p>{html.escape(known_line(report))}</p>",
+        f"<p>{html.escape(known_line(report))}; SNR convention: {html.escape(report['snr_convention'])}</p>",
         *(_figure(*picture) for picture in pictures.get("all", [])),
     ]
     for name, title in SETS.items():

@@ -11,7 +11,20 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from common.cli import InputError
-from loader.labels import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR, TILT_MAX, TILT_MIN, VOXEL_SIZE, absolute, read_csv
+from loader.labels import (
+    CLASS,
+    INPUT,
+    LABEL,
+    MASK,
+    PARTICLE,
+    SNR,
+    SNR_CONVENTION,
+    TILT_MAX,
+    TILT_MIN,
+    VOXEL_SIZE,
+    absolute,
+    read_csv,
+)
 from loader.volume import normalise, read_volume, split_address
 
 TASKS = ("classification", "segmentation", "all")
@@ -178,6 +191,12 @@ def tilt_range(rows: pd.DataFrame) -> list[float] | None:
     if len(ranges) != 1 or (ranges == "").any(axis=None):
         return None
     return [float(value) for value in ranges.iloc[0]]
+
+
+def snr_convention(rows: pd.DataFrame) -> str:
+    """How the SNR levels of the rows are meant: `variance` or `lab` (simulate.py), or `not stated`."""
+    found = rows[SNR_CONVENTION].unique() if SNR_CONVENTION in rows else []
+    return str(found[0]) if len(found) == 1 and found[0] else "not stated"
 
 
 def check_volume(address: str, volume: np.ndarray, voxel_size: float | None, expected: dict) -> None:

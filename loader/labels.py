@@ -17,6 +17,7 @@ from loader.volume import MRC_SUFFIXES, join_address, split_address
 INPUT, MASK, CLASS, SNR, LABEL = "Input Data", "Segmentation Ground Truth", "Class", "SNR Level", "Actual Label"
 PARTICLE, TOMOGRAM, VOXEL_SIZE = "Particle", "Tomogram", "Voxel Size"
 TILT_MIN, TILT_MAX = "Tilt Min", "Tilt Max"
+SNR_CONVENTION = "SNR Convention"
 TABLE_COLUMNS = (INPUT, MASK, SNR, LABEL, PARTICLE, TOMOGRAM, VOXEL_SIZE)
 
 PARTICLES_FILE = "particles.csv"

@@ -59,7 +59,7 @@ def _take(mrc: mrcfile.mrcfile.MrcFile, number: int | None, path: Path) -> np.nd
     """The 3-D array that the address names."""
     data = mrc.data
     if number is None:
-        # Many programs leave "image stack" (ispg 0) in the header of a volume: cubes pass, other shapes are tilt stacks.
+        # Many programs leave "image stack" (ispg 0) in a volume's header: cubes pass, other shapes are tilt stacks.
         is_stack = data is not None and mrc.is_image_stack() and len(set(data.shape)) > 1
         if data is None or data.ndim != 3 or is_stack:
             shape = "nothing" if data is None else f"an array of shape {data.shape}"

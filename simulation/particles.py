@@ -25,7 +25,7 @@ MASK_FOLDER, MASK_NAME = "processed_densitymap_mrc_mrc2binary", "packtarget"
 HEADER_BYTES = 1024
 COLUMNS = (
     *("Input Data", "Segmentation Ground Truth", "Actual Label", "SNR Level", "Particle", "Tomogram", "Voxel Size"),
-    *("Quaternion", "Shift", "Tilt Min", "Tilt Max", "Seed"),
+    *("Quaternion", "Shift", "Tilt Min", "Tilt Max", "Seed", "SNR Convention"),
 )
 
 
@@ -160,5 +160,6 @@ class DataSet:
                     f"{imaging.tilt_min:g}",
                     f"{imaging.tilt_max:g}",
                     self.seed,
+                    imaging.snr_convention,
                 )
                 yield dict(zip(COLUMNS, values, strict=True))

@@ -2,6 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import check_split
+import csv_split
+from common.cli import InputError
 from loader.volume import write_volume
 from tests.scripts import refuse, run_script, succeed
 
@@ -23,13 +26,14 @@ def data(tmp_path):
     return tmp_path
 
 
-def split(folder, *options):
-    succeed("csv_split.py", *options, cwd=folder)
+def split(folder, **options):
+    options = {"data_dir": str(folder / "data_"), "csv_dir": str(folder / "csv_split"), **options}
+    csv_split.main(csv_split.Config(**options))
     return {name: pd.read_csv(folder / "csv_split" / f"{name}.csv", dtype=str) for name in FILES}
 
 
 def test_every_volume_is_on_one_side_and_every_particle_whole(data):
-    files = split(data, "--unseen", "d", "--valid-unseen", "c")
+    files = split(data, unseen=("d",), valid_unseen=("c",))
     together = pd.concat([table.assign(File=name) for name, table in files.items()])
     assert len(together) == 4 * 20 * 2
     assert not together["Input Data"].duplicated().any()
@@ -37,7 +41,7 @@ def test_every_volume_is_on_one_side_and_every_particle_whole(data):
 
 
 def test_known_classes_are_stratified_and_numbered_and_held_out_ones_are_minus_1(data):
-    files = split(data, "--unseen", "d", "--valid-unseen", "c")
+    files = split(data, unseen=("d",), valid_unseen=("c",))
     for part, count in zip(PARTS, (12, 2, 6), strict=True):
         assert files[part].groupby("Actual Label")["Particle"].nunique().to_dict() == {"a": count, "b": count}
         assert set(map(tuple, files[part][["Actual Label", "Class"]].to_numpy())) == {("a", "0"), ("b", "1")}
@@ -56,19 +60,19 @@ def test_without_held_out_classes_the_unseen_files_are_headers_only(data):
 
 
 def test_the_same_seed_gives_the_same_split_and_another_seed_another(data):
-    first, second, third = split(data), split(data), split(data, "--seed", "1")
+    first, second, third = split(data), split(data), split(data, seed=1)
     assert first["train"].equals(second["train"])
     assert not first["train"].equals(third["train"])
 
 
 def test_classes_choose_and_order_the_known(data):
-    files = split(data, "--classes", "c", "a", "--unseen", "d")
+    files = split(data, classes=("c", "a"), unseen=("d",))
     assert set(map(tuple, files["train"][["Actual Label", "Class"]].to_numpy())) == {("c", "0"), ("a", "1")}
     assert set(files["unseen"]["Actual Label"]) == {"d"}
 
 
 def test_tomograms_stay_whole_when_asked(data):
-    files = split(data, "--by-tomogram")
+    files = split(data, by_tomogram=True)
     sides = pd.concat([table.assign(File=name) for name, table in files.items()]).groupby("Tomogram")["File"].nunique()
     assert sides.eq(1).all()
     counts = [files[part]["Tomogram"].nunique() for part in PARTS]
@@ -78,16 +82,23 @@ def test_tomograms_stay_whole_when_asked(data):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--unseen", "zzz"), "no class 'zzz'; found a, b, c, d"),
-        (("--unseen", "a", "--valid-unseen", "a"), "share a"),
-        (("--unseen", "a", "b", "c"), "fewer than two known classes"),
-        (("--fractions", "0.5", "0.1", "0.1"), "--fractions"),
-        (("--data-dir", "nowhere"), "nowhere: no such folder"),
-        (("--star", "none.star"), "none.star: no such file"),
+        ({"unseen": ("zzz",)}, "no class 'zzz'; found a, b, c, d"),
+        ({"unseen": ("a",), "valid_unseen": ("a",)}, "share a"),
+        ({"unseen": ("a", "b", "c")}, "fewer than two known classes"),
+        ({"fractions": (0.5, 0.1, 0.1)}, "--fractions"),
+        ({"per_class": 0}, "--per-class 0"),
+        ({"data_dir": "nowhere"}, "nowhere: no such folder"),
+        ({"star": "none.star"}, "none.star: no such file"),
     ],
 )
-def test_a_mistake_is_one_line_and_writes_nothing(data, options, message):
-    assert message in refuse("csv_split.py", *options, cwd=data)
+def test_a_mistake_is_named_and_writes_nothing(data, options, message):
+    with pytest.raises(InputError, match=message):
+        split(data, **options)
+    assert not (data / "csv_split").exists()
+
+
+def test_a_mistake_is_one_line_on_the_terminal(data):
+    assert refuse("csv_split.py", "--unseen", "zzz", cwd=data).startswith("csv_split.py: error: data_/particles.csv:")
     assert not (data / "csv_split").exists()
 
 
@@ -95,7 +106,8 @@ def test_a_class_with_fewer_than_three_particles_is_named(data):
     path = data / "data_" / "particles.csv"
     table = pd.read_csv(path)
     table[~table["Particle"].isin([f"b{number}" for number in range(18)])].to_csv(path, index=False)
-    assert "class b has 2 particles; expected at least 3" in refuse("csv_split.py", cwd=data)
+    with pytest.raises(InputError, match="class b has 2 particles; expected at least 3"):
+        split(data)
 
 
 def test_a_class_with_three_particles_has_one_in_each_part(data):
@@ -106,35 +118,61 @@ def test_a_class_with_three_particles_has_one_in_each_part(data):
     assert [files[part].query("`Actual Label` == 'b'")["Particle"].nunique() for part in PARTS] == [1, 1, 1]
 
 
-def test_check_split_finds_leaks_and_bad_files(workspace, tmp_path):
-    output = succeed("check_split.py", cwd=workspace)
-    assert "no leak, no bad file" in output
+@pytest.fixture
+def copied_split(workspace, tmp_path):
+    """The workspace's split with absolute paths, to be spoilt."""
     tables = {name: pd.read_csv(workspace / "csv_split" / f"{name}.csv", dtype=str) for name in FILES}
     for name, table in tables.items():
         for column in ("Input Data", "Segmentation Ground Truth"):
             table[column] = [str((workspace / "csv_split" / path).resolve()) for path in table[column]]
         table.to_csv(tmp_path / f"{name}.csv", index=False)
-    check = ("check_split.py", "--csv-dir", ".")
-    succeed(*check, cwd=tmp_path)
+    return tmp_path, tables
 
-    leaked = pd.concat([tables["test"], tables["train"].head(1)])
-    leaked.to_csv(tmp_path / "test.csv", index=False)
-    done = run_lines(check, tmp_path)
-    assert "on 2 sides: train, test" in done
-    tables["test"].to_csv(tmp_path / "test.csv", index=False)
 
-    flat = tmp_path / "flat.mrc"
+def found_in(folder):
+    with pytest.raises(InputError) as caught:
+        check_split.main(check_split.Config(csv_dir=str(folder)))
+    return str(caught.value)
+
+
+def test_a_good_split_passes_with_a_table(workspace):
+    output = succeed("check_split.py", cwd=workspace)
+    assert "no leak, no bad file" in output
+    assert "complex05" in output
+
+
+def test_a_particle_on_two_sides_is_a_leak(copied_split):
+    folder, tables = copied_split
+    pd.concat([tables["test"], tables["train"].head(1)]).to_csv(folder / "test.csv", index=False)
+    text = found_in(folder)
+    assert "on 2 sides: train, test" in text
+    assert "stands 2 times in the split" in text
+
+
+def test_a_held_out_class_among_the_known_is_a_leak(copied_split):
+    folder, tables = copied_split
+    tables["unseen"].assign(**{"Actual Label": "complex00"}).to_csv(folder / "unseen.csv", index=False)
+    assert "unseen.csv: class complex00 is also known" in found_in(folder)
+
+
+def test_bad_volumes_and_masks_are_named(copied_split):
+    folder, tables = copied_split
+    flat, small = folder / "flat.mrc", folder / "small.mrc"
     write_volume(flat, np.ones((16, 16, 16), dtype=np.float32), 20.0)
+    write_volume(small, np.ones((8, 8, 8), dtype=np.int8), 20.0)
     broken = tables["valid"].copy()
     broken.loc[0, "Input Data"] = str(flat)
-    broken.to_csv(tmp_path / "valid.csv", index=False)
-    assert "flat.mrc: the volume is constant" in run_lines(check, tmp_path)
+    broken.loc[1, "Segmentation Ground Truth"] = str(small)
+    broken.to_csv(folder / "valid.csv", index=False)
+    text = found_in(folder)
+    assert "flat.mrc: the volume is constant" in text
+    assert "small.mrc: not of the (16, 16, 16) voxels of its subtomogram" in text
     flat.write_bytes(flat.read_bytes()[:2000])
-    assert "flat.mrc: not a readable MRC file" in run_lines(check, tmp_path)
+    assert "flat.mrc: not a readable MRC file" in refuse_lines(folder)
 
 
-def run_lines(command, folder):
-    done = run_script(*command, cwd=folder)
+def refuse_lines(folder):
+    done = run_script("check_split.py", "--csv-dir", ".", cwd=folder)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     return done.stderr

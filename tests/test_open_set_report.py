@@ -53,6 +53,7 @@ def evaluated() -> dict:
     part["confounds"][0]["warning"] = "a warning <of sorts>"
     report = {
         "checkpoint": "model_save/checkpoint.pt",
+        "snr_convention": "variance",
         "known_classes": list(KNOWN),
         "bootstrap": 10,
         "known": sections.known_only(known, correct, 0, 10),

@@ -1,13 +1,16 @@
-import re
+import dataclasses
 import shutil
 
 import pandas as pd
 import pytest
 import torch
 
+import train
+from common.cli import InputError
+from loss.loss import LOSSES
 from model import load_checkpoint
 from tests.conftest import SMALL_RUN
-from tests.scripts import refuse, succeed
+from tests.scripts import refuse
 
 
 @pytest.fixture
@@ -16,6 +19,16 @@ def copy(workspace, tmp_path):
     shutil.copytree(workspace / "csv_split", tmp_path / "csv_split")
     (tmp_path / "data_").symlink_to(workspace / "data_")
     return tmp_path
+
+
+def small(folder, **options):
+    """The settings of SMALL_RUN, for a call in this process."""
+    given = dict(zip(SMALL_RUN[::2], SMALL_RUN[1::2], strict=True))
+    types = {field.name: field.type for field in dataclasses.fields(train.Config)}
+    names = {option.removeprefix("--").replace("-", "_"): value for option, value in given.items()}
+    settings = {name: types[name](value) for name, value in names.items()}
+    places = {"csv_dir": str(folder / "csv_split"), "save_dir": str(folder / "model_save")}
+    return train.Config(**{**settings, **places, **options})
 
 
 def same(first: dict, second: dict) -> bool:
@@ -53,14 +66,13 @@ def test_a_checkpoint_holds_the_loss_with_its_centres_and_the_calibration(traine
 
 
 def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(copy):
-    run = ("train.py", *SMALL_RUN, "--epochs", "2")
-    succeed(*run, "--save-dir", "whole", cwd=copy)
-    succeed(*run, "--save-dir", "parts", cwd=copy)
+    train.main(small(copy, save_dir=str(copy / "whole"), epochs=2))
+    train.main(small(copy, save_dir=str(copy / "parts"), epochs=2))
     # back to the state after the first epoch, as if the run had been killed in the second
     first = copy / "parts" / "checkpoint1.pt"
     assert first.is_file()
     shutil.copy(first, copy / "parts" / "last.pt")
-    succeed(*run, "--save-dir", "parts", "--resume", cwd=copy)
+    train.main(small(copy, save_dir=str(copy / "parts"), epochs=2, resume=True))
     whole, parts = (load_checkpoint(copy / name / "last.pt") for name in ("whole", "parts"))
     assert same(whole["state_dict"], parts["state_dict"])
     assert same(whole["criterion"], parts["criterion"])
@@ -72,33 +84,49 @@ def test_a_finished_run_is_not_touched_unless_asked(trained):
     before = (trained / "model_save" / "last.pt").read_bytes()
     run = ("train.py", *SMALL_RUN, "--epochs", "3")
     assert "holds a run" in refuse(*run, cwd=trained)
-    assert "best: epoch" in succeed(*run, "--resume", cwd=trained)
+    train.main(small(trained, epochs=3, resume=True))
     assert (trained / "model_save" / "last.pt").read_bytes() == before
 
 
 def test_resuming_with_other_settings_names_the_difference(trained):
-    line = refuse("train.py", *SMALL_RUN, "--epochs", "3", "--depth", "18", "--resume", cwd=trained)
-    assert "depth was 10, is 18" in line
+    cfg = small(trained, epochs=3, depth=18, resume=True)
+    with pytest.raises(InputError, match="depth was 10, is 18"):
+        train.main(cfg)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--epochs", "0"), "--epochs 0"),
-        (("--batch-size", "1"), "--batch-size 1"),
-        (("--loss", "none"), "--loss none: expected one of soft_lmccl"),
-        (("--loss-options", "q", "3"), "q"),
-        (("--backbone", "vgg"), "backbone 'vgg'"),
-        (("--csv-dir", "nowhere"), "nowhere/train.csv: no such file"),
-        (("--device", "tpu"), "--device tpu"),
-        (("--resume", "--overwrite"), "exclude each other"),
+        ({"epochs": 0}, "--epochs 0"),
+        ({"batch_size": 1}, "--batch-size 1"),
+        ({"shift": -1}, "--shift -1"),
+        ({"loss": "none"}, "--loss none: expected one of soft_lmccl"),
+        ({"loss_options": {"q": "3"}}, "q"),
+        ({"backbone": "vgg"}, "backbone 'vgg'"),
+        ({"csv_dir": "nowhere"}, "nowhere/train.csv: no such file"),
+        ({"device": "tpu"}, "--device tpu"),
+        ({"resume": True, "overwrite": True}, "exclude each other"),
     ],
 )
-def test_a_mistake_is_one_line_and_writes_nothing(copy, options, message):
-    assert message in refuse("train.py", *SMALL_RUN, *options, cwd=copy)
+def test_a_mistake_is_named_and_writes_nothing(copy, options, message):
+    with pytest.raises(InputError, match=message):
+        train.main(small(copy, **options))
     assert not (copy / "model_save").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_epoch_and_batch(copy):
-    line = refuse("train.py", *SMALL_RUN, "--epochs", "2", "--lr", "1e30", "--clip", "0", cwd=copy)
-    assert re.search(r"epoch \d, batch \d+: the loss or gradient is not finite", line) or "not finite" in line
+    with pytest.raises(InputError, match=r"epoch \d, batch \d+: loss or gradient is not finite"):
+        train.main(small(copy, epochs=2, lr=1e30, clip=0.0))
+
+
+def test_overwriting_starts_anew(copy):
+    train.main(small(copy, epochs=2))
+    train.main(small(copy, epochs=1, overwrite=True))
+    assert load_checkpoint(copy / "model_save" / "last.pt")["epoch"] == 1
+    assert not (copy / "model_save" / "checkpoint2.pt").exists()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_trains(copy, name):
+    train.main(small(copy, epochs=1, loss=name))
+    assert load_checkpoint(copy / "model_save" / "last.pt")["config"]["loss"] == name

@@ -2,8 +2,8 @@
 
 -> benchmarks/results/loss_speed.{json,md}
 
-    python -m benchmarks.loss_speed
-    python -m benchmarks.loss_speed --num-classes 10 1000 --rounds 20
+    python -m benchmarks.speed
+    python -m benchmarks.speed --num-classes 10 1000 --rounds 20
 
 All losses take turns in one run, in a new order each round; ratios are taken within a round. On the CPU the time is
 that of this process on one thread, so that other work on the machine counts less.
@@ -208,7 +208,7 @@ def page(content: dict) -> str:
         f"Forward + backward, float32, N = {content['batch_size']}, E = {content['embedding_dim']}; "
         f"{content['device']}, {content['threads']} thread, {content['clock']} time; torch {content['torch']}, "
         f"pytorch-metric-learning {content['pytorch_metric_learning']}. Median (quartiles) of n interleaved rounds; "
-        "ratios within a round. `python -m benchmarks.loss_speed`\n\n" + table(content["results"])
+        "ratios within a round. `python -m benchmarks.speed`\n\n" + table(content["results"])
     )
 
 
