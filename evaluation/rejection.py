@@ -17,11 +17,14 @@ CHUNK = 1024  # rows compared with all reference rows at once
 
 
 def unit(embeddings: np.ndarray) -> np.ndarray:
-    """Embeddings (N, E) with length 1. Raises ValueError for one of length 0 or not finite."""
+    """Embeddings (N, E) with length 1; one of length 0, of a network that answers nothing, stays as it is.
+
+    Raises ValueError for one that is not finite.
+    """
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    if not np.isfinite(lengths).all() or (lengths == 0).any():
-        raise ValueError("an embedding has length 0 or is not finite")
-    return embeddings / lengths
+    if not np.isfinite(lengths).all():
+        raise ValueError("an embedding is not finite")
+    return embeddings / np.where(lengths == 0, 1, lengths)
 
 
 def prototypes(embeddings: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:

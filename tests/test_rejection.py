@@ -122,8 +122,13 @@ def test_prototypes_refuse_an_empty_class_and_an_unknown_one():
     for labels in ([0, 0, 0], [0, 1, 2]):
         with pytest.raises(ValueError, match="expected 2 classes, none empty"):
             prototypes(np.eye(3), np.array(labels), 2)
-    with pytest.raises(ValueError, match="length 0"):
-        prototypes(np.zeros((2, 3)), np.array([0, 1]), 2)
+    with pytest.raises(ValueError, match="not finite"):
+        prototypes(np.full((2, 3), np.nan), np.array([0, 1]), 2)
+
+
+def test_an_embedding_of_length_0_is_like_no_class():
+    _, cosines = classify(np.zeros((1, 2)), np.eye(2))
+    assert cosines.tolist() == [0.0]
 
 
 def test_classify_gives_nearest_prototype_and_its_cosine():
