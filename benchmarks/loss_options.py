@@ -43,10 +43,11 @@ class Config:
 
 TRAIN_SHARE = 0.7
 REFERENCE = "soft_lmccl"
+RAW = {"center_features": "raw"}  # the centre term of all runs that name no other
 # name: (loss, options)
-RUNS = {name: (name, {}) for name in LOSSES}
+RUNS = {name: (name, RAW if name in ("soft_lmccl", "softmax_center") else {}) for name in LOSSES}
 RUNS |= {
-    f"soft_lmccl, {text}": ("soft_lmccl", options)
+    f"soft_lmccl, {text}": ("soft_lmccl", RAW | options)
     for text, options in {
         "s = 64": {"s": 64.0},
         's = "auto"': {"s": "auto"},
@@ -58,7 +59,7 @@ RUNS |= {
         "margin weight 0.1": {"margin_weight": 0.1},
         "no centre term": {"center_weight": 0.0},
         "centre weight 0.03": {"center_weight": 0.03},
-        "centre of raw features": {"center_features": "raw"},
+        "centre weight 0.03, normalised features": {"center_weight": 0.03, "center_features": "normalized"},
         "centres by SGD": {"center_update": "sgd"},
         "authors' recipe": AUTHORS,
         "original repository's recipe": ORIGINAL,
