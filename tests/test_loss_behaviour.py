@@ -306,8 +306,8 @@ def test_checks_need_values_on_the_host():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", ["soft_lmccl", "softmax", "softmax_center", "lmcl"])
 def test_without_checks_a_gpu_is_never_waited_for(name):
-    criterion = build(name, 8, 5, validate=False).cuda()
-    embeddings, labels = (tensor.detach().cuda() for tensor in batch(12, 8, 5))
+    criterion = build(name, 8, 5, validate=False).to("cuda")
+    embeddings, labels = (tensor.detach().to("cuda") for tensor in batch(12, 8, 5))
     embeddings.requires_grad_()
     criterion(embeddings, labels).total.backward()
     criterion.after_step()
