@@ -10,14 +10,14 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from common.cli import InputError
+from common.cli import InputError, is_first_process
 from common.files import atomic_path
 from models.ResNet import BACKBONES
 
-VERSION = 1  # of the checkpoint format
+VERSION = 2  # of the checkpoint format
 CONTENT = {
     "epoch", "state_dict", "criterion", "optimizer", "scheduler", "scaler", "rng",
-    "config", "classes", "preprocessing", "calibration", "metrics", "version",
+    "config", "classes", "preprocessing", "calibration", "metrics", "progress", "version",
 }  # fmt: skip
 
 
@@ -80,7 +80,8 @@ def embed(
     model.eval()
     batches = torch.split(images, batch_size)
     parts = []
-    for batch in tqdm(batches, desc=progress_text, unit="batch", disable=not progress_text, leave=False):
+    hidden = not progress_text or not is_first_process()
+    for batch in tqdm(batches, desc=progress_text, unit="batch", disable=hidden, leave=False):
         batch = batch.to(device, torch.float32).contiguous(memory_format=torch.channels_last_3d)
         parts.append(model(batch).float().cpu())
     model.train(was_training)
@@ -123,9 +124,12 @@ def load_checkpoint(path: Path | str) -> dict:
 def load_model(path: Path | str, device: torch.device) -> tuple[Conv3D, dict]:
     """The trained network, in eval mode on `device`, and the whole checkpoint (on the CPU).
 
-    Raises InputError as load_checkpoint does, and when the weights do not fit the network that the file describes.
+    Raises InputError as load_checkpoint does, when the weights do not fit the network that the file describes, and for
+    a last.pt from before the end of its first epoch.
     """
     checkpoint = load_checkpoint(path)
+    if not checkpoint["calibration"]:
+        raise InputError(f"{path}: of a run whose first epoch was not over; expected a checkpoint with a validation")
     try:
         model = build_model(checkpoint["config"])
         model.load_state_dict(checkpoint["state_dict"])

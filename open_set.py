@@ -10,7 +10,7 @@ new class name the others), and the same for what size, brightness or an untrain
 here: test.csv and the unseen files choose nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +143,9 @@ def load_splits(cfg: Config, checkpoint: dict) -> dict[str, Split]:
 def take(split: Split, rows: np.ndarray) -> Split:
     """Some rows of a split."""
     table = split.rows.iloc[rows].reset_index(drop=True)
-    return Split(split.images[rows], split.labels[rows], split.intensity[rows], table, split.preprocessing)
+    return replace(
+        split, images=split.images[rows], labels=split.labels[rows], intensity=split.intensity[rows], rows=table
+    )
 
 
 def as_embedded(embeddings: np.ndarray, split: Split) -> Embedded:

@@ -1,9 +1,11 @@
 """What every script does the same way: options, the device, the data folder, one clear line for a user's mistake."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -15,18 +17,40 @@ class InputError(ValueError):
     """A mistake in what the user gave: the message names the file, what was found and what was expected."""
 
 
-def run(main: Callable, config_class: type, description: str | None) -> None:
-    """Read the command line into `config_class` and call `main`; an `InputError` ends with one line and exit code 2."""
-    cfg = tyro.cli(config_class, description=description)
+def run(
+    main: Callable, config_class: type, description: str | None, recipes: dict[str, dict[str, Any]] | None = None
+) -> None:
+    """Read the command line into `config_class` and call `main`; an `InputError` ends with one line and exit code 2.
+
+    With `recipes`, `--recipe NAME` puts the recipe's values in the place of the defaults; other options override them.
+    """
     try:
-        main(cfg)
+        default = config_class(**chosen_recipe(recipes)) if recipes else None
+        main(tyro.cli(config_class, description=description, default=default))
     except InputError as error:
-        script = Path(sys.argv[0]).name
-        print(f"{script}: error: {error}", file=sys.stderr)
+        if is_first_process():
+            print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def chosen_recipe(recipes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The values of the recipe that the command line names, with its name; none without `--recipe`."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--recipe", nargs="?")
+    name = parser.parse_known_args()[0].recipe
+    if name is None:
+        return {}
+    if name not in recipes:
+        raise InputError(f"--recipe {name}: expected one of {', '.join(recipes)}")
+    return {**recipes[name], "recipe": name}
+
+
+def is_first_process() -> bool:
+    """Whether this process is the only one, or the first of those that torchrun started: the one that speaks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def choose_device(name: str) -> torch.device:

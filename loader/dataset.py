@@ -1,7 +1,9 @@
 """From a split CSV to samples: one at a time (Dataset_subtomo), or a whole split at once (load_split)."""
 
+import os
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from common.cli import InputError
+from common.cli import InputError, is_first_process
 from loader.labels import (
     CLASS,
     INPUT,
@@ -31,6 +33,7 @@ TASKS = ("classification", "segmentation", "all")
 CONTRASTS = ("bright", "dark")  # of the particles in the files; the network always sees bright ones
 NORMALISATION = "mean 0, standard deviation 1 of each volume"
 READERS = 4  # threads; reading small files waits for the disk more than for the processor
+MEMORY_SHARE = 0.5  # of a memory that a split may fill
 
 
 def read_split(csv_path: Path | str) -> pd.DataFrame:
@@ -111,13 +114,15 @@ class Dataset_subtomo(Dataset):
 
 @dataclass(frozen=True)
 class Split:
-    """A whole split in memory.
+    """A whole split, packed: its files are read once.
 
-    images: (N, 1, D, H, W) float16, mean 0 and standard deviation 1 each, particles bright.
+    images: (N, 1, D, H, W) float16, mean 0 and standard deviation 1 each, particles bright; in memory, on a device, or
+        in a memory-mapped file.
     labels: (N,) int64; -1 in the files of unseen classes.
     intensity: (N, 4) float32: mean, standard deviation, minimum and maximum of each volume as read.
     rows: the rows of the CSV, in the same order.
     preprocessing: how the images came to be; what a checkpoint keeps, and asks of other data.
+    place: where the images are, in words.
     """
 
     images: torch.Tensor
@@ -125,12 +130,44 @@ class Split:
     intensity: np.ndarray
     rows: pd.DataFrame
     preprocessing: dict
+    place: str
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def on_device(self, device: torch.device, share: float = MEMORY_SHARE) -> "Split":
+        """The same with its images on a CUDA device, where they fill at most `share` of its free memory."""
+        if device.type != "cuda" or self.images.nbytes > share * torch.cuda.mem_get_info(device)[0]:
+            return self
+        place = f"on {device} ({megabytes(self.images.nbytes)})"
+        return replace(self, images=self.images.to(device), place=place)
 
-def load_split(csv_path: Path | str, preprocessing: dict | None = None, contrast: str = "bright") -> Split:
+
+def megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"
+
+
+def pack(shape: tuple[int, ...], share: float, folder: Path) -> tuple[torch.Tensor, str]:
+    """Room for float16 volumes, and where it is: memory, or a file in `folder` where they would fill more than `share`.
+
+    The share is of the machine's memory, divided among the processes that torchrun started on it. The file has no name
+    any more when this returns: its room is given back when the process ends, however it ends.
+    """
+    size = torch.Size(shape).numel()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if 2 * size <= share * memory:
+        return torch.empty(shape, dtype=torch.float16), f"in memory ({megabytes(2 * size)})"
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".packed") as file:
+        images = torch.from_file(file.name, shared=True, size=size, dtype=torch.float16).reshape(shape)
+    return images, f"in a memory-mapped file in {folder} ({megabytes(2 * size)})"
+
+
+def load_split(
+    csv_path: Path | str,
+    preprocessing: dict | None = None,
+    contrast: str = "bright",
+    memory_share: float = MEMORY_SHARE,
+) -> Split:
     """Read, check and pack every volume of a split CSV, with a progress bar.
 
     Args:
@@ -138,6 +175,7 @@ def load_split(csv_path: Path | str, preprocessing: dict | None = None, contrast
         preprocessing: of a checkpoint or another split: box, voxel size and contrast are taken from it and checked;
             None takes them from the first volume and from `contrast`.
         contrast: of the particles in the files, bright or dark.
+        memory_share: of the machine's memory that the volumes may fill; larger splits go to a memory-mapped file.
 
     Raises:
         InputError: as read_split and read_volume; a volume that is not a cube, is constant, or differs from the others
@@ -149,7 +187,7 @@ def load_split(csv_path: Path | str, preprocessing: dict | None = None, contrast
         raise InputError(f"--contrast {contrast}: expected one of {', '.join(CONTRASTS)}")
     expected = preprocessing or (first_preprocessing(rows, contrast) if len(rows) else {"box": 0})
     box = expected["box"]
-    images = torch.empty(len(rows), 1, box, box, box, dtype=torch.float16)
+    images, place = pack((len(rows), 1, box, box, box), memory_share, Path(csv_path).parent)
     intensity = np.empty((len(rows), 4), dtype=np.float32)
 
     def read(index: int) -> None:
@@ -163,9 +201,11 @@ def load_split(csv_path: Path | str, preprocessing: dict | None = None, contrast
 
     with ThreadPoolExecutor(READERS) as pool:
         done = pool.map(read, range(len(rows)))
-        for _ in tqdm(done, total=len(rows), desc=f"reading {Path(csv_path).name}", unit="volume", leave=False):
+        text, hidden = f"reading {Path(csv_path).name}", not is_first_process()
+        for _ in tqdm(done, total=len(rows), desc=text, unit="volume", leave=False, disable=hidden):
             pass
-    return Split(images, torch.tensor(rows[CLASS].to_numpy(), dtype=torch.int64), intensity, rows, expected)
+    labels = torch.tensor(rows[CLASS].to_numpy(), dtype=torch.int64)
+    return Split(images, labels, intensity, rows, expected, place)
 
 
 def first_preprocessing(rows: pd.DataFrame, contrast: str) -> dict:

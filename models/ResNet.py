@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from models.SphereFace import SphereFace20
+
 BLOCKS_PER_STAGE = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 FIRST_BOTTLENECK_DEPTH = 50
 
@@ -106,4 +108,4 @@ def initialise(module: nn.Module) -> None:
 
 
 # name -> constructor(depth, width) of a module with `features`, the width of its output
-BACKBONES: dict[str, Callable[[int, int], nn.Module]] = {"resnet": ResNet3D}
+BACKBONES: dict[str, Callable[[int, int], nn.Module]] = {"resnet": ResNet3D, "sphere20": SphereFace20}

@@ -3,12 +3,18 @@ import torch
 
 from loader.augment import (
     HALF_TURNS,
+    WEDGE_PADDING,
     apply_half_turns,
+    apply_noise,
+    apply_rotations,
     apply_shifts,
     draw_half_turns,
+    draw_noise,
+    draw_rotations,
     draw_shifts,
     safe_half_turns,
 )
+from simulation.filters import padded_side, wedge
 
 
 @pytest.fixture
@@ -87,3 +93,52 @@ def test_the_same_seed_draws_the_same_turns_and_all_of_them():
     assert torch.equal(first, second)
     assert (torch.bincount(first, minlength=4) > 200).all()
     assert draw_half_turns(10, (), torch.Generator()).eq(0).all()
+
+
+def test_noise_is_of_the_seed_alone_and_keeps_the_variance():
+    volumes = torch.randn(64, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    seeds = draw_noise(64, torch.Generator().manual_seed(1))
+    noisy = apply_noise(volumes, seeds, 2.0)
+    assert torch.equal(apply_noise(volumes[5:9], seeds[5:9], 2.0), noisy[5:9])
+    assert noisy.var(dim=(1, 2, 3, 4)).sub(1).abs().max() < 0.1
+    # a volume and its noisy copy correlate as 1 / sqrt(1 + level^2), level uniform in 0 ... 2
+    level = ((volumes * noisy).mean(dim=(1, 2, 3, 4)) ** -2 - 1).clamp_min(0).sqrt()
+    assert level.max() < 2.1
+    assert level.mean() == pytest.approx(1.0, abs=0.2)
+
+
+def gaussian(centre, side=16):
+    """A round blob at `centre` (x, y, z), voxels from the middle of the box: (1, 1, D, H, W)."""
+    place = torch.arange(side) - (side - 1) / 2
+    z, y, x = torch.meshgrid(place, place, place, indexing="ij")
+    square = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2
+    return torch.exp(-square / 8)[None, None]
+
+
+@pytest.mark.parametrize(
+    ("quaternion", "after"),
+    [((1, 0, 0, 0), (3, 1, 0)), ((0.5**0.5, 0, 0, 0.5**0.5), (-1, 3, 0)), ((0.5**0.5, 0.5**0.5, 0, 0), (3, 0, 1))],
+    ids=["none", "90 degrees about z", "90 degrees about x"],
+)
+def test_a_rotation_takes_what_is_in_the_box_along(quaternion, after):
+    turned = apply_rotations(gaussian((3, 1, 0)), torch.tensor([quaternion]), (-90.0, 90.0))
+    expected = gaussian(after)
+    correlation = torch.corrcoef(torch.stack([turned.flatten(), expected.flatten()]))[0, 1]
+    assert correlation > 0.99
+
+
+def test_a_rotated_volume_lacks_the_wedge_again_as_if_it_were_cut_out_of_a_tomogram():
+    generator = torch.Generator().manual_seed(0)
+    volumes = torch.randn(4, 1, 16, 16, 16, generator=generator)
+    turned = apply_rotations(volumes, draw_rotations(4, generator), (-60.0, 60.0))
+    uncut = apply_rotations(volumes, draw_rotations(4, generator), (-90.0, 90.0))
+    missing = ~wedge(16, -70.0, 70.0)  # well inside the wedge: the crop of the padded box blurs its rim
+    share = [power(volume)[:, missing].sum() / power(volume).sum() for volume in (turned, uncut)]
+    assert share[0] < 0.3 * share[1]
+    assert turned.mean(dim=(1, 2, 3, 4)).abs().max() < 1e-4
+    assert turned.std(dim=(1, 2, 3, 4), correction=0).sub(1).abs().max() < 1e-4
+    assert padded_side(16, WEDGE_PADDING) > 16
+
+
+def power(volumes):
+    return torch.fft.rfftn(volumes[:, 0], dim=(1, 2, 3)).abs() ** 2

@@ -5,6 +5,7 @@ import torch
 from common.cli import InputError
 from model import CONTENT, Conv3D, embed, load_checkpoint, load_model, save_checkpoint
 from models.ResNet import BACKBONES, ResNet3D
+from models.SphereFace import SphereFace20
 
 CONFIG = {"backbone": "resnet", "depth": 10, "width": 8, "embedding_dim": 8, "upsample": 1}
 
@@ -17,7 +18,8 @@ def model():
 
 def save(path, model, **changes):
     save_checkpoint(path, **{key: {} for key in CONTENT if key != "version"} | {
-        "epoch": 1, "state_dict": model.state_dict(), "config": CONFIG, "classes": ["a", "b"], **changes
+        "epoch": 1, "state_dict": model.state_dict(), "config": CONFIG, "classes": ["a", "b"],
+        "calibration": {"threshold": 0.5}, **changes
     })  # fmt: skip
 
 
@@ -39,10 +41,27 @@ def test_an_unknown_depth_or_width_is_refused(depth, width):
         ResNet3D(depth, width)
 
 
-def test_every_backbone_says_how_wide_its_output_is():
-    for constructor in BACKBONES.values():
-        network = constructor(10, 4).eval()
-        assert network(torch.randn(1, 1, 16, 16, 16)).shape == (1, network.features)
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("box", [16, 32, 40])
+def test_every_backbone_says_how_wide_its_output_is(name, box):
+    network = BACKBONES[name]({"resnet": 10, "sphere20": 20}[name], 4).eval()
+    assert network(torch.randn(1, 1, box, box, box)).shape == (1, network.features)
+
+
+def test_sphere20_has_twenty_convolutions_and_at_32_voxels_flattens_all_that_is_left():
+    network = SphereFace20(20, 64)
+    assert sum(isinstance(layer, torch.nn.Conv3d) for layer in network.modules()) == 20
+    assert network.features == 512 * 2**3
+    volume = torch.randn(1, 1, 32, 32, 32)
+    assert torch.equal(network(volume), network.stages(volume).flatten(1))
+    with pytest.raises(ValueError, match="sphere20 has 20"):
+        SphereFace20(18, 64)
+
+
+def test_an_untrained_sphere20_tells_volumes_apart():
+    torch.manual_seed(0)
+    features = SphereFace20(20, 8)(torch.randn(4, 1, 32, 32, 32))
+    assert (features.std(dim=0) > 0).float().mean() > 0.5
 
 
 def test_a_batch_of_one_keeps_its_dimension(model):
@@ -115,3 +134,9 @@ def test_an_incomplete_checkpoint_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="a checkpoint holds"):
         save_checkpoint(tmp_path / "c.pt", epoch=1)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_from_before_the_first_validation_is_refused(tmp_path, model):
+    save(tmp_path / "last.pt", model, calibration={})
+    with pytest.raises(InputError, match=r"last\.pt: of a run whose first epoch was not over"):
+        load_model(tmp_path / "last.pt", torch.device("cpu"))

@@ -1,5 +1,10 @@
 import dataclasses
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pandas as pd
 import pytest
@@ -10,7 +15,8 @@ from common.cli import InputError
 from loss.loss import LOSSES
 from model import load_checkpoint
 from tests.conftest import SMALL_RUN
-from tests.scripts import refuse
+from tests.scripts import REPOSITORY, refuse
+from training.recipes import RECIPES
 
 
 @pytest.fixture
@@ -80,6 +86,74 @@ def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(copy):
     assert logs[0].equals(logs[1])
 
 
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+LONG = ("--batch-size", "4", "--epochs", "12", "--save-every", "2", "--ema", "0.9")
+
+
+def start(folder, *options):
+    """train.py as a process of its own, on one thread, once it has saved itself within an epoch."""
+    command = [sys.executable, str(REPOSITORY / "train.py"), *SMALL_RUN, *LONG, *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 120
+    while not (folder / "model_save" / "last.pt").is_file():
+        assert process.poll() is None and time.monotonic() < end, process.stderr.read()
+        time.sleep(0.002)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_stopped_run_goes_on_and_ends_with_the_same_weights_bit_for_bit(copy, one_thread, number):
+    process = start(copy)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    stopped = load_checkpoint(copy / "model_save" / "last.pt")
+    assert stopped["epoch"] < 12
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 128 + number
+        assert f"stopped in epoch {stopped['epoch'] + 1}, step {stopped['progress']['step']}" in errors
+        assert "Traceback" not in errors
+    options = {"batch_size": 4, "epochs": 12, "ema": 0.9}
+    train.main(small(copy, **options, resume=True))
+    train.main(small(copy, **options, save_dir=str(copy / "whole")))
+    whole, parts = (load_checkpoint(copy / name / "last.pt") for name in ("whole", "model_save"))
+    for key in ("state_dict", "criterion"):
+        assert same(whole[key], parts[key])
+    assert same(whole["progress"]["weights"], parts["progress"]["weights"])
+    logs = [pd.DataFrame(run["metrics"]["log"]).drop(columns="volumes_per_s") for run in (whole, parts)]
+    assert logs[0].equals(logs[1])
+
+
+def test_a_run_saved_within_an_epoch_goes_on_at_that_step(copy, monkeypatch):
+    class Cut(Exception):
+        pass
+
+    def cut(state):
+        raise Cut
+
+    options = {"batch_size": 4, "save_every": 3}
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "finish_epoch", lambda state, *rest: cut(state))
+        with pytest.raises(Cut):
+            train.main(small(copy, epochs=1, **options))
+    saved = load_checkpoint(copy / "model_save" / "last.pt")
+    assert (saved["epoch"], saved["progress"]["step"], saved["progress"]["seen"]) == (0, 6, 24)
+    train.main(small(copy, epochs=1, **options, resume=True))
+    train.main(small(copy, epochs=1, **options, save_dir=str(copy / "whole")))
+    whole, parts = (load_checkpoint(copy / name / "last.pt") for name in ("whole", "model_save"))
+    assert same(whole["state_dict"], parts["state_dict"])
+    assert whole["metrics"]["log"][0]["train_loss"] == parts["metrics"]["log"][0]["train_loss"]
+
+
 def test_a_finished_run_is_not_touched_unless_asked(trained):
     before = (trained / "model_save" / "last.pt").read_bytes()
     run = ("train.py", *SMALL_RUN, "--epochs", "3")
@@ -106,6 +180,11 @@ def test_resuming_with_other_settings_names_the_difference(trained):
         ({"csv_dir": "nowhere"}, "nowhere/train.csv: no such file"),
         ({"device": "tpu"}, "--device tpu"),
         ({"resume": True, "overwrite": True}, "exclude each other"),
+        ({"optimizer": "sgd"}, "--optimizer sgd: expected one of adamw, adam"),
+        ({"schedule": "none"}, "--schedule none: expected one of one_cycle"),
+        ({"ema": 1.5}, "--ema 1.5: expected 0 to 1"),
+        ({"noise": -1.0}, "--noise -1.0: expected 0 or more"),
+        ({"auxiliary": 3}, "--auxiliary: these classes are simulated"),
     ],
 )
 def test_a_mistake_is_named_and_writes_nothing(copy, options, message):
@@ -130,3 +209,58 @@ def test_overwriting_starts_anew(copy):
 def test_every_loss_trains(copy, name):
     train.main(small(copy, epochs=1, loss=name))
     assert load_checkpoint(copy / "model_save" / "last.pt")["config"]["loss"] == name
+
+
+def test_accumulated_batches_make_one_step(copy):
+    train.main(small(copy, epochs=1, batch_size=4, accumulate=3))
+    saved = load_checkpoint(copy / "model_save" / "last.pt")
+    assert saved["progress"]["steps_per_epoch"] == 3  # of the 36 volumes in 9 batches
+    assert saved["optimizer"]["state"][0]["step"] == 3
+
+
+def test_averaged_weights_are_kept_beside_those_that_train(copy):
+    train.main(small(copy, epochs=1, batch_size=4, ema=0.9))
+    saved = load_checkpoint(copy / "model_save" / "last.pt")
+    name = "embedding.0.weight"
+    assert not torch.equal(saved["state_dict"][name], saved["progress"]["weights"][name])
+    assert torch.equal(saved["state_dict"][name], saved["progress"]["average"][f"module.{name}"])
+
+
+def test_a_run_that_stops_improving_ends_early(copy, capsys):
+    train.main(small(copy, epochs=30, patience=2, lr=1e-9))
+    epochs = load_checkpoint(copy / "model_save" / "last.pt")["epoch"]
+    assert epochs < 30
+    assert f"stopped early, after epoch {epochs}; best: epoch {epochs - 2}" in capsys.readouterr().out
+
+
+def test_the_plateau_schedule_lowers_the_rate_when_the_validation_loss_stays(copy):
+    train.main(small(copy, epochs=7, schedule="plateau", lr=1e-12))
+    log = pd.read_csv(copy / "model_save" / "log.csv")
+    assert log["lr"].iloc[-1] == pytest.approx(1e-13)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_trains(copy, name):
+    """As published but for its length and width."""
+    run = ("--recipe", name, "--width", "4", "--epochs", "1", "--batch-size", "18", "--save-dir", name)
+    command = [sys.executable, str(REPOSITORY / "train.py"), *run]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    config = load_checkpoint(copy / name / "last.pt")["config"]
+    given = {"width": 4, "epochs": 1, "batch_size": 18, "recipe": name}
+    expected = {**RECIPES[name], **given}
+    assert {key: config[key] for key in expected} == expected
+
+
+def test_an_unknown_recipe_is_refused(copy):
+    assert "--recipe secret: expected one of default, original, authors" in refuse(
+        "train.py", "--recipe", "secret", cwd=copy
+    )
+
+
+@pytest.mark.parametrize("options", [{"noise": 0.5}, {"rotate": True}, {"class_samples": 4}, {"memory_share": 0.0}])
+def test_every_way_to_feed_the_network_trains(copy, options, capsys):
+    train.main(small(copy, epochs=1, **options))
+    said = capsys.readouterr().out
+    assert ("memory-mapped file" in said) == ("memory_share" in options)
+    assert not list((copy / "csv_split").glob(".packed*"))

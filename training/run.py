@@ -7,59 +7,155 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from common.cli import InputError
+from loss.base import LossTerms
 from loss.loss import LOSSES
 from model import build_model, load_checkpoint, save_checkpoint
+from training.group import Group
 
 RUN_FILES = ("checkpoint*.pt", "last.pt", "loss.txt", "log.csv")
 # settings that may differ between a run and its continuation
-FREE = {"resume", "overwrite", "device", "keep", "csv_dir", "save_dir"}
+FREE = {
+    *("recipe", "resume", "overwrite", "device", "keep", "csv_dir", "save_dir", "data_dir", "structures"),
+    *("save_every", "memory_share", "compile", "tensorboard", "patience"),
+}
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+PLATEAU_PATIENCE = 3  # epochs without a lower validation loss until the plateau schedule divides the rate by ten
+DECAY = {"step_size": 20, "gamma": 0.9}  # epochs, factor
+
+
+def make_schedule(name: str, optimizer: torch.optim.Optimizer, lr: float, total_steps: int) -> LRScheduler:
+    """The schedule of the learning rate: one_cycle moves every step, the others every epoch."""
+    if name == "one_cycle":
+        return OneCycleLR(optimizer, max_lr=lr, total_steps=total_steps)
+    if name == "plateau":
+        return ReduceLROnPlateau(optimizer, patience=PLATEAU_PATIENCE)
+    return StepLR(optimizer, **DECAY)
+
+
+SCHEDULES = ("one_cycle", "plateau", "decay")
+
+
+class TrainingStep(nn.Module):
+    """Network and loss as one module, so that DistributedDataParallel keeps the parameters of both in step."""
+
+    def __init__(self, model: nn.Module, criterion: nn.Module):
+        super().__init__()
+        self.model, self.criterion = model, criterion
+
+    def forward(self, volumes: torch.Tensor, labels: torch.Tensor) -> LossTerms:
+        return self.criterion(self.model(volumes), labels)
 
 
 class Run:
-    """What training changes: the network, the loss, the optimiser and its schedule, and the log."""
+    """What training changes: the network, the loss, the optimiser and its schedule, and the log.
 
-    def __init__(self, cfg: Any, classes: list[str], preprocessing: dict, steps_per_epoch: int, device: torch.device):
+    Args:
+        cfg: of train.py.
+        classes: the known classes by index; training may have `auxiliary` further ones after them.
+        preprocessing: of the training volumes; the checkpoint keeps it.
+        steps_per_epoch: of the optimiser.
+    """
+
+    def __init__(
+        self,
+        cfg: Any,
+        classes: list[str],
+        preprocessing: dict,
+        steps_per_epoch: int,
+        device: torch.device,
+        group: Group | None = None,
+    ):
         torch.manual_seed(cfg.seed)
-        self.cfg, self.device = cfg, device
-        self.classes, self.preprocessing = classes, preprocessing
+        self.cfg, self.device, self.group = cfg, device, group or Group()
+        self.classes, self.preprocessing, self.steps_per_epoch = classes, preprocessing, steps_per_epoch
         try:
             self.model = build_model(dataclasses.asdict(cfg)).to(device, memory_format=torch.channels_last_3d)
-            self.criterion = make_loss(cfg, len(classes)).to(device)
+            self.criterion = make_loss(cfg, len(classes) + cfg.auxiliary).to(device)
         except (TypeError, ValueError) as error:
             raise InputError(str(error)) from error
+        average = get_ema_multi_avg_fn(cfg.ema)
+        self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True) if cfg.ema else None
+        self.module = self._together()
         groups = [
             {"params": list(self.model.parameters()), "weight_decay": cfg.weight_decay},
             {"params": list(self.criterion.parameters()), "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=cfg.lr)
-        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, max_lr=cfg.lr, total_steps=cfg.epochs * steps_per_epoch
-        )
+        groups = [group for group in groups if group["params"]]
+        self.optimizer = OPTIMIZERS[cfg.optimizer](groups, lr=cfg.lr, eps=cfg.eps, fused=True)
+        self.scheduler = make_schedule(cfg.schedule, self.optimizer, cfg.lr, cfg.epochs * steps_per_epoch)
         self.epoch = 0  # epochs done
+        self.step = 0  # steps done of the epoch that is under way
+        self.sums, self.seen = torch.zeros(4, dtype=torch.float64), 0  # of its loss terms, each times its volumes
         self.log: list[dict] = []
+        self.calibration: dict = {}
+
+    def _together(self) -> nn.Module:
+        cfg = self.cfg
+        if cfg.compile:
+            self.model.compile()
+        if self.group.size == 1:
+            return TrainingStep(self.model, self.criterion)
+        if cfg.sync_batchnorm:
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        return DistributedDataParallel(TrainingStep(self.model, self.criterion))
+
+    @property
+    def network(self) -> nn.Module:
+        """The network to validate and to keep: the average of the weights, where one is kept."""
+        return self.average.module if self.average else self.model
+
+    def advance(self) -> None:
+        """One step of the optimiser, with what goes by steps: centres, averaged weights, learning rate."""
+        self.optimizer.step()
+        self.criterion.after_step()
+        if self.average:
+            self.average.update_parameters(self.model)
+        if self.cfg.schedule == "one_cycle":
+            self.scheduler.step()
+
+    def end_epoch(self, valid_loss: float) -> None:
+        """Count the epoch, with what goes by epochs: the learning rate."""
+        self.epoch, self.step = self.epoch + 1, 0
+        self.sums, self.seen = torch.zeros_like(self.sums), 0
+        if self.cfg.schedule == "plateau":
+            self.scheduler.step(valid_loss)
+        elif self.cfg.schedule == "decay":
+            self.scheduler.step()
 
     def load(self, path: Path) -> None:
         """Take up a run from its last.pt; refuse one of other classes, data or settings, naming the difference."""
         saved = load_checkpoint(path)
         now = {**comparable(dataclasses.asdict(self.cfg)), "classes": self.classes, "preprocessing": self.preprocessing}
         then = {**comparable(saved["config"]), "classes": saved["classes"], "preprocessing": saved["preprocessing"]}
+        now["steps_per_epoch"], then["steps_per_epoch"] = self.steps_per_epoch, saved["progress"]["steps_per_epoch"]
         for key in now:
             if now[key] != then.get(key):
                 raise InputError(f"{path}: {key} was {then.get(key)}, is {now[key]}; give the same, or --overwrite")
-        self.model.load_state_dict(saved["state_dict"])
+        progress = saved["progress"]
+        self.model.load_state_dict(progress.get("weights", saved["state_dict"]))
+        if self.average:
+            self.average.load_state_dict(progress["average"])
         self.criterion.load_state_dict(saved["criterion"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scheduler.load_state_dict(saved["scheduler"])
         torch.set_rng_state(saved["rng"]["torch"])
-        self.epoch, self.log = saved["epoch"], saved["metrics"]["log"]
+        self.epoch, self.log, self.calibration = saved["epoch"], saved["metrics"]["log"], saved["calibration"]
+        self.step, self.sums, self.seen = progress["step"], progress["sums"], progress["seen"]
 
-    def save(self, path: Path, calibration: dict) -> None:
+    def save(self, path: Path) -> None:
+        """Write everything that `load` needs, in one step."""
+        progress = {"steps_per_epoch": self.steps_per_epoch, "step": self.step, "sums": self.sums, "seen": self.seen}
+        if self.average:
+            progress |= {"weights": self.model.state_dict(), "average": self.average.state_dict()}
         save_checkpoint(
             path,
             epoch=self.epoch,
-            state_dict=self.model.state_dict(),
+            state_dict=self.network.state_dict(),
             criterion=self.criterion.state_dict(),
             optimizer=self.optimizer.state_dict(),
             scheduler=self.scheduler.state_dict(),
@@ -68,8 +164,9 @@ class Run:
             config=dataclasses.asdict(self.cfg),
             classes=self.classes,
             preprocessing=self.preprocessing,
-            calibration=calibration,
+            calibration=self.calibration,
             metrics={"log": self.log},
+            progress=progress,
         )
 
 

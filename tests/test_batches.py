@@ -1,0 +1,100 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from common.cli import InputError
+from loader.dataset import Split, pack
+from training.batches import FileBatches, epoch_order
+from training.group import Group
+
+DEVICE = torch.device("cpu")
+PLAIN = {"batch_size": 8, "class_samples": 0, "half_turns": False, "shift": 0, "noise": 0.0, "rotate": False, "seed": 3}
+
+
+def split(n=22, tilts=(-60, 60)):
+    """A split whose volume number i is i everywhere, but for a gradient."""
+    ramp = torch.linspace(0, 0.5, 4)[:, None, None].expand(4, 4, 4)
+    images = (torch.arange(n)[:, None, None, None] + ramp)[:, None].to(torch.float16)
+    preprocessing = {"tilt_range": tilts, "box": 4}
+    return Split(images, torch.arange(n) % 3, np.zeros((n, 4)), pd.DataFrame(), preprocessing, "in memory")
+
+
+def batches(group=None, n=22, **changes):
+    return FileBatches(SimpleNamespace(**{**PLAIN, **changes}), split(n), DEVICE, group or Group())
+
+
+def epoch(source, number=0):
+    return [source.batch(number, i) for i in range(source.count)]
+
+
+def test_an_epoch_has_every_volume_once_with_its_label():
+    source = batches()
+    volumes, labels = (torch.cat(parts) for parts in zip(*epoch(source), strict=True))
+    numbers = volumes[:, 0, 0, 0, 0].round().long()
+    assert sorted(numbers.tolist()) == list(range(22))
+    assert torch.equal(labels, numbers % 3)
+    assert (source.count, source.volumes, [source.size(i) for i in range(3)]) == (3, 22, [8, 8, 6])
+
+
+def test_a_last_batch_of_one_volume_is_left_out_as_batch_normalisation_cannot_use_it():
+    source = batches(n=17)
+    assert (source.count, source.volumes) == (2, 16)
+
+
+def test_a_batch_follows_from_seed_epoch_and_number_whatever_was_asked_before():
+    options = {"half_turns": True, "shift": 1, "noise": 0.5, "rotate": True}
+    source, fresh = batches(**options), batches(**options)
+    later = epoch(source, 4)
+    assert torch.equal(fresh.batch(4, 2)[0], later[2][0])
+    assert not torch.equal(source.batch(5, 2)[0], later[2][0])
+    assert not torch.equal(batches(**{**options, "seed": 4}).batch(4, 2)[0], later[2][0])
+
+
+def test_processes_share_each_batch_and_its_augmentation():
+    options = {"half_turns": True, "shift": 1, "noise": 0.5}
+    whole = epoch(batches(**options))
+    parts = [epoch(batches(Group(rank, 2), **options)) for rank in range(2)]
+    for number, (volumes, labels) in enumerate(whole):
+        for rank in range(2):
+            assert torch.equal(parts[rank][number][0], volumes[rank::2])
+            assert torch.equal(parts[rank][number][1], labels[rank::2])
+
+
+def test_nothing_is_turned_where_the_tilt_range_is_unknown():
+    source = FileBatches(SimpleNamespace(**{**PLAIN, "half_turns": True}), split(tilts=None), DEVICE, Group())
+    volumes = torch.cat([volumes for volumes, _ in epoch(source)])
+    assert source.turns == ()
+    assert (volumes[:, 0, 0, 0, 0] < volumes[:, 0, 3, 0, 0]).all()  # the gradient points as it did
+
+
+def test_rotations_need_the_tilt_range():
+    with pytest.raises(InputError, match="--rotate: the tilt range of the volumes is unknown"):
+        FileBatches(SimpleNamespace(**{**PLAIN, "rotate": True}), split(tilts=None), DEVICE, Group())
+
+
+@pytest.mark.parametrize("counts", [(12, 12, 12), (30, 4, 2)], ids=["equal", "unequal"])
+def test_p_x_k_sampling_puts_k_of_each_of_p_classes_in_a_batch_and_classes_come_equally_often(counts):
+    labels = torch.repeat_interleave(torch.arange(3), torch.tensor(counts))
+    order = epoch_order(labels, batch_size=6, class_samples=2, generator=torch.Generator().manual_seed(0))
+    assert len(order) == 36
+    pairs = labels[order].reshape(-1, 2)
+    assert torch.equal(pairs[:, 0], pairs[:, 1])
+    assert all(len(set(batch.tolist())) == 3 for batch in labels[order].reshape(-1, 6))
+    assert torch.equal(torch.bincount(labels[order]), torch.tensor([12, 12, 12]))
+    for label, count in enumerate(counts):  # volumes of a class come equally often, but for one
+        often = torch.bincount(order[labels[order] == label], minlength=36)[labels == label]
+        assert often.max() - often.min() <= 1
+        assert often.sum() == 12 and len(often) == count
+
+
+def test_volumes_beyond_the_share_of_memory_go_to_a_file_that_leaves_nothing_behind(tmp_path):
+    images, place = pack((10, 1, 8, 8, 8), 1e-12, tmp_path)
+    assert "memory-mapped file" in place
+    assert not list(tmp_path.iterdir())
+    values = torch.arange(10 * 512).reshape(images.shape).to(torch.float16)
+    images[:] = values
+    assert torch.equal(images, values)
+    assert "in memory" in pack((10, 1, 8, 8, 8), 0.5, tmp_path)[1]

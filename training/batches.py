@@ -1,0 +1,111 @@
+"""Where the batches of an epoch come from: the volumes of a split. A batch follows from (seed, epoch, number) alone."""
+
+from typing import Any, Protocol
+
+import torch
+
+from common.cli import InputError
+from loader import augment
+from loader.dataset import Split
+from training.group import Group
+
+
+class Batches(Protocol):
+    """A source of training batches; every process of a group asks for its own part of each."""
+
+    count: int  # batches of an epoch
+    volumes: int  # volumes of an epoch
+    text: str  # what the user is told of it
+
+    def size(self, number: int) -> int:
+        """Volumes of a batch, on all processes together."""
+
+    def batch(self, epoch: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Volumes (n, 1, D, H, W) float32, mean 0 and standard deviation 1, and labels (n,), on the device."""
+
+
+class FileBatches:
+    """Batches of a split's volumes, shuffled or class-balanced, augmented on the device.
+
+    Args:
+        cfg: of train.py: batch_size, class_samples, half_turns, shift, noise, rotate, seed.
+        split: the training volumes, on any device.
+        device: of the batches.
+        group: the processes that share each batch.
+
+    Raises:
+        InputError: rotations are wanted, and the tilt range is unknown.
+    """
+
+    def __init__(self, cfg: Any, split: Split, device: torch.device, group: Group):
+        self.cfg, self.split, self.device, self.group = cfg, split, device, group
+        self.labels = split.labels.to(device)
+        tilts = split.preprocessing["tilt_range"]
+        if cfg.rotate and not tilts:
+            raise InputError("--rotate: the tilt range of the volumes is unknown (columns Tilt Min and Tilt Max)")
+        self.tilt_range = tuple(tilts) if cfg.rotate else None
+        self.turns = augment.safe_half_turns(*(tilts or (None, None))) if cfg.half_turns else ()
+        # Batch normalisation needs two volumes on each process: a last batch of fewer is left out.
+        last = len(split) % cfg.batch_size
+        self.count = len(split) // cfg.batch_size + (last >= 2 * group.size)
+        self.volumes = sum(map(self.size, range(self.count)))
+        self.text = f"{len(split)} training volumes {split.place}; half turns: {', '.join(self.turns) or 'none'}"
+        self.epoch = -1
+
+    def size(self, number: int) -> int:
+        return min(self.cfg.batch_size, len(self.split) - number * self.cfg.batch_size)
+
+    def batch(self, epoch: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if epoch != self.epoch:
+            self._draw(epoch)
+        index = self.order[number * self.cfg.batch_size : (number + 1) * self.cfg.batch_size]
+        index = index[self.group.rank :: self.group.size]
+        volumes = self.split.images[index.to(self.split.images.device)].to(self.device, torch.float32)
+        if self.tilt_range:
+            volumes = augment.apply_rotations(volumes, self.rotations[index], self.tilt_range)
+        if self.turns:
+            volumes = augment.apply_half_turns(volumes, self.choice[index].to(self.device), self.turns)
+        if self.cfg.shift:
+            volumes = augment.apply_shifts(volumes, self.shifts[index].to(self.device))
+        if self.cfg.noise:
+            volumes = augment.apply_noise(volumes, self.noise[index], self.cfg.noise)
+        return volumes, self.labels[index.to(self.device)]
+
+    def _draw(self, epoch: int) -> None:
+        """Order and augmentation of all volumes in an epoch."""
+        cfg, n = self.cfg, len(self.split)
+        generator = torch.Generator().manual_seed(cfg.seed * 1_000_003 + epoch)
+        self.order = epoch_order(self.split.labels, cfg.batch_size, cfg.class_samples, generator)
+        self.choice = augment.draw_half_turns(n, self.turns, generator)
+        self.shifts = augment.draw_shifts(n, cfg.shift, generator)
+        self.noise = augment.draw_noise(n, generator)
+        self.rotations = augment.draw_rotations(n, generator)
+        self.epoch = epoch
+
+
+def epoch_order(labels: torch.Tensor, batch_size: int, class_samples: int, generator: torch.Generator) -> torch.Tensor:
+    """The order (N,) in which an epoch takes its volumes.
+
+    With class_samples = 0 a shuffle. Else P x K sampling: each batch holds K = class_samples volumes of each of
+    P = batch_size / K classes; classes come equally often, and those with few volumes repeat them.
+    """
+    n = len(labels)
+    if not class_samples:
+        return torch.randperm(n, generator=generator)
+    members = [(labels == label).nonzero().squeeze(1) for label in labels.unique()]
+    blocks = -(-n // class_samples)
+    rounds = -(-blocks // len(members))
+    turns = torch.cat([torch.randperm(len(members), generator=generator) for _ in range(rounds)])[:blocks]
+    queues = [endless(own, rounds * class_samples, generator).split(class_samples) for own in members]
+    seen = [0] * len(members)
+    order = []
+    for label in turns.tolist():
+        order.append(queues[label][seen[label]])
+        seen[label] += 1
+    return torch.cat(order)[:n]
+
+
+def endless(values: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+    """`count` of the values (M,), shuffled anew each time that all of them are used up."""
+    times = -(-count // len(values))
+    return torch.cat([values[torch.randperm(len(values), generator=generator)] for _ in range(times)])[:count]

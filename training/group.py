@@ -1,0 +1,56 @@
+"""The processes that train together: one alone, or those that torchrun started."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process's place among those that share each batch."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.rank == 0
+
+    def share(self, value: Any) -> Any:
+        """The first process's value, on every process."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def any(self, flags: torch.Tensor) -> list[bool]:
+        """Which of the flags (K,) are set on any process."""
+        if self.size > 1:
+            dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        return (flags > 0).tolist()
+
+
+@contextmanager
+def join(device: torch.device) -> Iterator[tuple[Group, torch.device]]:
+    """This process's group and device, for as long as the block lasts.
+
+    Under torchrun each process has a GPU of its own, and they talk over NCCL; on the CPU over Gloo.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        yield Group(), device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Group(dist.get_rank(), dist.get_world_size()), device
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,135 @@
+"""Batches simulated as they are needed: every step sees new poses, noise and imaging of the known classes, and of any
+number of auxiliary procedural classes beside them."""
+
+import hashlib
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.cli import InputError, find_data_dir
+from simulation.auxiliary import auxiliary_densities
+from simulation.filters import Imaging
+from simulation.imaging import Simulator
+from simulation.structures import find_structures, load_densities, procedural_name
+from training.group import Group
+
+CPU_BATCH = 16  # particles simulated at once on the CPU, whose caches they then fit
+CROWD = tuple(procedural_name(10**6 + index) for index in range(32))  # neighbours: shapes that are no one's class
+MILLION = 1_000_003  # keeps the seeds of epochs apart
+
+
+class OnlineBatches:
+    """Batches drawn afresh from densities on the training device.
+
+    Labels are those of the known classes; auxiliary classes follow them, `auxiliary_share` of each batch is of them.
+    Volumes are uniform over the classes of each kind. Poses and shifts are as simulate.py draws them; the SNR is
+    log-uniform in `online_snr`, but for the share `online_noise_free` of the volumes, which have no noise.
+
+    Args:
+        cfg: of train.py: data_dir, structures, auxiliary, auxiliary_share, online_*, batch_size, seed.
+        classes: the known classes, in the order of their labels.
+        preprocessing: of the training files, which the simulated volumes must be like.
+        volumes: of an epoch.
+
+    Raises:
+        InputError: no record of a simulation in the data folder, or one of other classes, structures or volumes.
+    """
+
+    def __init__(
+        self, cfg: Any, classes: list[str], preprocessing: dict, volumes: int, device: torch.device, group: Group
+    ):
+        self.cfg, self.device, self.group, self.known = cfg, device, group, len(classes)
+        self.count = max(1, volumes // cfg.batch_size)
+        self.volumes = self.count * cfg.batch_size
+        folder = find_data_dir(cfg.data_dir)
+        record = read_record(folder / "simulation.json")
+        check_record(record, folder / "simulation.json", cfg.structures, classes, preprocessing)
+        options = {f.name: record[f.name] for f in fields(Imaging) if f.name in record}
+        options |= {"defocus": tuple(record["defocus"]), "envelope": float(record["envelope"])}
+        imaging = Imaging(**options)
+        self.imaging = replace(
+            imaging,
+            defocus=cfg.online_defocus or imaging.defocus,
+            neighbours=imaging.neighbours if cfg.online_neighbours < 0 else cfg.online_neighbours,
+        )
+        shape = record["box"], record["voxel_size"], record["resolution"], record["seed"]
+        names = tuple(classes)
+        densities = [load_densities(names, cfg.structures, *shape, imaging.shift)]
+        if cfg.auxiliary:
+            densities.append(auxiliary_densities(cfg.auxiliary, *shape, imaging.shift, folder))
+        crowd = load_densities(CROWD if self.imaging.neighbours else (), "", *shape)
+        self.simulator = Simulator(torch.cat(densities).to(device), self.imaging, crowd.to(device))
+        self.text = f"{self.volumes} volumes an epoch, simulated as they are needed"
+        if cfg.auxiliary:
+            self.text += f", {cfg.auxiliary_share:.0%} of them of {cfg.auxiliary} auxiliary classes"
+
+    def size(self, number: int) -> int:
+        return self.cfg.batch_size
+
+    @torch.no_grad()
+    def batch(self, epoch: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        cfg = self.cfg
+        seed = ((cfg.seed * MILLION + epoch) * self.count + number) * self.group.size + self.group.rank
+        drawn = torch.Generator().manual_seed(seed % 2**63)
+        n = cfg.batch_size // self.group.size + (self.group.rank < cfg.batch_size % self.group.size)
+        labels = draw_labels(n, self.known, cfg.auxiliary, cfg.auxiliary_share, drawn)
+        low, high = cfg.online_snr
+        snr = low * (high / low) ** torch.rand(n, generator=drawn)
+        snr[torch.rand(n, generator=drawn) < cfg.online_noise_free] = torch.inf
+        simulator = self.simulator
+        if cfg.online_tilt:
+            low, high = cfg.online_tilt
+            tilt = round(low + (high - low) * torch.rand((), generator=drawn).item())
+            simulator = simulator.under(replace(self.imaging, tilt_min=-tilt, tilt_max=tilt))
+        generator = torch.Generator(self.device)
+        generator.manual_seed(int(torch.randint(2**31, (), generator=drawn)))
+        chunk = CPU_BATCH if self.device.type == "cpu" else n
+        parts = [
+            simulator(part.to(self.device), level.to(self.device), generator).volumes
+            for part, level in zip(labels.split(chunk), snr.split(chunk), strict=True)
+        ]
+        volumes = torch.cat(parts)
+        mean = volumes.mean(dim=(1, 2, 3, 4), keepdim=True)
+        std = volumes.std(dim=(1, 2, 3, 4), correction=0, keepdim=True)
+        return (volumes - mean) / std, labels.to(self.device)
+
+
+def draw_labels(n: int, known: int, auxiliary: int, share: float, generator: torch.Generator) -> torch.Tensor:
+    """Labels (n,): the share of auxiliary ones, known ... known + auxiliary - 1, rounded at random; the rest known."""
+    extra = 0
+    if auxiliary:
+        extra = int(n * share + torch.rand((), generator=generator).item())
+    labels = torch.randint(known, (n,), generator=generator)
+    labels[n - extra :] = known + torch.randint(max(auxiliary, 1), (extra,), generator=generator)
+    return labels
+
+
+def read_record(path: Path) -> dict:
+    """simulation.json, which simulate.py leaves in its data folder."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; --simulate-online needs the record of a data set of simulate.py")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not the record of a simulation ({error})") from error
+
+
+def check_record(record: dict, path: Path, structures: str, classes: list[str], preprocessing: dict) -> None:
+    """Refuse a record of other classes, structures or volumes than those of the training files."""
+    missing = sorted({*classes} - {*record["classes"]})
+    if missing:
+        raise InputError(f"{path}: made without the classes {', '.join(missing)} of train.csv")
+    if record["box"] != preprocessing["box"]:
+        raise InputError(f"{path}: a box of {record['box']} voxels; train.csv has volumes of {preprocessing['box']}")
+    if record["files"] and not structures:
+        raise InputError(f"{path}: made from structure files; say with --structures where they are")
+    if not record["files"]:
+        if structures:
+            raise InputError(f"--structures {structures}: {path} was made from procedural complexes; leave it out")
+        return
+    for name, file in find_structures(structures, tuple(classes)).items():
+        if hashlib.sha256(file.read_bytes()).hexdigest() != record["files"][name]:
+            raise InputError(f"{file}: not the file that {path} was made from")

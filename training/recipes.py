@@ -1,0 +1,53 @@
+"""Recipes: literal sets of constants for `train.py --recipe NAME`. Where they are silent, train.py's defaults hold."""
+
+from typing import Any
+
+from loss.loss import AUTHORS, ORIGINAL
+
+
+def as_text(options: dict[str, Any]) -> dict[str, str]:
+    """Options of a loss as the command line gives them."""
+    return {name: str(value) for name, value in options.items()}
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    # The public PyTorch repository, less its faults; it enlarges by cubic splines, here it is trilinear, on the device.
+    "original": {
+        "backbone": "resnet",
+        "depth": 18,
+        "width": 64,
+        "embedding_dim": 512,
+        "upsample": 2,
+        "loss": "soft_lmccl",
+        "loss_options": as_text(ORIGINAL),
+        "epochs": 60,
+        "batch_size": 16,
+        "optimizer": "adam",
+        "lr": 1e-2,
+        "weight_decay": 5e-4,
+        "schedule": "plateau",
+        "clip": 0.0,
+        "half_turns": False,
+        "shift": 0,
+    },
+    # The TensorFlow code that belongs to the paper: 600 steps an epoch, which a data set of 60,000 volumes has.
+    "authors": {
+        "backbone": "sphere20",
+        "depth": 20,
+        "width": 64,
+        "embedding_dim": 1024,
+        "loss": "soft_lmccl",
+        "loss_options": as_text(AUTHORS),
+        "epochs": 100,
+        "batch_size": 100,
+        "optimizer": "adam",
+        "lr": 1e-3,
+        "eps": 0.1,
+        "weight_decay": 1e-4,
+        "schedule": "decay",
+        "clip": 0.0,
+        "half_turns": False,
+        "shift": 0,
+    },
+}

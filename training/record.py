@@ -1,0 +1,61 @@
+"""What an epoch leaves behind: checkpoints, logs, and one line on the terminal."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from common.files import atomic_path, write_csv, write_text
+from training.run import Run
+
+
+def merit(row: dict) -> tuple[float, float]:
+    """What makes an epoch the best: validation accuracy, then validation loss."""
+    return row["accuracy"], -row["valid_loss"]
+
+
+def epochs_since_best(log: list[dict]) -> int:
+    """Epochs since the best one; 0 when it is the last, or there is none."""
+    return log[-1]["epoch"] - max(log, key=merit)["epoch"] if log else 0
+
+
+def save_epoch(state: Run) -> None:
+    """Write last.pt, on an improvement the checkpoint of this epoch and checkpoint.pt, and the logs."""
+    save_dir = Path(state.cfg.save_dir)
+    if epochs_since_best(state.log) == 0:
+        own = save_dir / f"checkpoint{state.epoch}.pt"
+        state.save(own)
+        with atomic_path(save_dir / "checkpoint.pt") as temporary:
+            shutil.copyfile(own, temporary)
+        kept = sorted(save_dir.glob("checkpoint[0-9]*.pt"), key=lambda path: int(path.stem.removeprefix("checkpoint")))
+        for path in kept[: -state.cfg.keep]:
+            path.unlink()
+    state.save(save_dir / "last.pt")
+    log = pd.DataFrame(state.log)
+    write_csv(save_dir / "log.csv", log)
+    lines = [f"epoch {row.epoch} train {row.train_loss:.6f} valid {row.valid_loss:.6f}" for row in log.itertuples()]
+    write_text(save_dir / "loss.txt", "\n".join(lines) + "\n")
+    if state.cfg.tensorboard:
+        write_tensorboard(save_dir / "tensorboard", state.log[-1])
+
+
+def write_tensorboard(folder: Path, row: dict) -> None:
+    """Add an epoch's figures to the event files that TensorBoard shows."""
+    from torch.utils.tensorboard import SummaryWriter  # takes a second to import, so only where it is wanted
+
+    with SummaryWriter(str(folder)) as writer:
+        for name, value in row.items():
+            if name != "epoch":
+                writer.add_scalar(name, value, row["epoch"])
+
+
+def summary(state: Run, seconds_left: float) -> str:
+    """The epoch in one line."""
+    row = state.log[-1]
+    best = " *" if epochs_since_best(state.log) == 0 else "  "
+    return (
+        f"epoch {row['epoch']}/{state.cfg.epochs}  loss {row['train_loss']:.4f} (softmax {row['softmax']:.4f} "
+        f"margin {row['margin']:.4f} center {row['center']:.2f})  valid {row['valid_loss']:.4f}  "
+        f"accuracy {row['accuracy']:.4f}{best}  lr {row['lr']:.1e}  "
+        f"{row['volumes_per_s']:.0f} volumes/s  {seconds_left / 60:.1f} min left"
+    )

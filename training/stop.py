@@ -1,0 +1,32 @@
+"""SIGTERM and Ctrl-C during training: noted, so that the run can save itself and end."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequest:
+    """Which signal asked the run to stop; 0 for none."""
+
+    number = 0
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Remember the signal; a second one acts at once."""
+        self.number = number
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Note signals for as long as the block lasts; the handlers before are put back."""
+    request = StopRequest()
+    before = {number: signal.signal(number, request.note) for number in SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
