@@ -153,16 +153,20 @@ def as_embedded(embeddings: np.ndarray, split: Split) -> Embedded:
 
 
 def all_scores(checkpoint: dict, train: Split, raw: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """Every score of every set but train. Logits are those of the loss's affine softmax head, where it has one."""
-    reference = rejection.fit_reference(raw["train"], train.labels.numpy(), len(checkpoint["classes"]))
+    """Every score of every set but train.
+
+    Logits are those of the loss's affine softmax head, where it has one, for the known classes: auxiliary ones, that
+    only training had, come after them.
+    """
+    known = len(checkpoint["classes"])
+    reference = rejection.fit_reference(raw["train"], train.labels.numpy(), known)
     weight, bias = (checkpoint["criterion"].get(f"head.{key}") for key in ("weight", "bias"))
-    return {
-        name: rejection.all_scores(
-            embeddings, reference, None if weight is None else embeddings @ weight.numpy().T + bias.numpy()
-        )
-        for name, embeddings in raw.items()
-        if name != "train"
-    }
+    scores = {}
+    for name, embeddings in raw.items():
+        if name != "train":
+            logits = None if weight is None else embeddings @ weight[:known].numpy().T + bias[:known].numpy()
+            scores[name] = rejection.all_scores(embeddings, reference, logits)
+    return scores
 
 
 def floor_embeddings(

@@ -5,9 +5,9 @@ csv_split/{train,valid}.csv -> model_save/{checkpoint<epoch>,checkpoint,last}.pt
     python train.py
     python train.py --width 16 --epochs 10 --save-dir model_save
     python train.py --resume
-    python train.py --recipe authors                                    # or original; other options override it
-    python train.py --simulate-online --auxiliary 600                   # fresh volumes, and shapes of no known class
-    torchrun --nproc_per_node=4 train.py --batch-size 256               # one process a GPU; the batch is that of all
+    python train.py --recipe authors                  # or original; other options override it
+    python train.py --simulate-online --auxiliary 600 # fresh volumes every step, and shapes of no known class
+    torchrun --standalone --nproc_per_node=4 train.py --batch-size 256    # a process a GPU; the batch is that of all
 
 checkpoint.pt is the best so far: the highest validation accuracy by class prototypes, ties by validation loss.
 """

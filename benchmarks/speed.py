@@ -1,214 +1,266 @@
-"""Time the losses, forward and backward, against pytorch-metric-learning's CosFaceLoss and a plain cross entropy.
+"""How fast training is, part by part, in volumes a second: ours, the original's recipe, and what lies between.
 
--> benchmarks/results/loss_speed.{json,md}
+    python -m benchmarks.speed                         # full width, minutes; on a CPU a quarter of an hour
+    python -m benchmarks.speed --width 16
+    python -m benchmarks.speed --device cuda --batch-size 256
 
-    python -m benchmarks.speed
-    python -m benchmarks.speed --num-classes 10 1000 --rounds 20
+Rows are ways to train; each is measured in the same run on the same volumes, which are simulated as MRC files first:
 
-All losses take turns in one run, in a new order each round; ratios are taken within a round. On the CPU the time is
-that of this process on one thread, so that other work on the machine counts less.
+    native                   the box as it is, packed once; float32 channels-last on the CPU, bfloat16 autocast on CUDA
+    native, default layout   the same without channels-last
+    enlarged on the device   the box doubled by trilinear interpolation on the device (train.py --upsample 2)
+    original's recipe        MRC files read and enlarged by cubic splines one by one in the main process, in every
+                             epoch; float32, default layout
+
+Columns: loading (of what an epoch must load), augmentation, forward, training step, an epoch from end to end; the
+arithmetic rate of the training step as a share of that of a large matrix product in the same type; peak memory.
+Prints a table and writes <results>.json and .md.
 """
 
-import gc
-import platform
-import random
-import statistics
+import resource
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytorch_metric_learning
+import numpy as np
+import pandas as pd
+import scipy.ndimage
 import torch
-import torch.nn.functional as F
-from pytorch_metric_learning.losses import CosFaceLoss
-from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from common.cli import REPOSITORY, choose_device, run
+import train
+from benchmarks.loss_speed import environment
+from common.cli import choose_device, run
 from common.files import write_json, write_text
-from loss.loss import LMCL, SoftLMCCL
+from loader.dataset import Split, load_split
+from loader.volume import read_volume
+from training.batches import FileBatches
+from training.group import Group
+from training.run import Run
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+MATRIX = {"cpu": 4096, "cuda": 8192}  # side of the matrices whose product is the machine's rate
+ORIGINAL_BATCH = 16
 
 
 @dataclass(frozen=True)
 class Config:
-    batch_size: int = 256  # N
-    embedding_dim: int = 512  # E
-    num_classes: tuple[int, ...] = (10, 1000, 100_000)  # C
-    seconds: float = 60.0  # time for each number of classes
-    rounds: int = 300  # at most as many rounds
-    seed: int = 9  # of embeddings, labels, weights and order
+    width: int = 64  # of the network
+    depth: int = 18  # of the network
+    batch_size: int = 64  # volumes a step; the original's recipe has its own 16
+    volumes: int = 512  # in the data set
+    seconds: float = 10.0  # of each measurement, at least one step
     device: str = "auto"  # auto, cpu or cuda
-    results: str = str(REPOSITORY / "benchmarks" / "results" / "loss_speed")  # files, without their endings
+    results: str = "benchmarks/results/speed"  # .json and .md are added, with the device and width
 
 
-MIN_ROUNDS = 5
-# name: (ours, others, limit): the sum of our times over that of the others' is to be at most the limit
-GOALS = {
-    "LMCL / CosFaceLoss": (("LMCL",), ("CosFaceLoss",), 1.0),
-    "SoftLMCCL / (CosFaceLoss + cross entropy)": (("SoftLMCCL",), ("CosFaceLoss", "cross entropy"), 1.1),
-}
+@dataclass(frozen=True)
+class Way:
+    """One way to train: how large the network sees a volume, in which layout and type, from where."""
+
+    upsample: int = 1
+    channels_last: bool = True
+    bfloat16: bool = False
+    per_item: bool = False  # read and enlarged by splines, one by one, every epoch
 
 
 def main(cfg: Config) -> None:
     device = choose_device(cfg.device)
-    torch.set_num_threads(1)
-    results = []
-    for num_classes in cfg.num_classes:
-        times = time_losses(
-            num_classes, cfg.batch_size, cfg.embedding_dim, device, cfg.seconds, cfg.rounds, seed=cfg.seed
-        )
-        results.append(summarise(num_classes, times))
-        print(table(results[-1:]), flush=True)
-    content = {
-        "batch_size": cfg.batch_size,
-        "embedding_dim": cfg.embedding_dim,
-        "seed": cfg.seed,
-        **environment(device),
-        "results": results,
+    fast = device.type == "cuda"
+    ways = {
+        "native": Way(bfloat16=fast),
+        "native, default layout": Way(bfloat16=fast, channels_last=False),
+        "enlarged on the device": Way(upsample=2, bfloat16=fast),
+        "original's recipe": Way(channels_last=False, per_item=True),
     }
-    write_json(f"{cfg.results}.json", content)
-    write_text(f"{cfg.results}.md", page(content))
-    print(f"{cfg.results}.json, .md")
-
-
-def time_losses(
-    num_classes: int,
-    batch_size: int,
-    embedding_dim: int,
-    device: torch.device,
-    seconds: float,
-    rounds: int,
-    *,
-    seed: int,
-) -> dict[str, list[float]]:
-    """Seconds of forward and backward, one figure a round, by name of the loss."""
-    gc.collect()
-    torch.manual_seed(seed)
-    order = random.Random(seed)
-    embeddings = torch.randn(batch_size, embedding_dim, device=device, requires_grad=True)
-    labels = torch.randint(num_classes, (batch_size,), device=device)
-    steps = make_steps(embeddings, labels, num_classes)
-    for step in steps.values():
-        timed(step, device)
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    end = time.perf_counter() + seconds
-    names = list(steps)
-    for number in range(rounds):
-        if number >= MIN_ROUNDS and time.perf_counter() > end:
-            break
-        order.shuffle(names)
-        for name in names:
-            times[name].append(timed(steps[name], device))
-    return times
-
-
-def make_steps(embeddings: Tensor, labels: Tensor, num_classes: int) -> dict[str, Callable[[], None]]:
-    """A function for each loss that computes it and its gradients once."""
-    sizes = (embeddings.shape[1], num_classes)
-    lmcl = LMCL(*sizes, s=64.0, validate=False)
-    soft, checked, stepped = (SoftLMCCL(*sizes, validate=validate) for validate in (False, True, False))
-    cosface = CosFaceLoss(num_classes, sizes[0])
-    head = nn.Linear(*sizes)
-    losses = {
-        "LMCL": (lmcl, lambda: lmcl(embeddings, labels).total),
-        "CosFaceLoss": (cosface, lambda: cosface(embeddings, labels)),
-        "cross entropy": (head, lambda: F.cross_entropy(head(embeddings), labels)),
-        "SoftLMCCL": (soft, lambda: soft(embeddings, labels).total),
-        "SoftLMCCL, validate=True": (checked, lambda: checked(embeddings, labels).total),
-        "SoftLMCCL and after_step": (stepped, lambda: stepped(embeddings, labels).total),
+    content = {**environment(device), "clock": "wall", "torch": torch.__version__, "width": cfg.width, "rows": {}}
+    content |= {"depth": cfg.depth, "batch_size": cfg.batch_size, "original_batch_size": ORIGINAL_BATCH}
+    path = f"{cfg.results}_{device.type}_width{cfg.width}"
+    content["matrix_tflops"] = {
+        str(dtype).removeprefix("torch."): matrix_rate(device, dtype, cfg.seconds) / 1e12
+        for dtype in ([torch.float32, torch.bfloat16] if fast else [torch.float32])
     }
-
-    def make(module: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
-        def step() -> None:
-            embeddings.grad = None
-            module.zero_grad()
-            loss().backward()
-            if module is stepped:
-                module.after_step()
-
-        return step
-
-    return {name: make(module.to(embeddings.device), loss) for name, (module, loss) in losses.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        split, loading = make_split(Path(folder), cfg.volumes)
+        for name, way in ways.items():
+            content["rows"][name] = measure_way(cfg, way, split, loading, device, content["matrix_tflops"])
+            print(name, content["rows"][name], flush=True)
+            write_json(f"{path}.json", content)
+            write_text(f"{path}.md", page(content, cfg))
+    print(table(content))
 
 
-def timed(step: Callable[[], None], device: torch.device) -> float:
-    """Seconds of one call: of this process on the CPU, on the clock with a GPU."""
-    if device.type == "cpu":
-        start = time.process_time()
-        step()
-        return time.process_time() - start
-    torch.cuda.synchronize(device)
+def make_split(folder: Path, volumes: int) -> tuple[Split, float]:
+    """A simulated data set, packed, and how many of its files a second were read, checked and packed."""
+    options = ["--procedural", "4", "--per-class", str(volumes // 4), "--snr", "0.1", "--data-dir", str(folder)]
+    script = [sys.executable, str(REPOSITORY / "simulate.py"), *options]
+    subprocess.run(script, check=True, capture_output=True)
+    table = pd.read_csv(folder / "particles.csv", dtype=str, keep_default_na=False)
+    table["Class"] = table["Actual Label"].astype("category").cat.codes
+    table.to_csv(folder / "train.csv", index=False)
+    load_split(folder / "train.csv")  # once for the disk
     start = time.perf_counter()
-    step()
-    torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    split = load_split(folder / "train.csv")
+    return split, len(split) / (time.perf_counter() - start)
 
 
-def summarise(num_classes: int, times: dict[str, list[float]]) -> dict:
-    """Median and quartiles of times (ms), and of the ratios that the goals are about."""
-    rounds = len(next(iter(times.values())))
-    ratios = {}
-    for name, (ours, others, limit) in GOALS.items():
-        values = [sum(times[key][i] for key in ours) / sum(times[key][i] for key in others) for i in range(rounds)]
-        ratios[name] = {**spread(values), "at_most": limit}
-    return {
-        "num_classes": num_classes,
-        "n": rounds,
-        "ms": {name: spread([1e3 * value for value in values]) for name, values in times.items()},
-        "ratios": ratios,
+def measure_way(
+    cfg: Config, way: Way, split: Split, loading: float, device: torch.device, matrix: dict[str, float]
+) -> dict:
+    """One row: rates in volumes a second, and what the training step makes of the machine."""
+    batch_size = ORIGINAL_BATCH if way.per_item else cfg.batch_size
+    options = {"half_turns": False, "shift": 0} if way.per_item else {}
+    settings = train.Config(
+        width=cfg.width, depth=cfg.depth, batch_size=batch_size, upsample=way.upsample, epochs=10**6, **options
+    )
+    placed = split if way.per_item else split.on_device(device)
+    batches = FileBatches(settings, placed, device, Group())
+    state = Run(settings, ["a", "b", "c", "d"], split.preprocessing, batches.count, device)
+    if not way.channels_last:
+        state.model.to(memory_format=torch.contiguous_format)
+    memory_format = torch.channels_last_3d if way.channels_last else torch.contiguous_format
+    volumes, labels = batches.batch(0, 0)
+    if way.per_item:
+        volumes = enlarged(split, range(batch_size)).to(device)
+    volumes = volumes.contiguous(memory_format=memory_format)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=way.bfloat16)
+
+    def forward() -> None:
+        state.model.eval()
+        with torch.inference_mode(), autocast:
+            state.model(volumes)
+
+    def step(batch: torch.Tensor = volumes, target: torch.Tensor = labels) -> None:
+        state.module.train()
+        state.optimizer.zero_grad(set_to_none=True)
+        with autocast:
+            total = state.module(batch.contiguous(memory_format=memory_format), target).total
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(state.model.parameters(), 5.0)
+        state.advance()
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    flop = counter.get_total_flops() / batch_size
+    reset_peak(device)
+    row = {
+        "forward": rate(forward, batch_size, cfg.seconds, device),
+        "step": rate(step, batch_size, cfg.seconds, device),
     }
+    row["augmentation"] = rate(counted(batches), batch_size, cfg.seconds, device) if not way.per_item else None
+    row["loading"] = rate(lambda: enlarged(split, range(2)), 2, cfg.seconds, device) if way.per_item else loading
+    row["epoch"] = epoch_rate(batches, split, way, step, cfg.seconds, device)
+    kind = "bfloat16" if way.bfloat16 else "float32"
+    row |= {"gflop": flop / 1e9, "matrix_share": row["step"] * flop / 1e12 / matrix[kind], "dtype": kind}
+    row |= {"epoch_of_step": row["epoch"] / row["step"], "peak_memory_gb": peak(device) / 1e9}
+    return row
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": round(middle, 4), "quartile_1": round(low, 4), "quartile_3": round(high, 4)}
+def enlarged(split: Split, numbers: range) -> torch.Tensor:
+    """Volumes read from their files and doubled by cubic splines one by one, as the original: (N, 1, 2D, 2H, 2W)."""
+    volumes = [scipy.ndimage.zoom(read_volume(split.rows["Input Data"].iloc[i])[0], 2, order=3) for i in numbers]
+    return torch.from_numpy(np.stack(volumes)[:, None])
 
 
-def environment(device: torch.device) -> dict[str, str | int]:
-    """What the times depend on."""
-    processor = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        processor = models[0] if models else processor
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
-        "clock": "wall" if device.type == "cuda" else "process",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "pytorch_metric_learning": pytorch_metric_learning.__version__,
-        "python": platform.python_version(),
-    }
+def counted(batches: FileBatches) -> Callable[[], None]:
+    """One batch after the other, epoch after epoch."""
+    at = iter(range(10**9))
+
+    def make() -> None:
+        number = next(at)
+        batches.batch(number // batches.count, number % batches.count)
+
+    return make
 
 
-def table(results: list[dict]) -> str:
-    """Markdown: one row for each loss and ratio, one column for each number of classes; median (quartiles)."""
-    heads = [f"C = {result['num_classes']:,} (n = {result['n']})" for result in results]
-    lines = ["| | " + " | ".join(heads) + " |", "|---|" + "---|" * len(results)]
-    for name in results[0]["ms"]:
-        lines.append(f"| {name}, ms | " + " | ".join(cell(result["ms"][name]) for result in results) + " |")
-    for name, ratio in results[0]["ratios"].items():
-        cells = " | ".join(cell(result["ratios"][name]) for result in results)
-        lines.append(f"| **{name}**, goal {ratio['at_most']} | {cells} |")
+def epoch_rate(
+    batches: FileBatches, split: Split, way: Way, step: Callable, seconds: float, device: torch.device
+) -> float:
+    """Steps on what an epoch really feeds, from where it comes from."""
+    numbers = iter(range(10**9))
+
+    def make() -> None:
+        number = next(numbers) % (len(split) // batches.cfg.batch_size)
+        if not way.per_item:
+            step(*batches.batch(0, number))
+            return
+        size = batches.cfg.batch_size
+        rows = range(number * size, (number + 1) * size)
+        step(enlarged(split, rows).to(device), split.labels[rows.start : rows.stop].to(device))
+
+    return rate(make, batches.cfg.batch_size, seconds, device)
+
+
+def rate(job: Callable[[], None], volumes: int, seconds: float, device: torch.device) -> float:
+    """Volumes a second of a job on so many; its first call does not count."""
+    job()
+    wait(device)
+    start, count = time.perf_counter(), 0
+    while count == 0 or time.perf_counter() - start < seconds:
+        job()
+        count += 1
+        if count % 8 == 0:
+            wait(device)
+    wait(device)
+    return count * volumes / (time.perf_counter() - start)
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
+    """Arithmetic operations a second of a large matrix product."""
+    side = MATRIX[device.type]
+    first, second = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return rate(lambda: first @ second, 1, seconds, device) * 2 * side**3
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak(device: torch.device) -> float:
+    """Bytes: of the device since `reset_peak`; on the CPU of the whole process so far, rows before included."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def table(content: dict) -> str:
+    """Markdown: one row for each way to train."""
+    heads = ("loading", "augmentation", "forward", "training step", "epoch", "epoch / step", "share of matrix product")
+    lines = ["| volumes/s | " + " | ".join((*heads, "peak memory, GB")) + " |", "|---|" + "---|" * (len(heads) + 1)]
+    for name, row in content["rows"].items():
+        rates = [row[key] for key in ("loading", "augmentation", "forward", "step", "epoch")]
+        cells = ["-" if value is None else f"{value:,.1f}" if value < 100 else f"{value:,.0f}" for value in rates]
+        cells += [f"{row['epoch_of_step']:.2f}", f"{row['matrix_share']:.2f} ({row['dtype']})"]
+        lines.append(f"| {name} | " + " | ".join([*cells, f"{row['peak_memory_gb']:.1f}"]) + " |")
+    rows = content["rows"]
+    if "original's recipe" in rows:
+        gain = rows["native"]["epoch"] / rows["original's recipe"]["epoch"]
+        lines += ["", f"An epoch of `native` is {gain:.1f} times as fast as one of the original's recipe"]
+        lines[-1] += f", {rows['native']['step'] / rows['enlarged on the device']['step']:.1f} times a training step of"
+        lines[-1] += " `enlarged on the device`."
     return "\n".join(lines) + "\n"
 
 
-def cell(value: dict[str, float]) -> str:
-    median, low, high = (
-        f"{value[key]:,.0f}" if value[key] >= 100 else f"{value[key]:.3g}"
-        for key in ("median", "quartile_1", "quartile_3")
-    )
-    return f"{median} ({low}-{high})"
-
-
-def page(content: dict) -> str:
+def page(content: dict, cfg: Config) -> str:
     """The table with what it was measured on."""
+    products = ", ".join(f"{kind} {value:,.2f} TFLOP/s" for kind, value in content["matrix_tflops"].items())
     return (
-        "# Speed of the losses\n\n"
-        f"Forward + backward, float32, N = {content['batch_size']}, E = {content['embedding_dim']}; "
-        f"{content['device']}, {content['threads']} thread, {content['clock']} time; torch {content['torch']}, "
-        f"pytorch-metric-learning {content['pytorch_metric_learning']}. Median (quartiles) of n interleaved rounds; "
-        "ratios within a round. `python -m benchmarks.speed`\n\n" + table(content["results"])
+        "# Speed of training\n\n"
+        f"3-D ResNet-{cfg.depth} of width {cfg.width}, volumes of 32^3, batches of {cfg.batch_size} (original's "
+        f"recipe: {ORIGINAL_BATCH}); {content['device']}, {content['threads']} threads, torch {content['torch']}. "
+        f"Large matrix product: {products}. Each figure from {cfg.seconds:g} s of one run. Peak memory on the CPU is "
+        "that of the process so far.\n"
+        f"`python -m benchmarks.speed --width {cfg.width} --batch-size {cfg.batch_size}`\n\n" + table(content)
     )
 
 
