@@ -80,6 +80,7 @@ class Config:
     envelope: float = 0.4  # of Nyquist: where the contrast has fallen to 1/e; inf for none
     band_limit: float = 1.0  # of Nyquist: where signal and noise end, smoothly; 1 for no limit
     shift: float = 2.0  # voxels, largest shift along each axis
+    crop: bool = False  # allow shifts that take the ends of the largest complexes out of the box
     common_noise: bool = False  # one noise level for all: the SNR is that of the mean class, small ones have less
     neighbours: int = 0  # procedural complexes packed around each particle, at most
     seed: int = 9  # of poses, noise and procedural complexes
@@ -107,7 +108,8 @@ def main(cfg: Config) -> None:
     names, files = choose_classes(cfg)
     imaging = Imaging(**{f.name: getattr(cfg, f.name) for f in fields(Imaging) if hasattr(cfg, f.name)})
     imaging.check()
-    densities = load_densities(names, cfg.structures, cfg.box, cfg.voxel_size, cfg.resolution, cfg.seed, cfg.shift)
+    margin = 0.0 if cfg.crop else cfg.shift
+    densities = load_densities(names, cfg.structures, cfg.box, cfg.voxel_size, cfg.resolution, cfg.seed, margin)
     crowd = load_densities(CROWD if cfg.neighbours else (), "", cfg.box, cfg.voxel_size, cfg.resolution, cfg.seed)
     folder = Path(cfg.data_dir)
     prepare_folder(folder, cfg, {"classes": list(names), "files": files})
@@ -162,8 +164,7 @@ def prepare_folder(folder: Path, cfg: Config, content: dict) -> None:
 
     Raises InputError where the folder holds other data, unless it is to be overwritten.
     """
-    options = {key: value for key, value in asdict(cfg).items() if key not in RUN_ONLY}
-    options = json.loads(json.dumps(options | content).replace("Infinity", '"inf"'))
+    options = recorded(cfg, content)
     record = folder / "simulation.json"
     volumes = [*folder.glob("data*_SNR*/*/*.mrc"), *folder.glob("particles.csv")]
     if cfg.overwrite:
@@ -174,7 +175,9 @@ def prepare_folder(folder: Path, cfg: Config, content: dict) -> None:
             (folder / name).unlink(missing_ok=True)
     elif record.is_file():
         try:
-            before = json.loads(record.read_text(encoding="utf-8"))
+            before = recorded(Config(), {}) | json.loads(
+                record.read_text(encoding="utf-8")
+            )  # newer options: as default
         except ValueError as error:
             raise InputError(f"{record}: not the record of a simulation ({error}); --overwrite starts anew") from error
         changed = [key for key in options | before if options.get(key) != before.get(key)]
@@ -188,6 +191,12 @@ def prepare_folder(folder: Path, cfg: Config, content: dict) -> None:
     elif volumes:
         raise InputError(f"{folder}: holds volumes that were not simulated here; --overwrite replaces them")
     write_json(record, options)
+
+
+def recorded(cfg: Config, content: dict) -> dict:
+    """What simulation.json keeps of the options, with `content`."""
+    options = {key: value for key, value in asdict(cfg).items() if key not in RUN_ONLY}
+    return json.loads(json.dumps(options | content).replace("Infinity", '"inf"'))
 
 
 def make_files(data: DataSet, cfg: Config) -> int:

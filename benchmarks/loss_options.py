@@ -12,7 +12,6 @@ tells pairs of one unseen class from pairs of two. Every loss sees the same spli
 """
 
 import math
-import platform
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,8 +22,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from common.cli import REPOSITORY, run
-from common.files import write_json, write_text
+from benchmarks import runs
+from common.cli import run
 from loss.loss import AUTHORS, LOSSES, ORIGINAL
 
 
@@ -38,7 +37,7 @@ class Config:
     batch_size: int = 64  # images a step
     lr: float = 3e-3  # of AdamW, falling to 0 along a cosine
     seed: int = 9  # of the first split
-    results: str = str(REPOSITORY / "benchmarks" / "results" / "loss_options")  # files, without their endings
+    results: str = str(runs.RESULTS / "loss_options")  # files, without their endings
 
 
 TRAIN_SHARE = 0.7
@@ -93,14 +92,11 @@ def main(cfg: Config) -> None:
         "epochs": cfg.epochs,
         "batch_size": cfg.batch_size,
         "embedding_dim": cfg.embedding_dim,
-        "torch": torch.__version__,
-        "machine": platform.machine(),
+        **runs.machine(torch.device("cpu")),
         "runs": {name: summarise(values, figures[REFERENCE]) for name, values in figures.items()},
     }
-    write_json(f"{cfg.results}.json", content)
-    text = page(content)
-    write_text(f"{cfg.results}.md", text)
-    print(text)
+    runs.write_results(cfg.results, content, page(content))
+    print(page(content))
 
 
 def draw_split(known: int, seed: int) -> Split:

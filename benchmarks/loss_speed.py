@@ -10,13 +10,11 @@ that of this process on one thread, so that other work on the machine counts les
 """
 
 import gc
-import platform
 import random
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytorch_metric_learning
 import torch
@@ -24,8 +22,8 @@ import torch.nn.functional as F
 from pytorch_metric_learning.losses import CosFaceLoss
 from torch import Tensor, nn
 
-from common.cli import REPOSITORY, choose_device, run
-from common.files import write_json, write_text
+from benchmarks import runs
+from common.cli import choose_device, run
 from loss.loss import LMCL, SoftLMCCL
 
 
@@ -38,7 +36,7 @@ class Config:
     rounds: int = 300  # at most as many rounds
     seed: int = 9  # of embeddings, labels, weights and order
     device: str = "auto"  # auto, cpu or cuda
-    results: str = str(REPOSITORY / "benchmarks" / "results" / "loss_speed")  # files, without their endings
+    results: str = str(runs.RESULTS / "loss_speed")  # files, without their endings
 
 
 MIN_ROUNDS = 5
@@ -63,11 +61,12 @@ def main(cfg: Config) -> None:
         "batch_size": cfg.batch_size,
         "embedding_dim": cfg.embedding_dim,
         "seed": cfg.seed,
-        **environment(device),
+        **runs.machine(device),
+        "clock": "wall" if device.type == "cuda" else "process",
+        "pytorch_metric_learning": pytorch_metric_learning.__version__,
         "results": results,
     }
-    write_json(f"{cfg.results}.json", content)
-    write_text(f"{cfg.results}.md", page(content))
+    runs.write_results(cfg.results, content, page(content))
     print(f"{cfg.results}.json, .md")
 
 
@@ -162,23 +161,6 @@ def summarise(num_classes: int, times: dict[str, list[float]]) -> dict:
 def spread(values: list[float]) -> dict[str, float]:
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return {"median": round(middle, 4), "quartile_1": round(low, 4), "quartile_3": round(high, 4)}
-
-
-def environment(device: torch.device) -> dict[str, str | int]:
-    """What the times depend on."""
-    processor = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        processor = models[0] if models else processor
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
-        "clock": "wall" if device.type == "cuda" else "process",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "pytorch_metric_learning": pytorch_metric_learning.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def table(results: list[dict]) -> str:

@@ -1,14 +1,14 @@
 """How many subtomograms a second the simulator makes: CTF, wedge and noise, with poses, with neighbours, as files.
 
-    python benchmarks/simulation_speed.py                  # this machine's cores
-    python benchmarks/simulation_speed.py --device cuda
+-> benchmarks/results/simulation_speed_<device>.{json,md}
 
-Prints a table and writes it to <results-dir>/simulation_speed_<device>.json. On a CPU that others use too, the rate per
-second of processor time says more than the rate per second.
+    python -m benchmarks.simulation_speed                  # this machine's cores
+    python -m benchmarks.simulation_speed --device cuda
+
+On a CPU that others use too, the rate per second of processor time says more than the rate per second.
 """
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,10 +18,8 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from benchmarks import runs
 from common.cli import choose_device, run
-from common.files import write_json
 from simulation.imaging import Imaging, Simulator
 from simulation.particles import DataSet
 from simulation.structures import load_densities, procedural_name
@@ -35,7 +33,7 @@ class Config:
     cuda_batch: int = 512  # volumes at once on a CUDA device
     classes: int = 10  # procedural complexes
     device: str = "auto"  # auto, cpu or cuda
-    results_dir: str = "benchmarks/results"  # where the JSON goes
+    results: str = str(runs.RESULTS / "simulation_speed")  # files, without the device and their endings
 
 
 SNR = 0.05
@@ -57,21 +55,19 @@ def main(cfg: Config) -> None:
         "the same, 4 neighbours": replace(imaging, neighbours=4),
         "the same, a view every 3 degrees": replace(imaging, tilt_step=3.0),
     }
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{threads} CPU threads"
-    print(f"{cfg.box}^3 voxels, {name}, torch {torch.__version__}")
+    machine = {**runs.machine(device), "threads": threads}
     jobs = {"CTF + wedge + noise": filtering(Simulator(densities, imaging), batch)}
     jobs |= {label: whole(Simulator(densities, setting), batch) for label, setting in settings.items()}
     rates = {}
     for label, job in jobs.items():
+        print(f"measuring: {label}", flush=True)
         rates[label] = measure(job, batch, threads, cfg.seconds)
-        show(label, rates[label])
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         data = DataSet(Path(folder), names, Simulator(densities, imaging), 9, (0.03, SNR, float("inf")))
-        label = "files: 3 SNRs with masks"
-        rates[label] = measure(files(data, batch), 3 * batch, threads, cfg.seconds)
-        show(label, rates[label])
-    result = {"machine": name, "torch": torch.__version__, "box": cfg.box, "batch": batch, "volumes": rates}
-    write_json(Path(cfg.results_dir) / f"simulation_speed_{device.type}.json", result)
+        rates["files: 3 SNRs with masks"] = measure(files(data, batch), 3 * batch, threads, cfg.seconds)
+    content = {**machine, "box": cfg.box, "batch": batch, "seconds": cfg.seconds, "volumes": rates}
+    runs.write_results(f"{cfg.results}_{device.type}", content, page(content))
+    print(page(content))
 
 
 def filtering(simulator: Simulator, batch: int) -> Callable[[int], None]:
@@ -102,10 +98,6 @@ def files(data: DataSet, batch: int) -> Callable[[int], None]:
     return lambda seed: data.make(seed % len(data.names), range(batch), batch)
 
 
-def show(label: str, rate: dict[str, float]) -> None:
-    print(f"{rate['per_second']:8.0f} /s {rate['per_cpu_second']:8.0f} /s of processor time  {label}", flush=True)
-
-
 def measure(job: Callable[[int], None], batch: int, threads: int, seconds: float) -> dict[str, float]:
     """Volumes a second over all threads, and a second of one thread's processor time; the first calls do not count."""
     cuda = torch.cuda.is_available()
@@ -129,6 +121,24 @@ def measure(job: Callable[[int], None], batch: int, threads: int, seconds: float
         "per_second": sum(count / took for count, took, _ in done),
         "per_cpu_second": sum(count for count, _, _ in done) / sum(cpu for _, _, cpu in done),
     }
+
+
+def page(content: dict) -> str:
+    """The table with what it was measured on."""
+    rows = [
+        (label, f"{rate['per_second']:,.0f}", f"{rate['per_cpu_second']:,.0f}")
+        for label, rate in content["volumes"].items()
+    ]
+    lines = [
+        "# Speed of the simulator",
+        "",
+        f"Volumes of {content['box']}^3 voxels, {content['batch']} at once, {content['seconds']:g} s a line; "
+        f"{content['device']}, {content['threads']} threads, torch {content['torch']}. "
+        "`python -m benchmarks.simulation_speed`",
+        "",
+        *runs.markdown_table(["", "volumes/s", "volumes/s of processor time"], rows),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -33,16 +33,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import train
-from benchmarks.loss_speed import environment
-from common.cli import choose_device, run
-from common.files import write_json, write_text
+from benchmarks.runs import machine, markdown_table, write_results
+from common.cli import REPOSITORY, choose_device, run
 from loader.dataset import Split, load_split
 from loader.volume import read_volume
 from training.batches import FileBatches
 from training.group import Group
 from training.run import Run
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 MATRIX = {"cpu": 4096, "cuda": 8192}  # side of the matrices whose product is the machine's rate
 ORIGINAL_BATCH = 16
 
@@ -77,8 +75,8 @@ def main(cfg: Config) -> None:
         "enlarged on the device": Way(upsample=2, bfloat16=fast),
         "original's recipe": Way(channels_last=False, per_item=True),
     }
-    content = {**environment(device), "clock": "wall", "torch": torch.__version__, "width": cfg.width, "rows": {}}
-    content |= {"depth": cfg.depth, "batch_size": cfg.batch_size, "original_batch_size": ORIGINAL_BATCH}
+    content = {**machine(device), "rows": {}, "width": cfg.width, "depth": cfg.depth, "volumes": cfg.volumes}
+    content |= {"seconds": cfg.seconds, "batch_size": cfg.batch_size, "original_batch_size": ORIGINAL_BATCH}
     path = f"{cfg.results}_{device.type}_width{cfg.width}"
     content["matrix_tflops"] = {
         str(dtype).removeprefix("torch."): matrix_rate(device, dtype, cfg.seconds) / 1e12
@@ -89,8 +87,7 @@ def main(cfg: Config) -> None:
         for name, way in ways.items():
             content["rows"][name] = measure_way(cfg, way, split, loading, device, content["matrix_tflops"])
             print(name, content["rows"][name], flush=True)
-            write_json(f"{path}.json", content)
-            write_text(f"{path}.md", page(content, cfg))
+            write_results(path, content, page(content, cfg))
     print(table(content))
 
 
@@ -236,12 +233,13 @@ def peak(device: torch.device) -> float:
 def table(content: dict) -> str:
     """Markdown: one row for each way to train."""
     heads = ("loading", "augmentation", "forward", "training step", "epoch", "epoch / step", "share of matrix product")
-    lines = ["| volumes/s | " + " | ".join((*heads, "peak memory, GB")) + " |", "|---|" + "---|" * (len(heads) + 1)]
+    cells = []
     for name, row in content["rows"].items():
         rates = [row[key] for key in ("loading", "augmentation", "forward", "step", "epoch")]
-        cells = ["-" if value is None else f"{value:,.1f}" if value < 100 else f"{value:,.0f}" for value in rates]
-        cells += [f"{row['epoch_of_step']:.2f}", f"{row['matrix_share']:.2f} ({row['dtype']})"]
-        lines.append(f"| {name} | " + " | ".join([*cells, f"{row['peak_memory_gb']:.1f}"]) + " |")
+        texts = ["-" if value is None else f"{value:,.1f}" if value < 100 else f"{value:,.0f}" for value in rates]
+        texts += [f"{row['epoch_of_step']:.2f}", f"{row['matrix_share']:.2f} ({row['dtype']})"]
+        cells.append([name, *texts, f"{row['peak_memory_gb']:.1f}"])
+    lines = markdown_table(["volumes/s", *heads, "peak memory, GB"], cells)
     rows = content["rows"]
     if "original's recipe" in rows:
         gain = rows["native"]["epoch"] / rows["original's recipe"]["epoch"]

@@ -164,6 +164,31 @@ def test_other_options_in_a_folder_with_data_are_refused(made, tmp_path, capsys)
     assert json.loads(names["simulation.json"])["snr"] == [0.1, "inf"]
 
 
+def test_a_data_set_from_before_an_option_was_there_is_taken_up(tmp_path):
+    options = TINY | {"per_class": 1, "snr": (math.inf,)}
+    main(Config(data_dir=str(tmp_path), **options))
+    record = tmp_path / "simulation.json"
+    kept = json.loads(record.read_text())
+    del kept["crop"]
+    record.write_text(json.dumps(kept))
+    main(Config(data_dir=str(tmp_path), **options))
+    with pytest.raises(InputError, match=r"other options \(crop\)"):
+        main(Config(data_dir=str(tmp_path), crop=True, **options))
+
+
+def test_only_a_crop_that_is_asked_for_takes_complexes_out_of_the_box(tmp_path):
+    options = TINY | {"per_class": 8, "snr": (math.inf,), "shift": 6.0}
+    with pytest.raises(InputError, match="6 voxels of margin need a box of"):
+        main(Config(data_dir=str(tmp_path), **options))
+    main(Config(data_dir=str(tmp_path), crop=True, **options))
+    table = pd.read_csv(tmp_path / "particles.csv")
+    shifts = np.array([[float(value) for value in text.split()] for text in table["Shift"]])  # (N, 3) as x, y, z
+    assert 5 < np.abs(shifts).max() <= 6
+    masks = [read_volume(tmp_path / name)[0] for name in table["Segmentation Ground Truth"]]
+    sizes = np.array([np.count_nonzero(mask) for mask in masks]).reshape(3, 8)
+    assert (sizes.min(axis=1) < 0.9 * sizes.max(axis=1)).any()
+
+
 def test_a_users_own_data_is_not_overwritten(tmp_path):
     path = tmp_path / "data1_SNR003" / "subtomogram_mrc" / "tomotarget0.mrc"
     write_volume(path, np.zeros((8, 8, 8), np.float32), 10.0)
