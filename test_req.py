@@ -25,6 +25,7 @@ MINIMA = {
     "umap-learn": "0.5.7",
     "matplotlib": "3.9",
     "tqdm": "4.66",
+    "tensorboard": "2.18",
     "tyro": "0.9",
 }
 

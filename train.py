@@ -15,6 +15,7 @@ checkpoint.pt is the best so far: the highest validation accuracy by class proto
 import sys
 import time
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ from training.group import Group, join
 from training.loop import draw_gallery, train_epoch, validate
 from training.online import OnlineBatches
 from training.recipes import RECIPES
-from training.record import epochs_since_best, merit, save_epoch, summary
+from training.record import Board, epochs_since_best, merit, save_epoch, summary
 from training.run import OPTIMIZERS, RUN_FILES, SCHEDULES, Run, remove_run
 from training.stop import stop_requests
 
@@ -77,7 +78,7 @@ class Config:
     memory_share: float = 0.5  # of the GPU's and the machine's memory that the training volumes may fill
     compile: bool = False  # torch.compile the network
     sync_batchnorm: bool = False  # batch normalisation over the GPUs together
-    tensorboard: bool = False  # write save_dir/tensorboard too; needs the package tensorboard
+    tensorboard: bool = True  # write save_dir/tensorboard too
     save_every: int = 2000  # steps between writes of last.pt: the most that a killed run loses; 0 for whole epochs
     keep: int = 3  # improvements kept as checkpoint<epoch>.pt
     seed: int = 9  # of weights, order and augmentation
@@ -96,6 +97,7 @@ def main(cfg: Config) -> None:
         take_up(state)
         if group.first:
             print(description(state, batches, valid), flush=True)
+        board = Board(state)
         gallery = draw_gallery(train.labels, cfg.prototype_per_class, cfg.seed)
         while state.epoch < cfg.epochs and not (cfg.patience and epochs_since_best(state.log) >= cfg.patience):
             started, before = time.perf_counter(), state.seen
@@ -103,6 +105,7 @@ def main(cfg: Config) -> None:
             if not done:
                 leave(state, stop.number)
             finish_epoch(state, train, valid, gallery, started, before)
+            board.add(state.log[-1])
         if group.first:
             best = max(state.log, key=merit)
             early = f"stopped early, after epoch {state.epoch}; " if state.epoch < cfg.epochs else ""
@@ -130,6 +133,10 @@ def check(cfg: Config) -> None:
         raise InputError(f"--online-snr {cfg.online_snr}: expected two numbers above 0, the smaller first")
     if cfg.auxiliary and not cfg.simulate_online:
         raise InputError("--auxiliary: these classes are simulated; give --simulate-online too")
+    if cfg.tensorboard and find_spec("tensorboard") is None:
+        raise InputError(
+            "--tensorboard: the package tensorboard is not installed; install it, or give --no-tensorboard"
+        )
     if cfg.resume and cfg.overwrite:
         raise InputError("--resume and --overwrite exclude each other")
     save_dir = Path(cfg.save_dir)

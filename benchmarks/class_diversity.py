@@ -6,11 +6,11 @@
     python -m benchmarks.class_diversity --structures structures            # the size for a GPU
     python -m benchmarks.class_diversity --quick                            # procedural complexes as known classes
 
-Every run has the same number of steps and of volumes, simulated as they are needed; auxiliary classes take their share of
-each batch. The figures are of fixed files: verification of valid_unseen, and accuracy of the known classes in test.csv by
-prototype. The best row, by the mean AUC of valid_unseen, is then trained with more steps and more width, as is its loss
-without auxiliary classes. Unseen classes are not simulated at all. A benchmark that was cut off goes on when called
-again with the same options.
+Every run has the same number of steps and of volumes, simulated as they are needed; auxiliary classes take their share
+of each batch. The figures are of fixed files: verification of valid_unseen, and accuracy of the known classes in
+test.csv by prototype. The best row, by the mean AUC of valid_unseen, is then trained with more steps and width, as
+is its loss without auxiliary classes. Unseen classes are not simulated at all. A benchmark that was cut off goes on
+when called again with the same options.
 """
 
 from dataclasses import dataclass, field, replace

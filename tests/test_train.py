@@ -9,6 +9,7 @@ import time
 import pandas as pd
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
 from common.cli import InputError
@@ -224,6 +225,21 @@ def test_averaged_weights_are_kept_beside_those_that_train(copy):
     name = "embedding.0.weight"
     assert not torch.equal(saved["state_dict"][name], saved["progress"]["weights"][name])
     assert torch.equal(saved["state_dict"][name], saved["progress"]["average"][f"module.{name}"])
+
+
+def test_the_log_is_shown_by_tensorboard_and_goes_on_with_the_run(copy):
+    train.main(small(copy, epochs=2))
+    (copy / "model_save" / "last.pt").write_bytes((copy / "model_save" / "checkpoint1.pt").read_bytes())
+    train.main(small(copy, epochs=2, resume=True))
+    events = EventAccumulator(str(copy / "model_save" / "tensorboard")).Reload()
+    log = pd.read_csv(copy / "model_save" / "log.csv")
+    for name in ("train_loss", "accuracy", "lr"):
+        scalars = events.Scalars(name)
+        assert [event.step for event in scalars] == [1, 2]
+        assert [event.value for event in scalars] == pytest.approx(log[name].tolist())
+    train.main(small(copy, epochs=1, overwrite=True))
+    events = EventAccumulator(str(copy / "model_save" / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("accuracy")] == [1]
 
 
 def test_a_run_that_stops_improving_ends_early(copy, capsys):

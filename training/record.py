@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from common.files import atomic_path, write_csv, write_text
-from training.run import Run
+from training.run import BOARD_FOLDER, Run
 
 
 def merit(row: dict) -> tuple[float, float]:
@@ -35,18 +35,26 @@ def save_epoch(state: Run) -> None:
     write_csv(save_dir / "log.csv", log)
     lines = [f"epoch {row.epoch} train {row.train_loss:.6f} valid {row.valid_loss:.6f}" for row in log.itertuples()]
     write_text(save_dir / "loss.txt", "\n".join(lines) + "\n")
-    if state.cfg.tensorboard:
-        write_tensorboard(save_dir / "tensorboard", state.log[-1])
 
 
-def write_tensorboard(folder: Path, row: dict) -> None:
-    """Add an epoch's figures to the event files that TensorBoard shows."""
-    from torch.utils.tensorboard import SummaryWriter  # takes a second to import, so only where it is wanted
+class Board:
+    """The event files that TensorBoard shows, save_dir/tensorboard, where the settings want them."""
 
-    with SummaryWriter(str(folder)) as writer:
-        for name, value in row.items():
-            if name != "epoch":
-                writer.add_scalar(name, value, row["epoch"])
+    def __init__(self, state: Run):
+        self.writer = None
+        if state.cfg.tensorboard and state.group.first:
+            from torch.utils.tensorboard import SummaryWriter  # not every machine has the package
+
+            folder = Path(state.cfg.save_dir) / BOARD_FOLDER
+            self.writer = SummaryWriter(str(folder), purge_step=state.epoch + 1)
+
+    def add(self, row: dict) -> None:
+        """The figures of an epoch."""
+        if self.writer:
+            for name, value in row.items():
+                if name != "epoch":
+                    self.writer.add_scalar(name, value, row["epoch"])
+            self.writer.flush()
 
 
 def summary(state: Run, seconds_left: float) -> str:

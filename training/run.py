@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from loss.loss import LOSSES
 from model import build_model, load_checkpoint, save_checkpoint
 from training.group import Group
 
+BOARD_FOLDER = "tensorboard"
 RUN_FILES = ("checkpoint*.pt", "last.pt", "loss.txt", "log.csv")
 # settings that may differ between a run and its continuation
 FREE = {
@@ -188,3 +190,4 @@ def remove_run(save_dir: Path) -> None:
     for pattern in RUN_FILES:
         for path in save_dir.glob(pattern):
             path.unlink()
+    shutil.rmtree(save_dir / BOARD_FOLDER, ignore_errors=True)
