@@ -9,7 +9,6 @@ data_/ (or a STAR file) -> csv_split/{train,valid,test,valid_unseen,unseen}.csv
 The unit is the particle: all SNR copies of one particle fall on one side. The split is stratified by class.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +18,19 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from common.cli import InputError, find_data_dir, run
 from common.files import write_csv
-from loader.labels import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR, TABLE_COLUMNS, TOMOGRAM, VOXEL_SIZE, read_particles
-from loader.volume import join_address, split_address
+from loader.labels import (
+    CLASS,
+    INPUT,
+    LABEL,
+    MASK,
+    PARTICLE,
+    SNR,
+    TABLE_COLUMNS,
+    TOMOGRAM,
+    VOXEL_SIZE,
+    read_particles,
+    relative,
+)
 from simulation.structures import CLASS_SETS
 
 PARTS = ("train", "valid", "test")
@@ -61,7 +71,7 @@ def main(cfg: Config) -> None:
 
     csv_dir = Path(cfg.csv_dir)
     for name in FILES:
-        write_csv(csv_dir / f"{name}.csv", relative(files[name], csv_dir))
+        write_csv(csv_dir / f"{name}.csv", movable(files[name], csv_dir))
     print(f"labels from {source}")
     for name in FILES:
         rows = files[name]
@@ -147,14 +157,10 @@ def split_by_tomogram(particles: pd.DataFrame, cfg: Config, source: str) -> dict
     return dict(zip(particles[PARTICLE], parts, strict=True))
 
 
-def relative(table: pd.DataFrame, csv_dir: Path) -> pd.DataFrame:
+def movable(table: pd.DataFrame, csv_dir: Path) -> pd.DataFrame:
     """Our columns first; paths relative to the CSV's own folder, so that the data set can be moved."""
-
-    def shorten(address: str) -> str:
-        number, path = split_address(address)
-        return join_address(number, os.path.relpath(path, csv_dir)) if address else ""
-
-    table = table.assign(**{column: table[column].map(shorten) for column in (INPUT, MASK)})
+    paths = {column: [relative(name, csv_dir) if name else "" for name in table[column]] for column in (INPUT, MASK)}
+    table = table.assign(**paths)
     return table[HEADER + [column for column in table if column not in (*HEADER, *TABLE_COLUMNS)]]
 
 

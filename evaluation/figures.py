@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -63,6 +64,13 @@ def score_histograms(
 ) -> None:
     """Draw the distribution of a score for several sets, name -> (N,), with the threshold below which is unknown."""
     figure, axes = _figure(7.5, 4.2)
+    _histograms(axes, scores, threshold)
+    axes.set(xlabel=label, title=title)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    _save(figure, path)
+
+
+def _histograms(axes: Axes, scores: dict[str, np.ndarray], threshold: float | None) -> None:
     everything = np.concatenate(list(scores.values()))
     low, high = np.percentile(everything, [0.2, 100])
     bins = np.linspace(low, high if high > low else low + 1, 60)
@@ -74,10 +82,8 @@ def score_histograms(
         axes.hist(np.maximum(values, low), histtype="step", lw=1.6, label=f"{name}, n = {len(values)}", **options)
     if threshold is not None:
         axes.axvline(threshold, color="black", ls="--", lw=1.2, label=f"threshold {threshold:.3f}")
-    axes.set(xlabel=label, ylabel="share of particles", title=title)
+    axes.set(ylabel="share of particles")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    _save(figure, path)
 
 
 def similarity_matrix(path: Path | str, cosines: np.ndarray, names: list[str], known: int) -> None:
@@ -146,20 +152,75 @@ def umap_points(embeddings: np.ndarray, seed: int) -> np.ndarray:
 def contact_sheet(path: Path | str, volumes: np.ndarray, titles: list[str]) -> None:
     """Draw volumes (N, D, H, W), each a column: the mean of the middle third along z, along y and along x."""
     volumes = np.asarray(volumes, dtype=np.float32)
-    count, depth = len(volumes), volumes.shape[1]
-    middle = slice(depth // 3, depth - depth // 3)
+    count = len(volumes)
     figure = _blank(max(3.5, 1.45 * count), 5.0)
     grid = figure.subplots(3, count, squeeze=False)
     for column, (volume, title) in enumerate(zip(volumes, titles, strict=True)):
         for row, name in enumerate(("xy", "xz", "yz")):
-            slab = volume.take(range(*middle.indices(depth)), axis=row).mean(axis=row)  # (D, H, W) -> two axes
-            low, high = np.percentile(slab, [1, 99.5])
-            grid[row, column].imshow(slab, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-            grid[row, column].set(xticks=[], yticks=[])
+            _show_slab(grid[row, column], volume, axis=row)
             if column == 0:
                 grid[row, column].set_ylabel(name)
         grid[0, column].set_title(title, fontsize=8)
     _save(figure, path)
+
+
+def prediction_page(
+    path: Path | str,
+    counts: dict[str, int],
+    scores: np.ndarray,
+    threshold: float,
+    label: str,
+    examples: list[tuple[str, list[np.ndarray], list[str]]],
+    *,
+    unknown: str = "unknown",
+    warning: str = "",
+) -> None:
+    """Draw what was predicted: how many volumes of each class, their scores, and slices of some.
+
+    Args:
+        counts: of each prediction, most frequent first.
+        scores: (N,), of all volumes; label: the score's name.
+        examples: one row of slices each: its name, its volumes (D, H, W), a title for each.
+        unknown: the prediction that stands for no class.
+        warning: stands above everything; empty for none.
+    """
+    height = max(5.5, 1.35 * len(examples) + 0.8, 2.8 + 0.26 * len(counts))
+    figure = _blank(11.5, height)
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.1))
+    bars, histogram = left.subplots(2, 1, height_ratios=(max(2.2, 0.26 * len(counts)), 2.2))
+    colours = [COLOURS[-1] if name == unknown else COLOURS[0] for name in counts]
+    drawn = bars.barh(list(counts), list(counts.values()), color=colours)
+    bars.bar_label(drawn, padding=3, fontsize=8)
+    bars.invert_yaxis()
+    bars.margins(x=0.15)
+    bars.set(title=f"Predictions, n = {len(scores)}", xlabel="volumes")
+    bars.xaxis.get_major_locator().set_params(integer=True)
+    bars.spines[["top", "right"]].set_visible(False)
+    _histograms(histogram, {"these volumes": scores}, threshold)
+    histogram.set(title="Left of the dashed line: unknown", xlabel=f"{label} (higher is more known)")
+    histogram.legend(frameon=False, fontsize=8)
+    columns = max(len(volumes) for _, volumes, _ in examples)
+    grid = right.subplots(len(examples), columns, squeeze=False)
+    right.suptitle("The surest of each: the middle third of the volume along z, and its score", fontsize=10)
+    for axes, (name, volumes, titles) in zip(grid, examples, strict=True):
+        for axis in axes[len(volumes) :]:
+            axis.axis("off")
+        for axis, volume, title in zip(axes, volumes, titles, strict=False):
+            _show_slab(axis, volume)
+            axis.set_title(title, fontsize=8)
+        axes[0].set_ylabel(name, fontsize=9)
+    if warning:
+        figure.suptitle("\n".join(wrap(f"Warning: {warning}", 110)), color="#bb2233", fontsize=10)
+    _save(figure, path)
+
+
+def _show_slab(axes: Axes, volume: np.ndarray, axis: int = 0) -> None:
+    """The mean of the middle third of a volume (D, H, W) along an axis, in grey."""
+    depth = volume.shape[axis]
+    slab = volume.take(range(depth // 3, depth - depth // 3), axis=axis).mean(axis=axis)  # (D, H, W) -> two axes
+    low, high = np.percentile(slab, [1, 99.5])
+    axes.imshow(slab, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

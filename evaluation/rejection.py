@@ -131,6 +131,26 @@ def all_scores(embeddings: np.ndarray, reference: Reference, logits: np.ndarray 
     return scores
 
 
+def calibrated_score(embeddings: np.ndarray, calibration: dict) -> np.ndarray:
+    """The score that a checkpoint's calibration names, of embeddings (N, E): (N,).
+
+    Args:
+        calibration: `score`, and what that score compares with, arrays or tensors on the CPU: `prototypes` (C, E) for
+            max_cosine; `reference` (M, E), training embeddings, for knn_cosine.
+
+    Raises ValueError for another score, or where what it compares with is missing.
+    """
+    name, compared = calibration["score"], {"max_cosine": "prototypes", "knn_cosine": "reference"}
+    if name not in compared:
+        raise ValueError(f"score {name!r} of the calibration: expected one of {', '.join(compared)}")
+    if compared[name] not in calibration:
+        raise ValueError(f"score {name!r}: the calibration has no {compared[name]!r}, which it compares with")
+    reference = np.asarray(calibration[compared[name]])
+    if name == "max_cosine":
+        return classify(embeddings, reference)[1]
+    return knn_cosine(embeddings, reference, min(NEIGHBOURS, len(reference)))
+
+
 def fit_threshold(known_scores: np.ndarray, false_rejection_rate: float = FALSE_REJECTION_RATE) -> float:
     """The highest threshold that rejects at most this share of the known scores (N,)."""
     if not 0 <= false_rejection_rate < 1:

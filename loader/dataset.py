@@ -27,7 +27,7 @@ from loader.labels import (
     absolute,
     read_csv,
 )
-from loader.volume import normalise, read_volume, split_address
+from loader.volume import normalise, read_volume, same_voxel_size, split_address
 
 TASKS = ("classification", "segmentation", "all")
 CONTRASTS = ("bright", "dark")  # of the particles in the files; the network always sees bright ones
@@ -245,7 +245,7 @@ def check_volume(address: str, volume: np.ndarray, voxel_size: float | None, exp
     if volume.shape != (box, box, box):
         raise InputError(f"{address}: a volume of {volume.shape} voxels (z, y, x); expected {(box, box, box)}")
     known = expected["voxel_size"]
-    if voxel_size and known and abs(voxel_size / known - 1) > 0.01:
+    if voxel_size and known and not same_voxel_size(voxel_size, known):
         raise InputError(f"{address}: voxels of {voxel_size:g} A; expected {known:g} A")
 
 

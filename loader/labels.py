@@ -47,7 +47,7 @@ def read_particles(data_dir: Path, star: str, class_names: tuple[str, ...], per_
         return read_particles_csv(data_dir / PARTICLES_FILE), str(data_dir / PARTICLES_FILE)
     if any(data_dir.glob(f"*/{TARGET_FOLDER}")):
         return read_file_numbers(data_dir, class_names, per_class), f"file numbers in {data_dir}"
-    if any(_volumes(folder) for folder in data_dir.iterdir() if folder.is_dir()):
+    if any(mrc_files(folder) for folder in data_dir.iterdir() if folder.is_dir()):
         return read_class_folders(data_dir), f"class folders in {data_dir}"
     raise InputError(
         f"{data_dir}: found no {PARTICLES_FILE}, no data1_SNR.../{TARGET_FOLDER} and no folder of MRC files a class; "
@@ -127,7 +127,7 @@ def read_class_folders(data_dir: Path) -> pd.DataFrame:
     """One folder a class, named as the class, with its MRC files."""
     rows = []
     for folder in sorted(path for path in data_dir.iterdir() if path.is_dir()):
-        for path in _volumes(folder):
+        for path in mrc_files(folder):
             rows.append({INPUT: os.path.abspath(path), LABEL: folder.name, PARTICLE: f"{folder.name}/{path.name}"})
     return _complete(pd.DataFrame(rows), data_dir)
 
@@ -169,7 +169,8 @@ def _complete(table: pd.DataFrame, source: Path) -> pd.DataFrame:
     return table
 
 
-def _volumes(folder: Path) -> list[Path]:
+def mrc_files(folder: Path) -> list[Path]:
+    """The MRC files that lie in a folder itself, sorted by name."""
     return sorted(path for path in folder.iterdir() if path.is_file() and path.name.lower().endswith(MRC_SUFFIXES))
 
 
@@ -177,3 +178,9 @@ def absolute(address: str, folder: Path) -> str:
     """An address whose path is absolute, taken from `folder` where it was relative."""
     number, path = split_address(address)
     return join_address(number, os.path.abspath(folder / path))
+
+
+def relative(address: str, folder: Path) -> str:
+    """The inverse of `absolute`: the path of an address as seen from `folder`."""
+    number, path = split_address(address)
+    return join_address(number, os.path.relpath(path, folder))

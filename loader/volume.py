@@ -1,6 +1,7 @@
 """One volume: a file, or volume N of a stack (`N@stack.mrcs`), read strictly as (z, y, x) float32, and written."""
 
 import re
+from functools import lru_cache
 from pathlib import Path
 
 import mrcfile
@@ -10,6 +11,7 @@ from common.cli import InputError
 from common.files import atomic_path
 
 MRC_SUFFIXES = (".mrc", ".mrcs", ".map", ".rec", ".mrc.gz", ".map.gz", ".mrcs.gz")
+CENTRE = 0.12  # of the box: standard deviation of the Gaussian that stands for a particle's place
 
 
 def split_address(address: str) -> tuple[int | None, Path]:
@@ -39,9 +41,11 @@ def read_volume(address: str | Path) -> tuple[np.ndarray, float | None]:
     number, path = split_address(str(address))
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    # of a stack only the volume asked for is read; what is compressed has to be read whole
+    read = mrcfile.open if number is None or path.suffix in (".gz", ".bz2") else mrcfile.mmap
     try:
-        with mrcfile.open(path, permissive=False) as mrc:
-            data, axes = _take(mrc, number, path), _axes(mrc, path)
+        with read(path, permissive=False) as mrc:
+            data, axes = np.array(_take(mrc, number, path)), _axes(mrc, path)
             voxel = np.array([mrc.voxel_size[axis] for axis in "xyz"], dtype=float)
     except InputError:
         raise
@@ -95,6 +99,11 @@ def _voxel_size(voxel: np.ndarray, path: Path) -> float | None:
     return float(voxel[0])
 
 
+def same_voxel_size(first: float, second: float) -> bool:
+    """Whether two voxel sizes (A) are the same to 1 %: less than a voxel across any box in use."""
+    return abs(first / second - 1) <= 0.01
+
+
 def normalise(volume: np.ndarray, name: str | Path) -> np.ndarray:
     """The volume (D, H, W) with mean 0 and standard deviation 1.
 
@@ -104,6 +113,26 @@ def normalise(volume: np.ndarray, name: str | Path) -> np.ndarray:
     if std <= 1e-6 * abs(mean) or std == 0:
         raise InputError(f"{name}: the volume is constant ({mean:g}); expected a subtomogram")
     return ((volume - mean) / std).astype(np.float32)
+
+
+def central_brightness(volume: np.ndarray) -> float:
+    """How much brighter the centre of a cube (D, D, D) is than the cube, in standard errors of white noise.
+
+    Well above 0 for a bright particle in the middle, as far below for a dark one, within a few of 0 for noise alone.
+
+    Args:
+        volume: mean 0, standard deviation 1.
+    """
+    return float(np.vdot(_central_weights(volume.shape[0]), volume))
+
+
+@lru_cache(maxsize=4)
+def _central_weights(side: int) -> np.ndarray:
+    """A Gaussian about the centre, of mean 0 and length 1: (side, side, side) float32."""
+    squares = ((np.arange(side) - (side - 1) / 2) / (CENTRE * side)) ** 2
+    weights = np.exp(-0.5 * (squares[:, None, None] + squares[None, :, None] + squares))
+    weights -= weights.mean()
+    return (weights / np.linalg.norm(weights)).astype(np.float32)
 
 
 def write_volume(path: Path | str, volume: np.ndarray, voxel_size: float) -> None:

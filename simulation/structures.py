@@ -14,6 +14,7 @@ import scipy.fft
 import torch
 
 from common.cli import InputError
+from loader.resample import spectrum_at
 from loader.volume import MRC_SUFFIXES, read_volume
 from simulation.procedural import RESIDUE_VOLUME, procedural_residues
 
@@ -263,12 +264,8 @@ def density_from_map(
     centre = np.average(inside, axis=0, weights=volume[volume > 0])
     radius = mass_radius(np.linalg.norm(inside - centre, axis=1), volume[volume > 0]) * own_voxel_size + voxel_size
     side = fitting_side(radius, voxel_size, box, margin, path)
+    spectrum = spectrum_at(volume, own_voxel_size, voxel_size, side, centre)
     frequency = np.fft.fftfreq(side, voxel_size)
-    spectrum = volume.astype(complex)
-    for axis in range(3):  # the Fourier transform at the frequencies of the new voxels, about the centre of mass
-        place = (np.arange(volume.shape[axis]) - centre[axis]) * own_voxel_size
-        rows = np.exp(-2j * np.pi * (np.outer(frequency, place) + frequency[:, None] * voxel_size * (side - 1) / 2))
-        spectrum = np.moveaxis(np.tensordot(rows, spectrum, (1, axis)), 0, axis)
     k = np.sqrt(frequency[:, None, None] ** 2 + frequency[None, :, None] ** 2 + frequency**2)
     density = np.fft.ifftn(spectrum * low_pass(k * 2 * max(voxel_size, own_voxel_size))).real
     return (density * (MAP_INTERIOR * density.sum() / (density**2).sum())).astype(np.float32)

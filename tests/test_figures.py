@@ -20,6 +20,9 @@ def test_each_picture_is_a_readable_file_and_nothing_else_is_left(tmp_path):
         "flat": lambda path: figures.score_histograms(path, {"a": np.ones(5)}, None, "score", "title"),
         "similarity": lambda path: figures.similarity_matrix(path, np.eye(3), ["a", "b", "c"], 2),
         "sheet": lambda path: figures.contact_sheet(path, rng.random((2, 8, 8, 8)), ["one", "two"]),
+        "predictions": lambda path: figures.prediction_page(
+            path, {"a": 3, "unknown": 1}, rng.random(4), 0.5, "score", [("a", rng.random((2, 8, 8, 8)), ["1", "0.9"])]
+        ),
     }
     for name, draw in drawn.items():
         draw(tmp_path / f"{name}.png")

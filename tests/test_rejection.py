@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from scipy.spatial.distance import mahalanobis as scipy_mahalanobis
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
@@ -13,6 +14,7 @@ from evaluation.rejection import (
     all_scores,
     aupr,
     auroc,
+    calibrated_score,
     classify,
     energy,
     fit_gaussian,
@@ -184,3 +186,18 @@ def test_every_score_is_higher_for_the_known_and_leaves_its_inputs_alone():
     assert set(all_scores(known, reference, None)) == {"max_cosine", "knn_cosine", "mahalanobis"}
     for before, after in zip(copies, (train, known, unknown), strict=True):
         np.testing.assert_array_equal(before, after)
+
+
+def test_a_calibration_is_scored_by_the_name_of_its_score():
+    rng = np.random.default_rng(0)
+    embeddings, class_means, training = (rng.normal(size=(count, 5)).astype(np.float32) for count in (7, 3, 40))
+    calibration = {"score": "max_cosine", "prototypes": torch.from_numpy(class_means)}
+    np.testing.assert_array_equal(calibrated_score(embeddings, calibration), classify(embeddings, class_means)[1])
+    calibration |= {"score": "knn_cosine", "reference": torch.from_numpy(training)}
+    np.testing.assert_array_equal(calibrated_score(embeddings, calibration), knn_cosine(embeddings, training))
+    assert calibrated_score(embeddings[:0], calibration).shape == (0,)
+    del calibration["reference"]
+    with pytest.raises(ValueError, match="'knn_cosine': the calibration has no 'reference'"):
+        calibrated_score(embeddings, calibration)
+    with pytest.raises(ValueError, match="'energy' of the calibration: expected one of max_cosine, knn_cosine"):
+        calibrated_score(embeddings, {**calibration, "score": "energy"})

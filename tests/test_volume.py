@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.cli import InputError
-from loader.volume import normalise, read_volume, split_address, write_volume
+from loader.volume import central_brightness, normalise, read_volume, split_address, write_volume
 
 
 @pytest.fixture
@@ -126,3 +126,23 @@ def test_addresses_split_into_number_and_path():
     assert split_address("12@a/b.mrcs")[0] == 12
     assert str(split_address("12@a/b.mrcs")[1]) == "a/b.mrcs"
     assert split_address("a/b.mrc")[0] is None
+
+
+def test_volumes_of_a_stack_agree_with_the_stack_plain_or_gzipped(tmp_path):
+    stack = np.random.default_rng(0).normal(size=(3, 4, 4, 4)).astype(np.float32)
+    with mrcfile.new(tmp_path / "s.mrcs.gz", compression="gzip") as mrc:
+        mrc.set_data(stack)
+    np.testing.assert_array_equal(read_volume(f"3@{tmp_path}/s.mrcs.gz")[0], stack[2])
+
+
+@pytest.mark.parametrize("side", [8, 15, 32])
+def test_the_centre_of_a_bright_particle_is_bright_and_of_a_dark_one_dark(side):
+    rng = np.random.default_rng(0)
+    at = (np.arange(side) - (side - 1) / 2) / side
+    particle = np.exp(-(at[:, None, None] ** 2 + at[None, :, None] ** 2 + at**2) / (2 * 0.15**2))
+    noise = rng.normal(size=(200, side, side, side))
+    found = np.array([central_brightness(normalise(3 * particle + one, "a")) for one in noise])
+    dark = np.array([central_brightness(normalise(one - 3 * particle, "a")) for one in noise])
+    alone = np.array([central_brightness(normalise(one, "a")) for one in noise])
+    assert found.min() > 3 and dark.max() < -3
+    assert alone.std() == pytest.approx(1, abs=0.15) and abs(alone.mean()) < 0.3  # standard errors of white noise

@@ -1,0 +1,212 @@
+"""Which known class is each of these volumes, or is it unknown?
+
+CHECKPOINT, MRC files | N@stack.mrcs | a folder | a CSV file
+    -> results/<save_dir>-<checkpoint>/predict/{predictions.csv,embeddings.npz,predictions.png}
+
+    python predict.py model_save/checkpoint.pt new_particles
+    python predict.py model_save/checkpoint.pt one.mrc 17@stack.mrcs particles.csv
+
+The files may have another box or voxel size than the training volumes; they are brought to these. A particle is unknown
+where its score is below the checkpoint's threshold; the nearest known class is told nevertheless.
+"""
+
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import tyro
+from torch import nn
+from tqdm import tqdm
+
+from common.cli import InputError, choose_device, run
+from common.files import atomic_path, results_folder, write_csv
+from evaluation import figures
+from evaluation.rejection import calibrated_score, unit
+from loader.dataset import CONTRASTS, READERS
+from loader.inputs import Input, find_inputs, prepare
+from loader.labels import INPUT, relative
+from model import embed, load_model
+
+
+@dataclass(frozen=True)
+class Config:
+    checkpoint: tyro.conf.Positional[str]  # a checkpoint of train.py
+    inputs: tyro.conf.Positional[tuple[str, ...]]  # MRC files, N@stack.mrcs, folders, CSV files with Input Data
+    results_dir: str = "results"  # folder of the results
+    contrast: str = ""  # of the particles in the files, bright or dark; empty: as in the training files
+    voxel_size: float = 0.0  # A, of all inputs, where their headers are wrong; 0: as their headers say
+    batch_size: int = 256  # volumes embedded at once
+    device: str = "auto"  # auto, cpu or cuda
+
+
+UNKNOWN = "unknown"
+PREDICTION, SCORE, THRESHOLD = "Prediction", "Score", "Threshold"
+NEAREST, NEAREST_COSINE = "Nearest Class", "Nearest Cosine"
+RUNNER_UP, RUNNER_UP_COSINE = "Runner-up", "Runner-up Cosine"
+CHUNK = 2**25  # voxels in memory at once: 1,024 volumes of 32^3
+SURELY_DARK = -2.0  # standard errors: the median centre of noise is nearer to 0, that of particles further away
+MOST_NOTES = 10  # lines on what was done to the volumes
+MOST_GROUPS, PER_GROUP = 8, 4  # classes in the picture, and volumes of each
+
+
+def main(cfg: Config) -> None:
+    device = choose_device(cfg.device)
+    model, checkpoint = load_model(cfg.checkpoint, device)
+    check(cfg, checkpoint)
+    preprocessing = checkpoint["preprocessing"] | ({"contrast": cfg.contrast} if cfg.contrast else {})
+    inputs = find_inputs(cfg.inputs)
+    if cfg.voxel_size:
+        inputs = [replace(given, voxel_size=cfg.voxel_size) for given in inputs]
+    embeddings, brightness, notes = embed_inputs(model, inputs, preprocessing, cfg.batch_size, device)
+    for note, count in notes.most_common(MOST_NOTES):
+        print(f"{count} volumes: {note}")
+    if len(notes) > MOST_NOTES:
+        print(f"and {len(notes) - MOST_NOTES} more combinations of box and voxel size")
+    warning = contrast_warning(brightness, preprocessing["contrast"])
+    if warning:
+        print(f"predict.py: warning: {warning}", file=sys.stderr)
+
+    folder = results_folder(cfg.results_dir, cfg.checkpoint) / "predict"
+    table = predictions(embeddings, checkpoint)
+    table.insert(0, INPUT, [relative(given.address, folder) for given in inputs])
+    write_csv(folder / "predictions.csv", table)
+    with atomic_path(folder / "embeddings.npz") as temporary:
+        np.savez(
+            temporary,
+            embeddings=unit(embeddings),
+            inputs=table[INPUT].to_numpy(str),
+            predictions=table[PREDICTION].to_numpy(str),
+            classes=np.array(checkpoint["classes"]),
+            checkpoint=str(cfg.checkpoint),
+        )
+    draw(folder / "predictions.png", table, inputs, preprocessing, checkpoint["calibration"]["score"], warning)
+    print(summary(table, checkpoint["calibration"]))
+    print(f"written: {folder / 'predictions.csv'}, {folder / 'embeddings.npz'}, {folder / 'predictions.png'}")
+
+
+def check(cfg: Config, checkpoint: dict) -> None:
+    """Refuse options that make no sense, and a checkpoint that cannot call anything unknown."""
+    if cfg.batch_size < 1:
+        raise InputError(f"--batch-size {cfg.batch_size}: expected at least 1")
+    if not 0 <= cfg.voxel_size < float("inf"):
+        raise InputError(f"--voxel-size {cfg.voxel_size:g}: expected a number of A, or 0")
+    if cfg.contrast and cfg.contrast not in CONTRASTS:
+        raise InputError(f"--contrast {cfg.contrast}: expected one of {', '.join(CONTRASTS)}")
+    nothing = np.empty((0, checkpoint["config"]["embedding_dim"]), dtype=np.float32)
+    try:
+        calibrated_score(nothing, checkpoint["calibration"])
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{cfg.checkpoint}: {error}") from error
+
+
+def embed_inputs(
+    model: nn.Module, inputs: list[Input], preprocessing: dict, batch_size: int, device: torch.device
+) -> tuple[np.ndarray, np.ndarray, Counter]:
+    """Embeddings (N, E), not normalised, brightness of the centres (N,), and how often each thing was done to a volume.
+
+    As many volumes as make CHUNK voxels are in memory at once.
+    """
+    box = preprocessing["box"]
+    size = max(1, CHUNK // box**3)
+    embeddings = np.empty((len(inputs), model.embedding_dim), dtype=np.float32)
+    brightness, notes = np.empty(len(inputs)), Counter()
+    bar = tqdm(total=len(inputs), desc="reading", unit="volume", leave=False)
+    with bar, ThreadPoolExecutor(READERS) as pool:
+        for start in range(0, len(inputs), size):
+            chunk = inputs[start : start + size]
+            images = torch.empty(len(chunk), 1, box, box, box, dtype=torch.float16)  # as load_split keeps them
+            for number, volume in enumerate(pool.map(partial(prepare, preprocessing=preprocessing), chunk)):
+                images[number, 0] = torch.from_numpy(volume.image)
+                brightness[start + number] = volume.brightness
+                notes[volume.note] += 1
+                bar.update()
+            rows = slice(start, start + len(chunk))
+            embeddings[rows] = embed(model, images, device, batch_size, "embedding", normalised=False)
+    del notes[""]
+    return embeddings, brightness, notes
+
+
+def contrast_warning(brightness: np.ndarray, contrast: str) -> str:
+    """Says that the particles look as if they were of the other contrast; empty where they do not.
+
+    Args:
+        brightness: (N,) standard errors by which the centres are brighter, after `contrast` was applied.
+        contrast: bright or dark, what the files were taken to hold.
+    """
+    median = np.median(brightness)
+    if median > SURELY_DARK:
+        return ""
+    other = next(name for name in CONTRASTS if name != contrast)
+    return (
+        f"the particles look {other}, not {contrast}: the typical centre is {-median:.1f} standard errors {other}er "
+        f"than what is around it; to take them as {other}: --contrast {other}"
+    )
+
+
+def predictions(embeddings: np.ndarray, checkpoint: dict) -> pd.DataFrame:
+    """One row an embedding of (N, E): class or unknown, score, threshold, the nearest class and the runner-up."""
+    calibration = checkpoint["calibration"]
+    classes = np.array([*checkpoint["classes"], ""])
+    cosines = unit(embeddings) @ unit(np.asarray(calibration["prototypes"])).T  # (N, E) -> (N, C)
+    cosines = np.pad(cosines, ((0, 0), (0, 1)), constant_values=np.nan)  # so that a lone class has a runner-up: none
+    first, second = np.argsort(-cosines, axis=1, kind="stable")[:, :2].T
+    scores = calibrated_score(embeddings, calibration)
+    rows = np.arange(len(embeddings))
+    return pd.DataFrame(
+        {
+            PREDICTION: np.where(scores >= calibration["threshold"], classes[first], UNKNOWN),
+            SCORE: scores.astype(float),
+            THRESHOLD: calibration["threshold"],
+            NEAREST: classes[first],
+            NEAREST_COSINE: cosines[rows, first].astype(float),
+            RUNNER_UP: classes[second],
+            RUNNER_UP_COSINE: cosines[rows, second].astype(float),
+        }
+    )
+
+
+def draw(path: Path, table: pd.DataFrame, inputs: list[Input], preprocessing: dict, score: str, warning: str) -> None:
+    """The picture: how many of each class, the scores, and slices of the surest volumes of the largest classes."""
+    counts = table[PREDICTION].value_counts()
+    rows = []
+    names = list(counts.index[:MOST_GROUPS])
+    if UNKNOWN in counts and UNKNOWN not in names:
+        names[-1] = UNKNOWN
+    for name in names:
+        scores = table.loc[table[PREDICTION] == name, SCORE].sort_values(ascending=name == UNKNOWN)
+        shown = scores.head(PER_GROUP)
+        volumes = [prepare(inputs[number], preprocessing).image for number in shown.index]
+        rows.append((f"{name}\n{counts[name]}", volumes, [f"{value:.2f}" for value in shown]))
+    figures.prediction_page(
+        path,
+        dict(counts),
+        table[SCORE].to_numpy(),
+        table[THRESHOLD].iloc[0],
+        score,
+        rows,
+        unknown=UNKNOWN,
+        warning=warning,
+    )
+
+
+def summary(table: pd.DataFrame, calibration: dict) -> str:
+    """How many volumes of each class, with their median score, and what the threshold means."""
+    groups = table.groupby(PREDICTION)[SCORE].agg(["size", "median"]).sort_values("size", ascending=False)
+    width = max(len(PREDICTION), *(len(name) for name in groups.index))
+    lines = [f"{PREDICTION:{width}s}  volumes  median score"]
+    lines += [f"{name:{width}s}  {row['size']:7.0f}  {row['median']:12.3f}" for name, row in groups.iterrows()]
+    lines.append(
+        f"unknown: {calibration['score']} below {calibration['threshold']:.3f}, as are at most "
+        f"{calibration['false_rejection_rate']:.0%} of the {calibration['n']} validation volumes of known classes"
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(main, Config, __doc__)

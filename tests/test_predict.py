@@ -1,0 +1,322 @@
+"""predict.py on real files: the answers of the library, whatever the volumes are called, cut to or sampled on."""
+
+import os
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.image import imread
+
+import predict
+from common.cli import InputError
+from evaluation.rejection import classify, fit_threshold, prototypes
+from loader.dataset import load_split, read_split
+from loader.inputs import Input, find_inputs, prepare
+from loader.resample import fourier_resample
+from loader.volume import read_volume, write_volume
+from model import embed, load_model
+from tests.scripts import refuse, succeed
+
+BOX, VOXEL_SIZE = 16, 20.0  # of the training volumes
+COUNT = 6  # volumes of most tests
+
+
+@pytest.fixture(scope="module")
+def checkpoint(trained, tmp_path_factory):
+    """The trained checkpoint, its batch statistics and calibration those of the whole of train.csv.
+
+    After so few steps the running statistics hardly let one volume differ from another.
+    """
+    model, content = load_model(trained / "model_save" / "checkpoint.pt", torch.device("cpu"))
+    split = load_split(trained / "csv_split" / "train.csv", content["preprocessing"])
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm1d | torch.nn.BatchNorm3d):
+            layer.momentum = 1.0
+    with torch.no_grad():
+        model.train()(split.images.float())
+    embeddings = embed(model.eval(), split.images, torch.device("cpu"))
+    found = prototypes(embeddings, split.labels.numpy(), len(content["classes"]))
+    threshold = fit_threshold(classify(embeddings, found)[1], 0.3)
+    content["calibration"] |= {"prototypes": torch.from_numpy(found), "threshold": threshold}
+    content["state_dict"] = model.state_dict()
+    return saved(content, tmp_path_factory.mktemp("checkpoint"))
+
+
+def saved(content: dict, folder: Path) -> Path:
+    """A checkpoint in a folder of its own."""
+    path = folder / "model_save" / "checkpoint.pt"
+    path.parent.mkdir()
+    torch.save(content, path)
+    return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_pictures():
+    """In this process: they take longer than the predictions. Where predict.py runs as a process, it draws."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predict, "draw", lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def files(trained):
+    """Two noise-free volumes of each class of test.csv, not in the order of their names."""
+    rows = read_split(trained / "csv_split" / "test.csv")
+    chosen = rows[rows["SNR Level"] == "infinity"].groupby("Class").head(COUNT // rows["Class"].nunique())
+    return list(chosen["Input Data"])[::-1]
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint, files, tmp_path_factory):
+    """Their predictions."""
+    return predicted(tmp_path_factory.mktemp("expected"), checkpoint, *files)
+
+
+def predicted(folder: Path, checkpoint: Path, *inputs: str | Path, **options: object) -> pd.DataFrame:
+    """predictions.csv of a call in this process, its results in `folder`."""
+    settings = {"device": "cpu", "results_dir": str(folder), **options}
+    predict.main(predict.Config(checkpoint=str(checkpoint), inputs=tuple(map(str, inputs)), **settings))
+    return pd.read_csv(folder / "model_save-checkpoint" / "predict" / "predictions.csv", keep_default_na=False)
+
+
+def same(first: pd.DataFrame, second: pd.DataFrame, atol: float = 1e-5) -> None:
+    """The same predictions in the same order, whatever the volumes are called."""
+    parts = (table.drop(columns="Input Data").reset_index(drop=True) for table in (first, second))
+    pd.testing.assert_frame_equal(*parts, rtol=0, atol=atol)
+
+
+def copies(files: list[str], folder: Path, change, voxel_size: float) -> Path:
+    """A folder with a changed copy of each file, their names in the order of `files`."""
+    for number, name in enumerate(files):
+        write_volume(folder / f"{number}.mrc", change(read_volume(name)[0]), voxel_size)
+    return folder
+
+
+def test_predictions_are_those_of_the_library_in_the_order_of_the_rows(trained, checkpoint):
+    output = succeed(
+        "predict.py", "model_save/checkpoint.pt", str(trained / "csv_split/test.csv"), cwd=checkpoint.parents[1]
+    )
+    folder = checkpoint.parents[1] / "results" / "model_save-checkpoint" / "predict"
+    table = pd.read_csv(folder / "predictions.csv")
+
+    model, content = load_model(checkpoint, torch.device("cpu"))
+    split = load_split(trained / "csv_split" / "test.csv", content["preprocessing"])
+    embeddings = embed(model, split.images, torch.device("cpu"))
+    class_prototypes = content["calibration"]["prototypes"].numpy()
+    nearest, cosines = classify(embeddings, class_prototypes)
+    names = np.array(content["classes"])
+    assert [os.path.abspath(folder / name) for name in table["Input Data"]] == list(split.rows["Input Data"])
+    assert set(table["Threshold"]) == {content["calibration"]["threshold"]}
+    np.testing.assert_array_equal(table["Nearest Class"], names[nearest])
+    np.testing.assert_allclose(table["Score"], cosines, atol=1e-6)
+    assert np.ptp(cosines) > 0.1  # volumes differ, so that to agree means something
+    known = cosines >= content["calibration"]["threshold"]
+    assert set(known) == {True, False}
+    np.testing.assert_array_equal(table["Prediction"], np.where(known, names[nearest], "unknown"))
+    order = np.argsort(-(embeddings @ class_prototypes.T), axis=1)
+    np.testing.assert_array_equal(table["Runner-up"], names[order[:, 1]])
+    assert (table["Nearest Cosine"] >= table["Runner-up Cosine"]).all()
+
+    with np.load(folder / "embeddings.npz") as kept:
+        assert kept["embeddings"].dtype == np.float32
+        np.testing.assert_allclose(kept["embeddings"], embeddings, atol=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(kept["embeddings"], axis=1), 1, atol=1e-6)
+        assert list(kept["inputs"]) == list(table["Input Data"])
+        assert list(kept["predictions"]) == list(table["Prediction"])
+        assert list(kept["classes"]) == content["classes"]
+        assert str(kept["checkpoint"]) == "model_save/checkpoint.pt"
+    assert min(imread(folder / "predictions.png").shape[:2]) > 500
+    assert f"{len(table)} volumes" not in output  # nothing had to be done to them, so nothing is said
+    for name, count in table["Prediction"].value_counts().items():
+        assert f"{name} " in output and f" {count} " in output
+
+
+def test_every_name_of_a_volume_gives_the_same(checkpoint, files, expected, tmp_path):
+    assert [os.path.basename(name) for name in expected["Input Data"]] == [os.path.basename(name) for name in files]
+    folder = copies(files, tmp_path / "new", lambda volume: volume, VOXEL_SIZE)
+    with mrcfile.new(tmp_path / "stack.mrcs") as mrc:
+        mrc.set_data(np.stack([read_volume(name)[0] for name in files]))
+        mrc.voxel_size = VOXEL_SIZE
+    (tmp_path / "tables").mkdir()
+    table = tmp_path / "tables" / "particles.csv"
+    pd.DataFrame({"Input Data": [f"../new/{number}.mrc" for number in range(COUNT)]}).to_csv(table, index=False)
+    stack = [f"{number}@{tmp_path}/stack.mrcs" for number in range(1, COUNT + 1)]
+    for inputs in ([folder], [table], stack, [f"{folder}/0.mrc", *stack[1:3], *files[3:]]):
+        found = predicted(tmp_path / "r", checkpoint, *inputs)
+        same(found, expected)
+    same(predicted(tmp_path / "r", checkpoint, *files[::-1]), expected[::-1])
+    written = tmp_path / "r" / "model_save-checkpoint" / "predict" / "predictions.csv"
+    same(predicted(tmp_path / "again", checkpoint, written), expected[::-1])
+
+
+def test_of_a_folder_without_mrc_files_those_below_it_are_taken_but_no_masks(trained):
+    found = [given.address for given in find_inputs([str(trained / "data_")])]
+    assert found == sorted(map(str, (trained / "data_").glob("data*/subtomogram_mrc/*.mrc")))
+
+
+def test_volumes_are_read_and_embedded_a_few_at_a_time(checkpoint, files, expected, tmp_path, monkeypatch):
+    counts = []
+
+    def spy(model, images, *options, **more):
+        counts.append(len(images))
+        return embed(model, images, *options, **more)
+
+    monkeypatch.setattr(predict, "embed", spy)
+    monkeypatch.setattr(predict, "CHUNK", 4 * BOX**3)
+    same(predicted(tmp_path, checkpoint, *files), expected)
+    assert counts == [4, COUNT - 4]
+
+
+def test_another_box_is_cut_or_filled(checkpoint, files, expected, tmp_path, capsys):
+    larger = copies(files, tmp_path / "larger", lambda volume: np.pad(volume, 3, mode="reflect"), VOXEL_SIZE)
+    same(predicted(tmp_path / "r", checkpoint, larger), expected)
+    assert f"{COUNT} volumes: box 22 -> 16\n" in capsys.readouterr().out
+    smaller = copies(files[:2], tmp_path / "smaller", lambda volume: volume[2:-2, 2:-2, 2:-2], VOXEL_SIZE)
+    predicted(tmp_path / "r", checkpoint, smaller, larger)
+    assert f"{COUNT} volumes: box 22 -> 16\n2 volumes: box 12 -> 16\n" in capsys.readouterr().out
+    image = prepare(
+        Input(str(smaller / "0.mrc")), load_model(checkpoint, torch.device("cpu"))[1]["preprocessing"]
+    ).image
+    assert np.ptp(image[:2]) == 0 and np.ptp(image[2:-2]) > 1
+
+
+def test_another_voxel_size_is_resampled(checkpoint, files, expected, tmp_path, capsys):
+    finer = copies(files, tmp_path / "finer", lambda volume: fourier_resample(volume, 20, 16, 20), 16.0)
+    found = predicted(tmp_path / "r", checkpoint, finer)
+    assert f"{COUNT} volumes: 16 A resampled to 20 A, box 20 -> 16\n" in capsys.readouterr().out
+    same(found, expected, atol=1e-3)
+    wrong = copies(files, tmp_path / "wrong", lambda volume: volume, 1.0)
+    same(predicted(tmp_path / "r", checkpoint, wrong, voxel_size=VOXEL_SIZE), expected)
+    with pytest.raises(InputError, match=r"0\.mrc: 16 voxels of 1 A; .* 16 of 20 A .* give --voxel-size"):
+        predicted(tmp_path / "r", checkpoint, wrong)
+
+
+def test_a_table_may_state_the_voxel_size(checkpoint, files, expected, tmp_path, capsys):
+    copies(files, tmp_path, lambda volume: fourier_resample(volume, 20, 16, 20), 1.0)
+    rows = {"Input Data": [f"{number}.mrc" for number in range(COUNT)], "Voxel Size": "16"}
+    pd.DataFrame(rows).to_csv(tmp_path / "particles.csv", index=False)
+    same(predicted(tmp_path / "r", checkpoint, tmp_path / "particles.csv"), expected, atol=1e-3)
+    assert "16 A resampled to 20 A" in capsys.readouterr().out
+
+
+def test_an_unknown_voxel_size_is_taken_as_the_checkpoints_and_said(checkpoint, files, expected, tmp_path, capsys):
+    folder = copies(files, tmp_path / "unknown", lambda volume: volume, 0.0)
+    same(predicted(tmp_path / "r", checkpoint, folder), expected)
+    assert f"{COUNT} volumes: voxel size unknown: taken as the checkpoint's 20 A\n" in capsys.readouterr().out
+    content = torch.load(checkpoint, weights_only=True)
+    content["preprocessing"]["voxel_size"] = None
+    same(predicted(tmp_path / "r", saved(content, tmp_path), *files), expected)
+    note = f"{COUNT} volumes: voxel size 20 A, the checkpoint's unknown: taken as the same\n"
+    assert note in capsys.readouterr().out
+
+
+def test_negated_copies_are_warned_of_and_the_originals_are_not(trained, checkpoint, tmp_path, capsys):
+    rows = read_split(trained / "csv_split" / "test.csv")
+    originals = predicted(tmp_path / "r", checkpoint, *rows["Input Data"])
+    assert "warning" not in capsys.readouterr().err
+    folder = copies(list(rows["Input Data"]), tmp_path / "dark", lambda volume: -volume, VOXEL_SIZE)
+    dark = [folder / f"{number}.mrc" for number in range(len(rows))]
+    predicted(tmp_path / "r", checkpoint, *dark)
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "predict.py: warning: the particles look dark, not bright" in line
+    assert "--contrast dark" in line
+    same(predicted(tmp_path / "r", checkpoint, *dark, contrast="dark"), originals)
+    assert "warning" not in capsys.readouterr().err
+    predicted(tmp_path / "r", checkpoint, *rows["Input Data"], contrast="dark")
+    assert "warning: the particles look bright, not dark" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("level", ["01", "infinity"])
+def test_the_contrast_of_almost_every_single_volume_is_recognised(trained, level):
+    """At SNR 0.1 and without noise, known and unknown classes alike."""
+    names = [str(path) for path in sorted((trained / "data_").glob(f"*SNR{level}/subtomogram_mrc/*.mrc"))]
+    preprocessing = {"box": BOX, "voxel_size": VOXEL_SIZE, "contrast": "bright"}
+    brightness = np.array([prepare(Input(name), preprocessing).brightness for name in names])
+    assert np.mean([not predict.contrast_warning(value, "bright") for value in brightness]) == 1
+    assert np.mean([bool(predict.contrast_warning(-value, "bright")) for value in brightness]) > 0.95
+
+
+def test_a_mistake_is_one_line_and_leaves_nothing(checkpoint, files, tmp_path):
+    (tmp_path / "text.mrc").write_text("hello")
+    line = refuse("predict.py", str(checkpoint), *files, "text.mrc", cwd=tmp_path)
+    assert line.startswith("predict.py: error: text.mrc: not a readable MRC file")
+    with pytest.raises(InputError, match=r"text\.mrc: not a checkpoint"):
+        predicted(tmp_path / "results", tmp_path / "text.mrc", *files)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.fixture
+def faulty(tmp_path):
+    """A folder of things that are no input, and one volume that is."""
+    rng = np.random.default_rng(0)
+    good = rng.normal(size=(BOX,) * 3).astype(np.float32)
+    write_volume(tmp_path / "good.mrc", good, VOXEL_SIZE)
+    write_volume(tmp_path / "flat.mrc", np.ones_like(good), VOXEL_SIZE)
+    write_volume(tmp_path / "brick.mrc", good[:8], VOXEL_SIZE)
+    write_volume(tmp_path / "nan.mrc", good, VOXEL_SIZE)
+    with mrcfile.mmap(tmp_path / "nan.mrc", mode="r+") as mrc:
+        mrc.data[0, 0, 0] = np.nan
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other.csv").write_text("File\ngood.mrc\n")
+    (tmp_path / "gone.csv").write_text("Input Data\ngood.mrc\nnone.mrc\n")
+    (tmp_path / "header.csv").write_text("Input Data\n")
+    (tmp_path / "size.csv").write_text("Input Data,Voxel Size\ngood.mrc,ten\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none.mrc", r"none\.mrc: no such file; expected an MRC file, N@stack\.mrcs, a folder or a CSV file"),
+        ("3@none.mrcs", r"3@.*none\.mrcs: no such file"),
+        ("empty", r"empty: neither it nor a folder below it holds an MRC file"),
+        ("none.csv", r"none\.csv: no such file"),
+        ("other.csv", r"other\.csv: no column Input Data; found File"),
+        ("gone.csv", r"none\.mrc: no such file; named in .*gone\.csv, line 3"),
+        ("header.csv", r"header\.csv: holds no row"),
+        ("size.csv", r"size\.csv, line 2: Voxel Size 'ten'; expected a number in A"),
+        ("nan.mrc", r"nan\.mrc: 1 values are NaN or infinite"),
+        ("brick.mrc", r"brick\.mrc: a volume of \(8, 16, 16\) voxels \(z, y, x\); expected a cube"),
+        ("flat.mrc", r"flat\.mrc: the volume is constant"),
+        ("2@good.mrc", r"good\.mrc: holds an array of shape .* needs a 4-D volume stack"),
+    ],
+)
+def test_bad_input_is_named(checkpoint, faulty, name, message):
+    number, _, path = name.rpartition("@")
+    with pytest.raises(InputError, match=message):
+        predicted(
+            faulty / "r", checkpoint, faulty / "good.mrc", f"{number}@{faulty / path}" if number else faulty / path
+        )
+    assert not (faulty / "r").exists()
+
+
+def test_bad_options_and_calibrations_are_named(checkpoint, files, tmp_path):
+    for options, message in (
+        ({"contrast": "grey"}, "--contrast grey: expected one of bright, dark"),
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"voxel_size": -1.0}, "--voxel-size -1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            predicted(tmp_path, checkpoint, *files, **options)
+    with pytest.raises(InputError, match="no input"):
+        predicted(tmp_path, checkpoint)
+    content = torch.load(checkpoint, weights_only=True)
+    content["calibration"]["score"] = "luck"
+    with pytest.raises(
+        InputError, match=r"checkpoint\.pt: score 'luck' of the calibration: expected one of max_cosine"
+    ):
+        predicted(tmp_path, saved(content, tmp_path), *files)
+
+
+def test_a_checkpoint_calibrated_by_neighbours_is_scored_by_them(checkpoint, files, tmp_path):
+    """Where the reference is one volume, that volume alone is known."""
+    model, content = load_model(checkpoint, torch.device("cpu"))
+    image = torch.from_numpy(prepare(Input(files[0]), content["preprocessing"]).image)
+    reference = torch.from_numpy(embed(model, image[None, None], torch.device("cpu")))
+    content["calibration"] |= {"score": "knn_cosine", "threshold": 0.9999, "reference": reference}
+    table = predicted(tmp_path, saved(content, tmp_path), *files)
+    assert table["Score"][0] == pytest.approx(1, abs=1e-4)
+    assert list(table["Prediction"] == "unknown") == [False] + [True] * (COUNT - 1)
