@@ -175,11 +175,10 @@ def prepare_folder(folder: Path, cfg: Config, content: dict) -> None:
             (folder / name).unlink(missing_ok=True)
     elif record.is_file():
         try:
-            before = recorded(Config(), {}) | json.loads(
-                record.read_text(encoding="utf-8")
-            )  # newer options: as default
+            before = json.loads(record.read_text(encoding="utf-8"))
         except ValueError as error:
             raise InputError(f"{record}: not the record of a simulation ({error}); --overwrite starts anew") from error
+        before = recorded(Config(), {}) | before  # an option that came later had its default
         changed = [key for key in options | before if options.get(key) != before.get(key)]
         if changed:
             raise InputError(

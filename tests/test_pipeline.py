@@ -39,7 +39,9 @@ def place(request, original, tmp_path_factory):
     """A copy of the repository, with data_ beside it or inside it, and the folder that commands are run from."""
     parent = tmp_path_factory.mktemp("place")
     repository = parent / "SoftLMCCL"
-    ignore = shutil.ignore_patterns(".*", "demo", "data_", "csv_split", "model_save", "results", "tests", "docs")
+    ignore = shutil.ignore_patterns(
+        ".*", "demo", "data_", "csv_split", "model_save", "results", "work", "tests", "docs"
+    )
     shutil.copytree(REPOSITORY, repository, ignore=ignore)
     data = parent / "data_" if request.param == "beside" else repository / "data_"
     shutil.copytree(original / "data_", data)

@@ -1,0 +1,220 @@
+"""How much a network loses on hard data: neighbours, bad centring and unknown defocus, beside the easy data it knows.
+
+CHECKPOINT, the split and the data it was trained on -> benchmarks/results/hard_set.{json,md}
+
+    python -m benchmarks.hard_set model_save/checkpoint.pt
+    python -m benchmarks.hard_set model_save/checkpoint.pt --structures structures
+
+then, with a network trained on the hard data beside it:
+
+    python train.py --csv-dir work/hard_set/csv_split --save-dir model_hard
+    python -m benchmarks.hard_set model_save/checkpoint.pt --hard-checkpoint model_hard/checkpoint.pt
+
+The easy data are those of simulate.py. They are made again with the same seed, classes and options but for those of
+the hard set, and split alike: each particle is in the same part of both, so that none that is tested on was trained
+on. Each checkpoint is evaluated by test.py and open_set.py three times: on easy data; on hard data with easy train.csv
+and valid.csv, to which test.py fits its linear classifier and with which scores compare; and on hard data throughout.
+Nothing is chosen.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+import tyro
+
+from benchmarks import runs
+from common.cli import InputError, choose_device, run
+from loader.dataset import class_names, read_split
+from loader.labels import LABEL, PARTICLE
+from model import load_checkpoint
+from simulation.structures import ClassSet
+
+
+@dataclass(frozen=True)
+class Config:
+    checkpoint: tyro.conf.Positional[str]  # a checkpoint that train.py made of the easy data
+    hard_checkpoint: str = ""  # another, made of the hard data; empty: none
+    csv_dir: str = "csv_split"  # the split of the easy data
+    data_dir: str = "data_"  # the easy data, of simulate.py
+    structures: str = ""  # folder of the coordinate files, where the easy data were made of some
+    work_dir: str = "work/hard_set"  # folder for the hard data, its split and logs
+    neighbours: int = 3  # of the hard data: procedural complexes around each particle, at most
+    shift: float = 4.0  # voxels, of the hard data: largest shift along each axis
+    defocus: tuple[float, float] = (3.0, 7.0)  # um of underfocus, of the hard data, drawn from this range
+    split_options: dict[str, str] = field(
+        default_factory=dict
+    )  # those csv_split.py was given for the easy data: seed 3
+    bootstrap: int = 50  # resamples of particles for the 95 % intervals of open_set.py
+    device: str = "auto"  # auto, cpu or cuda
+    results: str = str(runs.RESULTS / "hard_set")  # files, without their endings
+
+
+EASY, HARD_ON_EASY, HARD = "easy", "hard, fitted on easy", "hard, fitted on hard"
+NOT_OPTIONS = ("classes", "files", "procedural")  # of simulation.json: what the data came to be, not how
+
+
+def main(cfg: Config) -> None:
+    work_dir = Path(cfg.work_dir).absolute()
+    easy = read_parts(Path(cfg.csv_dir))
+    before = read_simulation(cfg)
+    hard = {"neighbours": cfg.neighbours, "shift": cfg.shift, "defocus": cfg.defocus, "crop": True}
+    simulate = {key: value for key, value in before.items() if key not in NOT_OPTIONS} | hard
+    classes = classes_by_use(easy, cfg.csv_dir)
+    csv_dir, data = runs.make_split(work_dir, classes, cfg.structures, cfg.device, simulate, cfg.split_options)
+    conditions = {EASY: Path(cfg.csv_dir).absolute(), HARD_ON_EASY: work_dir / "csv_mixed", HARD: csv_dir}
+    write_mixed(conditions[HARD_ON_EASY], easy, read_parts(csv_dir))
+
+    checkpoints = {"easy": cfg.checkpoint} | ({"hard": cfg.hard_checkpoint} if cfg.hard_checkpoint else {})
+    content = {
+        "data": data,
+        "easy": {key: before.get(key) for key in hard},
+        "hard": hard,
+        "bootstrap": cfg.bootstrap,
+        **runs.machine(choose_device(cfg.device)),
+        "checkpoints": {trained_on: network_of(path) for trained_on, path in checkpoints.items()},
+        "figures": {trained_on: {} for trained_on in checkpoints},
+    }
+    for trained_on, condition in product(checkpoints, conditions):
+        print(f"trained on {trained_on} data, evaluated on: {condition}", flush=True)
+        folder = work_dir / f"trained_on_{trained_on}" / condition.replace(", ", "_").replace(" ", "_")
+        settings = {"data": data, "checkpoint": content["checkpoints"][trained_on], "bootstrap": cfg.bootstrap}
+        checkpoint, split = Path(checkpoints[trained_on]).absolute(), conditions[condition]
+        content["figures"][trained_on][condition] = runs.once(
+            folder / "result.json", settings, lambda f=folder, c=checkpoint, s=split: measure(cfg, f, c, s)
+        )
+        runs.write_results(cfg.results, content, page(content))
+    print(page(content))
+    print(f"written: {cfg.results}.json, {cfg.results}.md")
+
+
+def read_parts(csv_dir: Path) -> dict[str, pd.DataFrame]:
+    return {name: read_split(csv_dir / f"{name}.csv") for name in runs.PARTS}
+
+
+def read_simulation(cfg: Config) -> dict:
+    """The options of the easy data.
+
+    Raises InputError for data that simulate.py did not make, or made of coordinate files that are not said.
+    """
+    record = Path(cfg.data_dir) / "simulation.json"
+    if not record.is_file():
+        raise InputError(f"{record}: no such file; expected the data folder of simulate.py (--data-dir)")
+    options = json.loads(record.read_text(encoding="utf-8"))
+    if options["files"] and not cfg.structures:
+        raise InputError(f"{record}: made of coordinate files; say where they are with --structures")
+    return options
+
+
+def classes_by_use(easy: dict[str, pd.DataFrame], csv_dir: str) -> ClassSet:
+    """The names of the known and the held-out classes of a split."""
+    known = class_names(easy["train"], f"{csv_dir}/train.csv")
+    return ClassSet(tuple(known), *(tuple(easy[name][LABEL].unique()) for name in ("valid_unseen", "unseen")))
+
+
+def write_mixed(folder: Path, easy: dict[str, pd.DataFrame], hard: dict[str, pd.DataFrame]) -> None:
+    """The split of easy train and valid and hard everything else.
+
+    Raises InputError when a particle is in another part of the hard data than of the easy.
+    """
+    for name in runs.PARTS:
+        if {*easy[name][PARTICLE]} != {*hard[name][PARTICLE]}:
+            raise InputError(
+                f"{name}.csv: other particles in the hard data than in the easy; give --split-options as csv_split.py "
+                "was given, and another --work-dir"
+            )
+    runs.write_parts(folder, hard | {name: easy[name] for name in ("train", "valid")})
+
+
+def network_of(checkpoint: str) -> dict:
+    """What a checkpoint is: its network and training, and the SHA-256 of its file."""
+    config = load_checkpoint(checkpoint)["config"]
+    kept = {key: config[key] for key in ("loss", "loss_options", "backbone", "depth", "width", "epochs", "seed")}
+    return {**kept, "sha256": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()}
+
+
+def measure(cfg: Config, folder: Path, checkpoint: Path, csv_dir: Path) -> dict:
+    """Every figure of one checkpoint on one split, name -> [value, 95 % interval or None], by set."""
+    device = {"device": cfg.device}
+    closed = runs.evaluate("test.py", folder, checkpoint, csv_dir, device)
+    options = device | {"bootstrap": cfg.bootstrap, "umap": False}
+    opened = runs.evaluate("open_set.py", folder, checkpoint, csv_dir, options)
+    sets = {name: unseen_figures(opened[name]) for name in ("valid_unseen", "unseen") if name in opened}
+    counts = {"test": closed["n"]} | {name: opened[name]["n"] for name in sets}
+    return {"snr_convention": closed["snr_convention"], "n": counts, "sets": {"test": known_figures(closed)} | sets}
+
+
+def known_figures(closed: dict) -> dict[str, list]:
+    """Of closed_set.json: accuracies by the linear classifier, overall and per SNR, and by nearest prototype."""
+    result = {"accuracy, linear classifier": [closed["accuracy"], closed["accuracy_interval"]]}
+    for entry in closed["per_snr"]:
+        result[f"accuracy, linear classifier, SNR {entry['snr']}"] = [entry["accuracy"], entry["accuracy_interval"]]
+    return result | {"accuracy, nearest prototype": [closed["nearest_prototype_accuracy"], None]}
+
+
+def unseen_figures(part: dict) -> dict[str, list]:
+    """Of a set in open_set.json: verification, rejection, enrolment and discovery."""
+    pairs, rejection, shots = part["verification"], part["rejection"], part["enrolment"]["unseen_only"]
+    score = rejection["default_score"]
+    result = {"pair AUC": [pairs["unseen_unseen"]["auc"], pairs["unseen_unseen"]["auc_interval"]]}
+    for entry in pairs["per_snr"]:
+        result[f"pair AUC, SNR {entry['snr']}"] = [entry["unseen_unseen"][key] for key in ("auc", "auc_interval")]
+    result[f"rejection AUROC, {score}"] = [rejection["scores"][score][key] for key in ("auroc", "auroc_interval")]
+    wished = f"knowns called unknown, wished {rejection['wished_false_rejection_rate']:g}"
+    for label, key in ((wished, "false_rejection_rate"), ("unknowns detected", "unknown_detection_rate")):
+        result[label] = [rejection[key], rejection[f"{key}_interval"]]
+    for entry in shots:
+        result[f"{entry['shots']}-shot accuracy"] = [entry["accuracy"], entry.get("accuracy_interval")]
+    for among, key in (("those called unknown", "rejected"), ("all unseen", "all_unseen")):
+        for method, name in (("hdbscan", "HDBSCAN"), ("gaussian_mixture", "Gaussian mixture")):
+            found = part["discovery"][key][method]
+            label = f"clusters among {among}, {name}; unseen classes: {len(part['classes'])}"
+            result[label] = [found["clusters"] if found else None, None]
+    return result
+
+
+def page(content: dict) -> str:
+    """One table a checkpoint and set, easy and hard side by side, with what they were measured on."""
+    first = next(iter(content["figures"]["easy"].values()))
+    lines = [
+        "# Easy and hard data",
+        "",
+        *[
+            f"* {name}: neighbours {options['neighbours']}, shifts up to {options['shift']:g} voxels, "
+            f"defocus {options['defocus'][0]:g} to {options['defocus'][1]:g} um"
+            for name, options in ((name, content[name]) for name in ("easy", "hard"))
+        ],
+        "",
+        f"Data: {content['data']['source']}. SNR convention: {first['snr_convention']}. {content['device']}, "
+        f"torch {content['torch']}. 95 % intervals over particles. `python -m benchmarks.hard_set`",
+        "",
+        f'"{HARD_ON_EASY}": the linear classifier and what the scores compare with are of easy train.csv, the '
+        f'regularisation of easy valid.csv; the rest is hard. "{HARD}": all of hard data. Class prototypes of the '
+        "prototype accuracy and the threshold of unknowns are the checkpoint's, always.",
+    ]
+    for trained_on, conditions in content["figures"].items():
+        if not conditions:
+            continue
+        network = content["checkpoints"][trained_on]
+        text = f"{network['loss']}, {network['backbone']}{network['depth']} of width {network['width']}"
+        lines += ["", f"## Trained on {trained_on} data: {text}, {network['epochs']} epochs, seed {network['seed']}"]
+        for name in first["sets"]:
+            labels = next(iter(conditions.values()))["sets"][name]
+            rows = [[label, *(cell(each["sets"][name][label]) for each in conditions.values())] for label in labels]
+            lines += ["", *runs.markdown_table([f"{name}.csv, n = {first['n'][name]:,} volumes", *conditions], rows)]
+    return "\n".join(lines) + "\n"
+
+
+def cell(figure: list) -> str:
+    """`0.912 [0.900, 0.921]`, a number of clusters as it is, or a dash."""
+    value, interval = figure
+    if value is None or isinstance(value, int):
+        return "-" if value is None else str(value)
+    return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+
+
+if __name__ == "__main__":
+    run(main, Config, __doc__)

@@ -1,0 +1,306 @@
+"""The benchmarks that run the scripts, on the small data set: what they measure, choose, keep and never read."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import tyro
+
+from benchmarks import hard_set, losses, runs, select_score
+from benchmarks.runs import ScriptError
+from common.cli import REPOSITORY, InputError
+from tests.conftest import SMALL_RUN
+
+TINY = dict(zip((name.removeprefix("--").replace("-", "_") for name in SMALL_RUN[::2]), SMALL_RUN[1::2], strict=True))
+TINY |= {"epochs": "2"}
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Scripts run in this process, which saves their start; their names, one for each call."""
+    called = []
+
+    def run_here(script: str, *given: str, log: Path) -> None:
+        called.append(script)
+        spec = importlib.util.spec_from_file_location(f"script_{script.removesuffix('.py')}", REPOSITORY / script)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        module.main(tyro.cli(module.Config, args=given))
+
+    monkeypatch.setattr(runs, "run_script", run_here)
+    threads = torch.get_num_threads()
+    yield called
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def split(workspace: Path, tmp_path: Path) -> Path:
+    """The small split without what chooses nothing, pointing at the workspace's data."""
+    (tmp_path / "data_").symlink_to(workspace / "data_")
+    return Path(shutil.copytree(workspace / "csv_split", tmp_path / "csv_split"))
+
+
+def test_options_become_a_command_line():
+    options = {
+        "per_class": 5,
+        "snr": "0.1 inf",
+        "data_dir": Path("a b"),
+        "crop": True,
+        "umap": False,
+        "names": ("x", "y"),
+    }
+    words = ["--per-class", "5", "--snr", "0.1", "inf", "--data-dir", "a b", "--crop", "--no-umap", "--names", "x", "y"]
+    assert runs.arguments(options) == words
+
+
+def test_mean_and_deviation_are_those_of_a_sample():
+    assert runs.mean_std([0.8, 0.9, 1.0]) == {"mean": pytest.approx(0.9), "std": pytest.approx(0.1), "n": 3}
+    assert runs.format_mean_std(runs.mean_std([0.8, 0.9, 1.0])) == "0.900 ± 0.100"
+    assert runs.format_mean_std(runs.mean_std([0.8125])) == "0.812"
+    assert runs.format_mean_std(runs.mean_std([0.8, None])) == runs.format_mean_std(runs.mean_std([])) == "-"
+
+
+def test_a_finished_job_is_not_repeated_nor_taken_for_another(tmp_path):
+    path = tmp_path / "result.json"
+    assert runs.once(path, {"seed": 1, "sizes": (1, 2)}, lambda: {"auc": 0.5}) == {"auc": 0.5}
+    assert runs.once(path, {"seed": 1, "sizes": (1, 2)}, lambda: {"auc": 0.9}) == {"auc": 0.5}
+    with pytest.raises(InputError, match=r"other settings \(seed\); give another --work-dir"):
+        runs.once(path, {"seed": 2, "sizes": (1, 2)}, dict)
+
+
+def test_a_script_that_fails_is_named_with_its_last_line_and_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "REPOSITORY", tmp_path)
+    (tmp_path / "bad.py").write_text("print('one')\nraise SystemExit('two')\n")
+    log = tmp_path / "folder" / "log.txt"
+    with pytest.raises(ScriptError, match=r"bad.py ended with exit code 1: two; .*log.txt"):
+        runs.run_script("bad.py", "--seed", "3", log=log)
+    assert log.read_text().splitlines() == ["$ bad.py --seed 3", "one", "two"]
+
+
+def test_without_structures_as_many_procedural_classes_take_the_same_parts():
+    procedural, real = runs.class_set(""), runs.class_set("structures")
+    for role in ("known", "valid_unseen", "unseen"):
+        assert len(getattr(procedural, role)) == len(getattr(real, role))
+    assert len(set(procedural.names)) == 24
+
+
+def test_losses_killed_in_a_run_goes_on_with_it_and_repeats_no_other(workspace, tmp_path, in_process):
+    given = {"work_dir": str(tmp_path / "work"), "csv_dir": str(workspace / "csv_split"), "quick": True, "seeds": (9,)}
+    given |= {"device": "cpu", "results": str(tmp_path / "losses")}
+    whole = losses.Config(**given, rows=("softmax", "soft_lmccl_m0"), train_options=TINY)
+    losses.main(replace(whole, rows=("softmax",)))
+    finished, next_run = tmp_path / "work" / "softmax-9", tmp_path / "work" / "soft_lmccl_m0-9"
+    before = (finished / "result.json").stat().st_mtime_ns
+
+    words = [word for pair in TINY.items() for word in pair]
+    options = runs.arguments({**given, "rows": whole.rows, "train_options": words})
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.losses", *options],
+            cwd=REPOSITORY,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        end = time.monotonic() + 120
+        while not (next_run / "model_save/last.pt").exists() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert (next_run / "model_save" / "last.pt").is_file(), (tmp_path / "log").read_text()
+    assert not (next_run / "result.json").exists()
+    partial = json.loads((tmp_path / "losses.json").read_text())
+    assert len(partial["rows"]["softmax"]["runs"]) == 1 and not partial["rows"]["soft_lmccl_m0"]["runs"]
+    assert "Not finished: 1 runs" in (tmp_path / "losses.md").read_text()
+
+    del in_process[:]
+    losses.main(whole)
+    assert in_process == ["train.py", "test.py", "open_set.py"]
+    assert (finished / "result.json").stat().st_mtime_ns == before
+    content = json.loads((tmp_path / "losses.json").read_text())
+    assert content["rows"]["softmax"]["runs"] == partial["rows"]["softmax"]["runs"]
+    assert content["rows"]["soft_lmccl_m0"]["options"] == {"m": 0.0}
+    report = json.loads((next_run / "results" / "model_save-checkpoint" / "open_set.json").read_text())
+    (row,) = content["rows"]["soft_lmccl_m0"]["runs"]
+    assert row["unseen"]["auc"] == report["unseen"]["verification"]["unseen_unseen"]["auc"]
+    assert "Not finished" not in (tmp_path / "losses.md").read_text()
+    assert not list((tmp_path / "work").glob("*-9/model_save/*.pt"))
+
+
+def finished_run(seed: int, auc: float) -> dict:
+    entry = dict.fromkeys(losses.MEASURES, 0.5) | {"auc": auc, "score": "max_cosine", "classes": ["c"], "n": 4}
+    entry |= {"n_same": 5, "n_different": 6}
+    return {
+        "seed": seed,
+        "accuracy": 0.7,
+        "known": ["a", "b"],
+        "n_test": 8,
+        "snr_convention": "lab",
+        "valid_unseen": entry,
+    }
+
+
+def test_the_best_loss_is_that_of_the_highest_mean_auc_and_soft_lmccl_is_told_if_it_is_not():
+    done = {
+        "soft_lmccl": [finished_run(1, 0.80), finished_run(2, 0.82)],
+        "softmax": [finished_run(1, 0.84), finished_run(2, 0.88)],
+        "triplet": [finished_run(1, 0.99), finished_run(2, 0.61)],
+    }
+    report = losses.report(done)
+    assert report["best"] == "softmax"
+    assert "**softmax**, 0.860 ± 0.028. Soft LMCCL (soft_lmccl) is not the best: 0.810 ± 0.014" in report["verdict"]
+    assert "behind by 0.050 ± 0.014 (mean difference of the 2 seeds" in report["verdict"]
+    assert losses.report({"soft_lmccl": done["soft_lmccl"]})["verdict"].endswith("Soft LMCCL is the best.")
+    machine = {"device": "cpu", "threads": 1, "torch": "2"}
+    page = losses.page({"data": {"source": "x"}, "train": {}, "seeds": [1, 2], **machine, **report})
+    assert "| **softmax** (best) | 2 | 0.860 ± 0.028 |" in page
+
+
+def test_a_run_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
+    def train(folder: Path, csv_dir: Path, options: dict) -> Path:
+        if options["loss"] == "softmax":
+            raise ScriptError("train.py ended")
+        return folder
+
+    monkeypatch.setattr(runs, "train", train)
+    monkeypatch.setattr(runs, "evaluate", lambda *_: {})
+    monkeypatch.setattr(losses, "figures", lambda *_: {k: v for k, v in finished_run(9, 0.8).items() if k != "seed"})
+    cfg = losses.Config(
+        work_dir=str(tmp_path), csv_dir="x", rows=("softmax", "lmcl"), seeds=(9,), results=str(tmp_path / "l")
+    )
+    with pytest.raises(InputError, match=r"1 runs failed, call again to repeat them: softmax, seed 9: train\.py ended"):
+        losses.main(cfg)
+    assert len(json.loads((tmp_path / "l.json").read_text())["rows"]["lmcl"]["runs"]) == 1
+    assert not (tmp_path / "softmax-9" / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"rows": ("softmax", "nothing")}, "--rows nothing: expected some of soft_lmccl"),
+        ({"seeds": ()}, "0 --seeds"),
+        ({"train_options": {"loss": "softmax"}}, "--train-options loss"),
+    ],
+)
+def test_losses_refuses_what_it_cannot_run(tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        losses.main(losses.Config(work_dir=str(tmp_path / "work"), **options))
+    assert not (tmp_path / "work").exists()
+
+
+def case(auroc: tuple[float, ...], oscr: tuple[float, ...]) -> dict:
+    return {name: {"auroc": a, "oscr": o} for name, a, o in zip("abc", auroc, oscr, strict=True)}
+
+
+def test_the_winning_score_has_the_lowest_mean_rank_then_the_highest_oscr():
+    # ranks of a, b, c: (1, 2, 3), (3, 2, 1), (2.5, 2.5, 1): means 6.5/3, 6.5/3, 5/3
+    cases = [
+        case((0.9, 0.8, 0.7), (0.5, 0.6, 0.1)),
+        case((0.1, 0.5, 0.6), (0.5, 0.6, 0.1)),
+        case((0.7, 0.7, 0.8), (0.5, 0.6, 0.1)),
+    ]
+    ranked = select_score.rank(cases)
+    assert [entry["score"] for entry in ranked] == ["c", "b", "a"]
+    assert [entry["mean_rank"] for entry in ranked] == pytest.approx([5 / 3, 6.5 / 3, 6.5 / 3])
+    assert [entry["mean_oscr"] for entry in ranked] == pytest.approx([0.1, 0.6, 0.5])
+
+
+def test_select_score_reads_no_class_for_the_final_figures(split, tmp_path, in_process):
+    for name in ("unseen", "test"):
+        (split / f"{name}.csv").unlink()
+    cfg = select_score.Config(
+        work_dir=str(tmp_path / "work"),
+        csv_dir=str(split),
+        quick=True,
+        folds=3,
+        seeds=(9,),
+        train_options=TINY,
+        device="cpu",
+        results=str(tmp_path / "select_score"),
+    )
+    select_score.main(cfg)
+    assert in_process == ["train.py", "open_set.py"] * 4
+    content = json.loads((tmp_path / "select_score.json").read_text())
+    assert [entry["case"] for entry in content["cases"]] == ["fold0", "fold1", "fold2", "valid_unseen"]
+    assert {len(entry["scores"]) for entry in content["cases"]} == {5}
+    left_out = [content["unknown_classes"][f"fold{number}"] for number in range(3)]
+    assert sorted(label for labels in left_out for label in labels) == ["complex00", "complex01", "complex02"]
+
+    valid = pd.read_csv(split / "valid.csv")
+    for number, labels in enumerate(left_out):
+        made = {name: pd.read_csv(tmp_path / f"work/fold{number}/csv_split/{name}.csv") for name in runs.PARTS}
+        assert not {*made["train"]["Actual Label"]} & {*labels} and not len(made["unseen"])
+        assert sorted(made["train"]["Class"].unique()) == [0, 1]
+        assert {*made["valid_unseen"]["Particle"]} == {*valid["Particle"][valid["Actual Label"].isin(labels)]}
+        assert {*made["test"]["Particle"]} == {*valid["Particle"][~valid["Actual Label"].isin(labels)]}
+    page = (tmp_path / "select_score.md").read_text()
+    assert f"**{content['scores'][0]['score']}** wins" in page
+    select_score.main(cfg)
+    assert len(in_process) == 8
+
+
+def test_folds_that_leave_too_few_known_classes_are_refused(split, tmp_path):
+    with pytest.raises(InputError, match="--folds 2 of 3 known classes"):
+        select_score.main(select_score.Config(work_dir=str(tmp_path / "work"), csv_dir=str(split), folds=2))
+
+
+def test_hard_data_are_the_same_particles_under_worse_conditions(trained, tmp_path, in_process):
+    cfg = hard_set.Config(
+        str(trained / "model_save" / "checkpoint.pt"),
+        csv_dir=str(trained / "csv_split"),
+        data_dir=str(trained / "data_"),
+        work_dir=str(tmp_path / "work"),
+        bootstrap=2,
+        device="cpu",
+        results=str(tmp_path / "hard_set"),
+    )
+    hard_set.main(cfg)
+    assert in_process == ["simulate.py", "csv_split.py", *["test.py", "open_set.py"] * 3]
+    made = json.loads((tmp_path / "work" / "data_" / "simulation.json").read_text())
+    before = json.loads((trained / "data_" / "simulation.json").read_text())
+    changed = {key for key in made if made[key] != before.get(key)} - {"procedural", "classes"}
+    assert changed == {"neighbours", "shift", "defocus", "crop"}
+    easy, mixed, hard = (
+        hard_set.read_parts(folder)
+        for folder in (trained / "csv_split", tmp_path / "work" / "csv_mixed", tmp_path / "work" / "csv_split")
+    )
+    for name in runs.PARTS:
+        assert {*easy[name]["Particle"]} == {*hard[name]["Particle"]}
+        source = easy if name in ("train", "valid") else hard
+        assert list(mixed[name]["Input Data"]) == list(source[name]["Input Data"])
+    figures = json.loads((tmp_path / "hard_set.json").read_text())["figures"]["easy"]
+    assert list(figures) == ["easy", "hard, fitted on easy", "hard, fitted on hard"]
+    values = [np.array([value for value, _ in each["sets"]["unseen"].values()], float) for each in figures.values()]
+    assert len(values[0]) > 10 and not np.array_equal(values[0], values[1], equal_nan=True)
+    assert (
+        "| unseen.csv, n = 40 volumes | easy | hard, fitted on easy | hard, fitted on hard |"
+        in (tmp_path / "hard_set.md").read_text()
+    )
+
+
+def test_hard_data_split_otherwise_are_refused(split):
+    easy = hard_set.read_parts(split)
+    other = easy | {"test": easy["valid"]}
+    with pytest.raises(InputError, match=r"test.csv: other particles in the hard data .* --split-options"):
+        hard_set.write_mixed(split, easy, other)
+
+
+def test_data_of_coordinate_files_need_their_folder(tmp_path):
+    with pytest.raises(InputError, match=r"simulation\.json: no such file"):
+        hard_set.read_simulation(hard_set.Config("c.pt", data_dir=str(tmp_path)))
+    (tmp_path / "simulation.json").write_text('{"files": {"1bxn": "0"}}')
+    with pytest.raises(InputError, match="--structures"):
+        hard_set.read_simulation(hard_set.Config("c.pt", data_dir=str(tmp_path)))
