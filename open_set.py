@@ -155,10 +155,10 @@ def as_embedded(embeddings: np.ndarray, split: Split) -> Embedded:
 def all_scores(checkpoint: dict, train: Split, raw: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     """Every score of every set but train.
 
-    Logits are those of the loss's affine softmax head, where it has one, for the known classes: auxiliary ones, that
+    The default score is as train.py calibrated it; the others compare with `train`. Logits are those of the loss's affine softmax head, where it has one, for the known classes: auxiliary ones, that
     only training had, come after them.
     """
-    known = len(checkpoint["classes"])
+    known, calibration = len(checkpoint["classes"]), checkpoint["calibration"]
     reference = rejection.fit_reference(raw["train"], train.labels.numpy(), known)
     weight, bias = (checkpoint["criterion"].get(f"head.{key}") for key in ("weight", "bias"))
     scores = {}
@@ -166,6 +166,7 @@ def all_scores(checkpoint: dict, train: Split, raw: dict[str, np.ndarray]) -> di
         if name != "train":
             logits = None if weight is None else embeddings @ weight[:known].numpy().T + bias[:known].numpy()
             scores[name] = rejection.all_scores(embeddings, reference, logits)
+            scores[name][calibration["score"]] = rejection.calibrated_score(embeddings, calibration)
     return scores
 
 
