@@ -155,8 +155,8 @@ def as_embedded(embeddings: np.ndarray, split: Split) -> Embedded:
 def all_scores(checkpoint: dict, train: Split, raw: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     """Every score of every set but train.
 
-    The default score is as train.py calibrated it; the others compare with `train`. Logits are those of the loss's affine softmax head, where it has one, for the known classes: auxiliary ones, that
-    only training had, come after them.
+    The default score is as train.py calibrated it; the others compare with `train`. Logits are those of the loss's
+    affine softmax head, where it has one, for the known classes: auxiliary ones, that only training had, come after.
     """
     known, calibration = len(checkpoint["classes"]), checkpoint["calibration"]
     reference = rejection.fit_reference(raw["train"], train.labels.numpy(), known)
