@@ -28,7 +28,7 @@ from common.cli import InputError, choose_device, run
 from common.files import atomic_path, results_folder, write_csv
 from evaluation import figures
 from evaluation.rejection import calibrated_score, unit
-from loader.dataset import CONTRASTS, READERS
+from loader.dataset import CONTRASTS, READERS, contrast_warning
 from loader.inputs import Input, find_inputs, prepare
 from loader.labels import INPUT, relative
 from model import embed, load_model
@@ -50,7 +50,6 @@ PREDICTION, SCORE, THRESHOLD = "Prediction", "Score", "Threshold"
 NEAREST, NEAREST_COSINE = "Nearest Class", "Nearest Cosine"
 RUNNER_UP, RUNNER_UP_COSINE = "Runner-up", "Runner-up Cosine"
 CHUNK = 2**25  # voxels in memory at once: 1,024 volumes of 32^3
-SURELY_DARK = -2.0  # standard errors: the median centre of noise is nearer to 0, that of particles further away
 MOST_NOTES = 10  # lines on what was done to the volumes
 MOST_GROUPS, PER_GROUP = 8, 4  # classes in the picture, and volumes of each
 
@@ -130,23 +129,6 @@ def embed_inputs(
             embeddings[rows] = embed(model, images, device, batch_size, "embedding", normalised=False)
     del notes[""]
     return embeddings, brightness, notes
-
-
-def contrast_warning(brightness: np.ndarray, contrast: str) -> str:
-    """Says that the particles look as if they were of the other contrast; empty where they do not.
-
-    Args:
-        brightness: (N,) standard errors by which the centres are brighter, after `contrast` was applied.
-        contrast: bright or dark, what the files were taken to hold.
-    """
-    median = np.median(brightness)
-    if median > SURELY_DARK:
-        return ""
-    other = next(name for name in CONTRASTS if name != contrast)
-    return (
-        f"the particles look {other}, not {contrast}: the typical centre is {-median:.1f} standard errors {other}er "
-        f"than what is around it; to take them as {other}: --contrast {other}"
-    )
 
 
 def predictions(embeddings: np.ndarray, checkpoint: dict) -> pd.DataFrame:

@@ -18,10 +18,12 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from common.cli import InputError, choose_device, run
-from loader.dataset import Split, class_names, load_split
+from common.cli import InputError, choose_device, is_first_process, run
+from loader.dataset import Split, class_names, contrast_warning, load_split
+from loader.volume import central_brightness
 from loss.loss import LOSSES
 from training.batches import Batches, FileBatches
 from training.group import Group, join
@@ -85,6 +87,9 @@ class Config:
     device: str = "auto"  # auto, cpu or cuda
     resume: bool = False  # go on from last.pt
     overwrite: bool = False  # delete the run that save_dir holds
+
+
+CONTRAST_SAMPLE = 500  # volumes whose contrast is looked at
 
 
 def main(cfg: Config) -> None:
@@ -155,7 +160,16 @@ def load_data(cfg: Config, device: torch.device) -> tuple[Split, Split, list[str
     classes = class_names(train.rows, folder / "train.csv")
     if class_names(valid.rows, folder / "valid.csv") != classes:
         raise InputError(f"{folder}: train.csv and valid.csv have different classes; run csv_split.py again")
+    warn_of_contrast(train, cfg.contrast)
     return train.on_device(device, cfg.memory_share), valid, classes
+
+
+def warn_of_contrast(train: Split, contrast: str) -> None:
+    """Say so where the particles look as if they were of the other contrast."""
+    some = train.images[:: len(train) // CONTRAST_SAMPLE + 1, 0].float().numpy()
+    warning = contrast_warning(np.array([central_brightness(volume) for volume in some]), contrast)
+    if warning and is_first_process():
+        print(f"train.py: warning: {warning}", file=sys.stderr)
 
 
 def make_batches(cfg: Config, train: Split, classes: list[str], device: torch.device, group: Group) -> Batches:

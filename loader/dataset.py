@@ -31,6 +31,7 @@ from loader.volume import normalise, read_volume, same_voxel_size, split_address
 
 TASKS = ("classification", "segmentation", "all")
 CONTRASTS = ("bright", "dark")  # of the particles in the files; the network always sees bright ones
+SURELY_DARK = -2.0  # standard errors: the median centre of noise is nearer to 0, that of particles further away
 NORMALISATION = "mean 0, standard deviation 1 of each volume"
 READERS = 4  # threads; reading small files waits for the disk more than for the processor
 MEMORY_SHARE = 0.5  # of a memory that a split may fill
@@ -255,3 +256,20 @@ def mask_sizes(rows: pd.DataFrame) -> np.ndarray | None:
         return None
     with ThreadPoolExecutor(READERS) as pool:
         return np.array(list(pool.map(lambda name: np.count_nonzero(read_volume(name)[0] > 0), rows[MASK])))
+
+
+def contrast_warning(brightness: np.ndarray, contrast: str) -> str:
+    """Says that the particles look as if they were of the other contrast; empty where they do not.
+
+    Args:
+        brightness: (N,) standard errors by which the centres are brighter, after `contrast` was applied.
+        contrast: bright or dark, what the files were taken to hold.
+    """
+    median = np.median(brightness)
+    if median > SURELY_DARK:
+        return ""
+    other = next(name for name in CONTRASTS if name != contrast)
+    return (
+        f"the particles look {other}, not {contrast}: the typical centre is {-median:.1f} standard errors {other}er "
+        f"than what is around it; to take them as {other}: --contrast {other}"
+    )

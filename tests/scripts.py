@@ -1,10 +1,19 @@
-"""Run the project's scripts as a user does."""
+"""Run the project's scripts as a user does, and functions on two processes that train together."""
 
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+LIMIT_S = 180  # for processes that wait for each other for ever
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -28,3 +37,26 @@ def refuse(script: str, *options: str, cwd: Path) -> str:
     assert done.returncode == 2, f"{script} {options} exited with {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr, done.stderr
     return done.stderr.splitlines()[-1]
+
+
+def on_two_processes(job: Callable[[int], dict], folder: Path) -> list[dict]:
+    """What `job(rank)` returns on each of two processes that talk over Gloo; a dict of tensors."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, "OMP_NUM_THREADS", "1")
+        workers = mp.start_processes(_work, args=(job, str(folder)), nprocs=2, join=False, start_method="spawn")
+        end = time.monotonic() + LIMIT_S
+        while not workers.join(timeout=1):
+            if time.monotonic() > end:
+                for process in workers.processes:
+                    process.kill()
+                pytest.fail(f"two processes did not end within {LIMIT_S} s")
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def _work(rank: int, job: Callable[[int], dict], folder: str) -> None:
+    torch.set_num_threads(1)
+    limit = timedelta(seconds=LIMIT_S)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=limit)
+    torch.save(job(rank), f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()

@@ -3,28 +3,23 @@
 import os
 import subprocess
 import sys
-import time
-from datetime import timedelta
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 import train
 from loader.dataset import Split
 from model import load_checkpoint
 from tests.conftest import SMALL_RUN
-from tests.scripts import REPOSITORY
+from tests.scripts import LIMIT_S, REPOSITORY, on_two_processes
 from training.batches import FileBatches
 from training.group import Group
 from training.loop import take_step
 from training.run import Run
 from training.stop import StopRequest
 
-LIMIT_S = 120
 SETTINGS = {"depth": 10, "width": 4, "embedding_dim": 16, "batch_size": 10, "epochs": 1, "lr": 1e-3, "clip": 0.0}
 
 
@@ -49,26 +44,13 @@ def gradients(group: Group, **changes) -> dict[str, torch.Tensor]:
 CASES = {"whole": {}, "augmented": {"noise": 0.3, "rotate": True}, "accumulated": {"batch_size": 5, "accumulate": 2}}
 
 
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    limit = timedelta(seconds=LIMIT_S)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=limit)
-    torch.save({name: gradients(Group(rank, 2), **changes) for name, changes in CASES.items()}, f"{folder}/{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+def job(rank: int) -> dict:
+    return {name: gradients(Group(rank, 2), **changes) for name, changes in CASES.items()}
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("group")
-    workers = mp.start_processes(work, args=(str(folder),), nprocs=2, join=False, start_method="spawn")
-    end = time.monotonic() + LIMIT_S
-    while not workers.join(timeout=1):
-        if time.monotonic() > end:
-            for process in workers.processes:
-                process.kill()
-            pytest.fail(f"two processes did not end within {LIMIT_S} s")
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return on_two_processes(job, tmp_path_factory.mktemp("group"))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -3,19 +3,16 @@
 Network and loss are wrapped together, as one module, so that the parameters of both are kept in step.
 """
 
-import os
-import time
 from contextlib import nullcontext
-from datetime import timedelta
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from loss.loss import LOSSES, LossTerms
+from tests.scripts import on_two_processes
 
 SGD_CENTRES = {"center_update": "sgd", "center_reduction": "mean", "center_momentum": 0.9, "center_weight": 1.0}
 CASES = {name: (name, {}) for name in LOSSES}
@@ -23,7 +20,6 @@ CASES["soft_lmccl, centres by SGD"] = ("soft_lmccl", SGD_CENTRES)
 CASES["soft_lmccl, bias"] = ("soft_lmccl", {"bias": True, "center_features": "raw"})
 FIRST_PARTS = [6, 3]  # how many of the 12 rows the first process has
 STEPS = 2
-LIMIT_S = 180  # for two processes that wait for each other for ever
 
 
 class TrainingStep(nn.Module):
@@ -77,32 +73,17 @@ def all_runs() -> dict:
     return runs
 
 
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    limit = timedelta(seconds=LIMIT_S)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=limit)
+def job(rank: int) -> dict:
     runs = all_runs()
     if rank == 1:  # alone: would wait for ever if eval mode exchanged anything
         criterion = LOSSES["supcon"](8, 5).eval()
         runs["alone"] = criterion(torch.eye(4, 8), torch.tensor([0, 0, 1, 1])).total
-    torch.save(runs, f"{folder}/{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    return runs
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory) -> list[dict]:
-    folder = tmp_path_factory.mktemp("ddp")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(os.environ, "OMP_NUM_THREADS", "1")
-        workers = mp.start_processes(work, args=(str(folder),), nprocs=2, join=False, start_method="spawn")
-        end = time.monotonic() + LIMIT_S
-        while not workers.join(timeout=1):
-            if time.monotonic() > end:
-                for process in workers.processes:
-                    process.kill()
-                pytest.fail(f"two processes did not end within {LIMIT_S} s")
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return on_two_processes(job, tmp_path_factory.mktemp("ddp"))
 
 
 @pytest.fixture(scope="module")

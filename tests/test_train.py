@@ -212,6 +212,13 @@ def test_every_loss_trains(copy, name):
     assert load_checkpoint(copy / "model_save" / "last.pt")["config"]["loss"] == name
 
 
+def test_particles_of_the_other_contrast_are_warned_of(copy, capsys):
+    train.main(small(copy, epochs=1))
+    assert "warning" not in capsys.readouterr().err
+    train.main(small(copy, epochs=1, contrast="dark", overwrite=True))
+    assert "the particles look bright, not dark" in capsys.readouterr().err
+
+
 def test_accumulated_batches_make_one_step(copy):
     train.main(small(copy, epochs=1, batch_size=4, accumulate=3))
     saved = load_checkpoint(copy / "model_save" / "last.pt")
