@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from common.files import atomic_path
 
 MOST_CLASSES = 48  # rows that still make a picture
-ROWS = 12  # classes below each other; more go beside them
+MOST_ROWS = 12  # classes below each other; more go beside them, in columns of one length
 PANEL = 1.15  # inches
 
 
@@ -34,7 +34,8 @@ def contact_sheet(
         snr: the S values; voxel_size: A, for the scale.
     """
     shown = min(len(names), MOST_CLASSES)
-    rows, blocks = min(shown, ROWS), -(-shown // ROWS)
+    blocks = -(-shown // MOST_ROWS)
+    rows = -(-shown // blocks)
     columns = 2 + len(snr)
     size = (blocks * (columns + 0.7) * PANEL, (rows + 0.75) * PANEL)
     figure = Figure(figsize=size, layout="constrained")
@@ -46,7 +47,7 @@ def contact_sheet(
         for axis, title in zip(axes[0], titles, strict=True):
             axis.set_title(title, fontsize=9)
         for row in range(rows):
-            label = block * ROWS + row
+            label = block * rows + row
             for axis in axes[row]:
                 axis.set_xticks([])
                 axis.set_yticks([])
