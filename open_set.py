@@ -35,6 +35,8 @@ class Config:
     results_dir: str = "results"  # folder of the results
     train_per_class: int = 300  # training volumes of a class that scores and floors compare with
     bootstrap: int = 200  # resamples of particles for the 95 % intervals
+    discovery: bool = True  # cluster the particles that are called unknown; a third of the time
+    floors: bool = True  # the same figures for an untrained network, brightness and size; a third of the time
     umap: bool = True  # draw the map of all embeddings; it takes half a minute
     batch_size: int = 256  # volumes embedded at once
     seed: int = 9  # of pairs, episodes, resamples
@@ -77,7 +79,7 @@ def main(cfg: Config) -> None:
     }
     scores = all_scores(checkpoint, splits["train"], raw) if unseen_sets else {}
     floor_sets = [("this network", sets, True)]
-    floor_sets += floor_embeddings(cfg, checkpoint, splits, device) if unseen_sets else []
+    floor_sets += floor_embeddings(cfg, checkpoint, splits, device) if unseen_sets and cfg.floors else []
     folder = results_folder(cfg.results_dir, cfg.checkpoint)
     pictures = {}
     for name in unseen_sets:
@@ -94,17 +96,19 @@ def main(cfg: Config) -> None:
                 known, unseen, scores["test"], scores[name], correct, calibration, cfg.seed, cfg.bootstrap
             ),
             "enrolment": sections.enrol(unseen, prototypes, cfg.seed, cfg.bootstrap),
-            "discovery": sections.discovery(known, unseen, rejected, cfg.seed),
             "floors": [
                 sections.floor(label, rows["train"], rows["test"], rows[name], cfg.seed, prepare)
                 for label, rows, prepare in floor_sets
             ],
             "confounds": floors.confounds(*default, factors(splits["test"], splits[name])),
         }
+        if cfg.discovery:
+            part["discovery"] = sections.discovery(known, unseen, rejected, cfg.seed)
         report[name] = part
         images = torch.cat([splits["test"].images, splits[name].images])[:, 0].numpy()
         pictures[name] = draw_set(folder, name, part, report["known"]["seen_seen"], known, unseen, default)
-        pictures[name] += draw_medoids(folder / f"{name}_clusters.png", part, images, rejected)
+        if cfg.discovery:
+            pictures[name] += draw_medoids(folder / f"{name}_clusters.png", part, images, rejected)
     if cfg.umap:
         pictures["all"] = draw_map(folder / "map.png", sets["test"], [sets[name] for name in unseen_sets], cfg.seed)
     write_json(folder / "open_set.json", report)

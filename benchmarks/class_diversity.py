@@ -87,7 +87,7 @@ def measure(
         given = {"simulate_online": True, "data_dir": work_dir / "data_", "device": cfg.device}
         given |= {"structures": Path(cfg.structures).absolute()} if cfg.structures else {}
         checkpoint = runs.train(folder, csv_dir, options | given)
-        only = {"device": cfg.device, "bootstrap": 1, "umap": False}
+        only = {"device": cfg.device, "bootstrap": 1, **runs.BRIEF}
         return figures(runs.evaluate("open_set.py", folder, checkpoint, csv_dir, only))
 
     result = runs.once(folder / "result.json", {"data": settings["data"]} | options, job)

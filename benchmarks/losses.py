@@ -114,7 +114,7 @@ def run_once(cfg: Config, work_dir: Path, csv_dir: Path, settings: dict, name: s
         device = {"device": cfg.device}
         checkpoint = runs.train(folder, csv_dir, options | device)
         closed = runs.evaluate("test.py", folder, checkpoint, csv_dir, device)
-        opened = runs.evaluate("open_set.py", folder, checkpoint, csv_dir, device | {"bootstrap": 1, "umap": False})
+        opened = runs.evaluate("open_set.py", folder, checkpoint, csv_dir, device | {"bootstrap": 1, **runs.BRIEF})
         return {"seed": seed, **figures(closed, opened)}
 
     made_on = {"data": settings["data"], **({"csv_dir": str(csv_dir)} if cfg.csv_dir else {})}

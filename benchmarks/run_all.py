@@ -55,7 +55,7 @@ def jobs(cfg: Config, device: torch.device) -> dict[str, list[str]]:
     return {
         "tests": [sys.executable, "-m", "pytest", "-q", "tests/test_cuda.py", "tests/test_loss_behaviour.py"],
         "speed": module("speed", *batch, "--results", str(results / "speed")),
-        "simulation": module("simulation_speed", "--results-dir", str(results)),
+        "simulation": module("simulation_speed", "--results", str(results / "simulation_speed")),
         "loss_speed": module("loss_speed", "--results", str(results / f"loss_speed_{device.type}")),
         "class_diversity": study("class_diversity"),
         "select_score": study("select_score"),

@@ -24,6 +24,7 @@ class ScriptError(InputError):
 
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
+BRIEF = {"umap": False, "discovery": False, "floors": False}  # of open_set.py: pairs, scores and enrolment alone
 PARTS = ("train", "valid", "test", "valid_unseen", "unseen")  # the files of a split
 
 

@@ -125,7 +125,7 @@ def run_once(cfg: Config, work_dir: Path, settings: dict, name: str, seed: int) 
         print(f"{name}, seed {seed}: training", flush=True)
         device = {"device": cfg.device}
         checkpoint = runs.train(folder, csv_dir, options | device)
-        report = runs.evaluate("open_set.py", folder, checkpoint, csv_dir, device | {"bootstrap": 1, "umap": False})
+        report = runs.evaluate("open_set.py", folder, checkpoint, csv_dir, device | {"bootstrap": 1, **runs.BRIEF})
         rejection = report["valid_unseen"]["rejection"]
         scores = {
             score: {measure: figures[measure] for measure in (*MEASURES, "n_known", "n_unseen")}

@@ -12,6 +12,11 @@ from sklearn.covariance import ledoit_wolf
 
 DEFAULT_SCORE = "max_cosine"
 FALSE_REJECTION_RATE = 0.05
+CALIBRATED = {  # scores that a checkpoint can name, and what of its calibration they compare with
+    "max_cosine": ("prototypes",),
+    "knn_cosine": ("reference",),
+    "mahalanobis": ("reference", "reference_labels"),
+}
 NEIGHBOURS = 10  # the k of the k-nearest-neighbour score
 CHUNK = 1024  # rows compared with all reference rows at once
 
@@ -136,19 +141,24 @@ def calibrated_score(embeddings: np.ndarray, calibration: dict) -> np.ndarray:
 
     Args:
         calibration: `score`, and what that score compares with, arrays or tensors on the CPU: `prototypes` (C, E) for
-            max_cosine; `reference` (M, E), training embeddings, for knn_cosine.
+            max_cosine; `reference` (M, E), training embeddings, for knn_cosine; these and their `reference_labels` (M,)
+            for mahalanobis.
 
     Raises ValueError for another score, or where what it compares with is missing.
     """
-    name, compared = calibration["score"], {"max_cosine": "prototypes", "knn_cosine": "reference"}
-    if name not in compared:
-        raise ValueError(f"score {name!r} of the calibration: expected one of {', '.join(compared)}")
-    if compared[name] not in calibration:
-        raise ValueError(f"score {name!r}: the calibration has no {compared[name]!r}, which it compares with")
-    reference = np.asarray(calibration[compared[name]])
+    name = calibration["score"]
+    if name not in CALIBRATED:
+        raise ValueError(f"score {name!r} of the calibration: expected one of {', '.join(CALIBRATED)}")
+    missing = [key for key in CALIBRATED[name] if key not in calibration]
+    if missing:
+        raise ValueError(f"score {name!r}: the calibration has no {', '.join(missing)}, which it compares with")
+    compared = [np.asarray(calibration[key]) for key in CALIBRATED[name]]
     if name == "max_cosine":
-        return classify(embeddings, reference)[1]
-    return knn_cosine(embeddings, reference, min(NEIGHBOURS, len(reference)))
+        return classify(embeddings, *compared)[1]
+    if name == "knn_cosine":
+        return knn_cosine(embeddings, *compared, min(NEIGHBOURS, len(compared[0])))
+    reference, labels = compared
+    return mahalanobis(unit(embeddings), fit_gaussian(unit(reference), labels, int(labels.max()) + 1))
 
 
 def fit_threshold(known_scores: np.ndarray, false_rejection_rate: float = FALSE_REJECTION_RATE) -> float:

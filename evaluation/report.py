@@ -25,8 +25,9 @@ class Table:
 
 
 def tables(part: dict) -> list[Table]:
-    """All tables of one unseen set."""
-    return [verification(part), rejection(part), per_class(part), enrolment(part), discovery(part), floors(part)]
+    """All tables of one unseen set; that of clusters where it was asked for."""
+    clusters = [discovery(part)] if "discovery" in part else []
+    return [verification(part), rejection(part), per_class(part), enrolment(part), *clusters, floors(part)]
 
 
 def verification(part: dict) -> Table:

@@ -113,6 +113,17 @@ def test_open_set_reports_both_sets_of_unseen_classes(trained):
             assert all((trained / name).is_file() for name in line.removeprefix("written: ").split(", "))
 
 
+def test_parts_of_the_open_set_report_can_be_left_out(trained, tmp_path):
+    options = ("--bootstrap", "5", "--no-umap", "--no-discovery", "--no-floors", "--results-dir", str(tmp_path))
+    succeed("open_set.py", "model_save/checkpoint.pt", *options, cwd=trained)
+    report = json.loads((tmp_path / "model_save-checkpoint" / "open_set.json").read_text())
+    assert "discovery" not in report["unseen"]
+    assert [floor["embedding"] for floor in report["unseen"]["floors"]] == ["this network"]
+    assert report["unseen"]["verification"]["unseen_unseen"]["auc"] > 0
+    page = (tmp_path / "model_save-checkpoint" / "open_set.html").read_text()
+    assert "How many new classes?" not in page and "Same or different?" in page
+
+
 def test_without_held_out_classes_open_set_says_so(original, tmp_path):
     shutil.copytree(original / "data_", tmp_path / "data_")
     succeed("csv_split.py", "--per-class", str(PER_CLASS), cwd=tmp_path)

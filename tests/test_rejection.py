@@ -196,8 +196,12 @@ def test_a_calibration_is_scored_by_the_name_of_its_score():
     calibration |= {"score": "knn_cosine", "reference": torch.from_numpy(training)}
     np.testing.assert_array_equal(calibrated_score(embeddings, calibration), knn_cosine(embeddings, training))
     assert calibrated_score(embeddings[:0], calibration).shape == (0,)
+    labels = np.arange(40) % 3
+    calibration |= {"score": "mahalanobis", "reference_labels": torch.from_numpy(labels)}
+    expected = all_scores(embeddings, fit_reference(training, labels, 3), None)["mahalanobis"]
+    np.testing.assert_allclose(calibrated_score(embeddings, calibration), expected, rtol=1e-5)
     del calibration["reference"]
-    with pytest.raises(ValueError, match="'knn_cosine': the calibration has no 'reference'"):
+    with pytest.raises(ValueError, match="'mahalanobis': the calibration has no reference"):
         calibrated_score(embeddings, calibration)
     with pytest.raises(ValueError, match="'energy' of the calibration: expected one of max_cosine, knn_cosine"):
         calibrated_score(embeddings, {**calibration, "score": "energy"})

@@ -100,6 +100,7 @@ def validate(state: Run, train: Split, valid: Split, gallery: torch.Tensor) -> t
     ]
     figures = {"valid_loss": sum(losses) / len(valid), "accuracy": float(np.mean(predictions == valid.labels.numpy()))}
     compared = {"prototypes": torch.from_numpy(class_prototypes), "reference": torch.from_numpy(found)}
+    compared["reference_labels"] = train.labels[gallery]
     calibration = {"score": DEFAULT_SCORE, **compared}
     threshold = float(fit_threshold(calibrated_score(raw, calibration), cfg.false_rejection_rate))
     calibration |= {"threshold": threshold, "false_rejection_rate": cfg.false_rejection_rate, "n": len(valid)}
