@@ -16,7 +16,7 @@ run() {
 run python ../simulate.py --procedural 14 --per-class 100 --snr 0.1 0.5 inf
 run python ../csv_split.py --valid-unseen complex08 complex09 --unseen complex10 complex11 complex12 complex13
 run python ../check_split.py
-run python ../train.py --width 8 --epochs 10 --resume
+run python ../train.py --width 8 --epochs 20 --resume
 run python ../test.py model_save/checkpoint.pt
 run python ../open_set.py model_save/checkpoint.pt --bootstrap 50
 

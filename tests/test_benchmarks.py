@@ -17,9 +17,10 @@ import pytest
 import torch
 import tyro
 
-from benchmarks import hard_set, losses, runs, select_score
+from benchmarks import class_diversity, hard_set, losses, runs, select_score
 from benchmarks.runs import ScriptError
 from common.cli import REPOSITORY, InputError
+from simulation.structures import ClassSet
 from tests.conftest import SMALL_RUN
 
 TINY = dict(zip((name.removeprefix("--").replace("-", "_") for name in SMALL_RUN[::2]), SMALL_RUN[1::2], strict=True))
@@ -304,3 +305,34 @@ def test_data_of_coordinate_files_need_their_folder(tmp_path):
     (tmp_path / "simulation.json").write_text('{"files": {"1bxn": "0"}}')
     with pytest.raises(InputError, match="--structures"):
         hard_set.read_simulation(hard_set.Config("c.pt", data_dir=str(tmp_path)))
+
+
+def test_class_diversity_trains_with_and_without_auxiliary_classes_and_the_best_again_with_more(
+    tmp_path, in_process, monkeypatch
+):
+    monkeypatch.setattr(
+        runs,
+        "class_set",
+        lambda structures: ClassSet(("complex00", "complex01"), ("complex02", "complex03"), ("complex04",)),
+    )
+    cfg = class_diversity.Config(
+        work_dir=str(tmp_path / "work"), results=str(tmp_path / "table"), quick=True, device="cpu", seeds=(9,),
+        losses=("softmax",), auxiliary=(0, 3), more=("more steps",),
+        simulate_options={"per_class": "8", "snr": "0.1 inf", "box": "16", "voxel_size": "20"},
+        train_options={**TINY, "epochs": "1", "online_volumes": "32"},
+    )  # fmt: skip
+    class_diversity.main(cfg)
+    content = json.loads((tmp_path / "table.json").read_text())
+    assert "complex04" not in str(content["data"])  # an unseen class is not even made
+    rows = {(row["auxiliary"], row["more"]): row for row in content["rows"]}
+    assert {(0, ""), (3, "")} <= rows.keys()
+    best = max([(0, ""), (3, "")], key=lambda key: rows[key]["auc"]["mean"])
+    assert (best[0], "more steps") in rows and (0, "more steps") in rows
+    settings = json.loads((tmp_path / "work" / f"softmax-{best[0]}-more_steps-9" / "result.json").read_text())[
+        "settings"
+    ]
+    assert (settings["epochs"], settings["auxiliary"]) == (3, best[0])
+    assert len((tmp_path / "table.md").read_text().splitlines()) == 8 + len(rows)
+    called = len(in_process)
+    class_diversity.main(cfg)
+    assert len(in_process) == called
