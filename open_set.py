@@ -23,7 +23,7 @@ from evaluation import floors, rejection, sections
 from evaluation.gallery import draw_map, draw_medoids, draw_set
 from evaluation.report import format_open_set, write_page
 from evaluation.sections import Embedded
-from loader.dataset import Split, load_split, mask_sizes, snr_convention
+from loader.dataset import Split, check_classes, load_split, mask_sizes, snr_convention
 from loader.labels import LABEL, PARTICLE, SNR, TOMOGRAM
 from model import build_model, embed, load_model
 
@@ -33,7 +33,7 @@ class Config:
     checkpoint: tyro.conf.Positional[str]  # a checkpoint of train.py
     csv_dir: str = "csv_split"  # folder of train.csv, test.csv, valid_unseen.csv and unseen.csv
     results_dir: str = "results"  # folder of the results
-    train_per_class: int = 300  # training volumes of a class that scores and floors compare with
+    train_per_class: int = 300  # training volumes of a class that the floors compare with
     bootstrap: int = 200  # resamples of particles for the 95 % intervals
     discovery: bool = True  # cluster the particles that are called unknown; a third of the time
     floors: bool = True  # the same figures for an untrained network, brightness and size; a third of the time
@@ -77,7 +77,7 @@ def main(cfg: Config) -> None:
         "seed": cfg.seed,
         "known": sections.known_only(sets["test"], correct, cfg.seed, cfg.bootstrap),
     }
-    scores = all_scores(checkpoint, splits["train"], raw) if unseen_sets else {}
+    scores = all_scores(checkpoint, raw) if unseen_sets else {}
     floor_sets = [("this network", sets, True)]
     floor_sets += floor_embeddings(cfg, checkpoint, splits, device) if unseen_sets and cfg.floors else []
     folder = results_folder(cfg.results_dir, cfg.checkpoint)
@@ -105,10 +105,11 @@ def main(cfg: Config) -> None:
         if cfg.discovery:
             part["discovery"] = sections.discovery(known, unseen, rejected, cfg.seed)
         report[name] = part
-        images = torch.cat([splits["test"].images, splits[name].images])[:, 0].numpy()
         pictures[name] = draw_set(folder, name, part, report["known"]["seen_seen"], known, unseen, default)
         if cfg.discovery:
-            pictures[name] += draw_medoids(folder / f"{name}_clusters.png", part, images, rejected)
+            pictures[name] += draw_medoids(
+                folder / f"{name}_clusters.png", part, (splits["test"].images, splits[name].images), rejected
+            )
     if cfg.umap:
         pictures["all"] = draw_map(folder / "map.png", sets["test"], [sets[name] for name in unseen_sets], cfg.seed)
     write_json(folder / "open_set.json", report)
@@ -121,16 +122,12 @@ def main(cfg: Config) -> None:
 def load_splits(cfg: Config, checkpoint: dict) -> dict[str, Split]:
     """train (some of each class), test, and those unseen files that hold anything.
 
-    Raises InputError when test.csv is empty, or a class is both known and unseen.
+    Raises InputError when train.csv or test.csv is empty or of other classes, or a class is both known and unseen.
     """
     folder = Path(cfg.csv_dir)
     splits = {name: load_split(folder / f"{name}.csv", checkpoint["preprocessing"]) for name in ("train", "test")}
     for name, split in splits.items():
-        if sorted(split.rows[LABEL].unique()) != sorted(checkpoint["classes"]):
-            raise InputError(
-                f"{folder / name}.csv: classes {', '.join(split.rows[LABEL].unique()) or 'none'}; "
-                f"the checkpoint knows {', '.join(checkpoint['classes'])}"
-            )
+        check_classes(split, folder / f"{name}.csv", checkpoint["classes"])
     for name in UNSEEN_SETS:
         split = load_split(folder / f"{name}.csv", checkpoint["preprocessing"])
         known = sorted({*split.rows[LABEL]} & {*checkpoint["classes"]})
@@ -156,21 +153,19 @@ def as_embedded(embeddings: np.ndarray, split: Split) -> Embedded:
     return Embedded(embeddings, *(split.rows[column].to_numpy(str) for column in (LABEL, PARTICLE, SNR)))
 
 
-def all_scores(checkpoint: dict, train: Split, raw: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+def all_scores(checkpoint: dict, raw: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     """Every score of every set but train.
 
-    The default score is as train.py calibrated it; the others compare with `train`. Logits are those of the loss's
-    affine softmax head, where it has one, for the known classes: auxiliary ones, that only training had, come after.
+    Logits are those of the loss's affine softmax head, where it has one, for the known classes: auxiliary ones, that
+    only training had, come after.
     """
-    known, calibration = len(checkpoint["classes"]), checkpoint["calibration"]
-    reference = rejection.fit_reference(raw["train"], train.labels.numpy(), known)
+    known = len(checkpoint["classes"])
     weight, bias = (checkpoint["criterion"].get(f"head.{key}") for key in ("weight", "bias"))
     scores = {}
     for name, embeddings in raw.items():
         if name != "train":
             logits = None if weight is None else embeddings @ weight[:known].numpy().T + bias[:known].numpy()
-            scores[name] = rejection.all_scores(embeddings, reference, logits)
-            scores[name][calibration["score"]] = rejection.calibrated_score(embeddings, calibration)
+            scores[name] = rejection.all_scores(embeddings, checkpoint["calibration"], logits)
     return scores
 
 

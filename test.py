@@ -18,7 +18,7 @@ from common.files import results_folder, write_json
 from evaluation import figures
 from evaluation.closed_set import closed_set_report, format_report, linear_probe
 from evaluation.rejection import classify
-from loader.dataset import Split, class_names, load_split, snr_convention
+from loader.dataset import check_classes, load_split, snr_convention
 from loader.labels import PARTICLE, SNR
 from model import embed, load_model
 
@@ -73,15 +73,6 @@ def main(cfg: Config) -> None:
     print(format_report(report))
     print(f"nearest class prototype, without a classifier: accuracy {report['nearest_prototype_accuracy']:.3f}")
     print(f"written: {folder / 'closed_set.json'}, {folder / 'confusion.png'}")
-
-
-def check_classes(split: Split, path: Path, classes: list[str]) -> None:
-    """Refuse a split that is empty or of other classes than the checkpoint."""
-    if not len(split):
-        raise InputError(f"{path}: holds no volume")
-    found = class_names(split.rows, path)
-    if found != classes:
-        raise InputError(f"{path}: classes {', '.join(found)}; the checkpoint knows {', '.join(classes)}")
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ class Config:
     online_neighbours: int = -1  # at most; -1: as in simulation.json
     auxiliary: int = 0  # procedural classes that train beside the known ones, with simulate_online
     auxiliary_share: float = 0.7  # of each batch
-    prototype_per_class: int = 100  # training volumes of a class that make its prototype
+    prototype_per_class: int = 100  # training volumes of a class that its prototype and the scores of unknowns rest on
     false_rejection_rate: float = 0.05  # share of validation knowns that the threshold may call unknown
     memory_share: float = 0.5  # of the GPU's and the machine's memory that the training volumes may fill
     compile: bool = False  # torch.compile the network

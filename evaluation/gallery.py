@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from evaluation import figures
 from evaluation.sections import Embedded, class_means
@@ -57,12 +58,12 @@ def draw_set(
 
 
 def draw_medoids(
-    path: Path, part: dict, images: np.ndarray, rejected: tuple[np.ndarray, np.ndarray]
+    path: Path, part: dict, images: tuple[torch.Tensor, torch.Tensor], rejected: tuple[np.ndarray, np.ndarray]
 ) -> list[tuple[Path, str]]:
     """The most central particle of each cluster of those called unknown; none where no cluster was found.
 
     Args:
-        images: volumes (N_known + N_unseen, D, H, W), known first.
+        images: volumes (N_known, 1, D, H, W) and (N_unseen, 1, D, H, W).
         rejected: (N_known,) and (N_unseen,) bool, whether a row was called unknown.
     """
     found = part["discovery"]["rejected"]
@@ -75,7 +76,10 @@ def draw_medoids(
         f"{entry['n']} particles\n{entry['purity']:.0%} {entry['class']}\nstability {entry['stability']:.2f}"
         for entry in clusters
     ]
-    figures.contact_sheet(path, images[rows[[entry["medoid"] for entry in clusters]]], titles)
+    known = len(images[0])
+    chosen = rows[[entry["medoid"] for entry in clusters]]
+    volumes = [images[0][row] if row < known else images[1][row - known] for row in chosen]
+    figures.contact_sheet(path, torch.cat(volumes).numpy(), titles)
     return [
         (path, f"The most central particle of each cluster ({method}) among those called unknown; three directions.")
     ]

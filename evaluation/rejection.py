@@ -106,31 +106,19 @@ def energy(logits: np.ndarray) -> np.ndarray:
     return logsumexp(logits, axis=1)
 
 
-@dataclass(frozen=True)
-class Reference:
-    """What the scores compare with; all of it from training data of known classes."""
-
-    prototypes: np.ndarray  # (C, E)
-    embeddings: np.ndarray  # (N, E), length 1
-    gaussian: SharedGaussian
-
-
-def fit_reference(embeddings: np.ndarray, labels: np.ndarray, num_classes: int) -> Reference:
-    """Everything that the scores need, from training embeddings (N, E) and labels (N,)."""
+def calibrate(embeddings: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
+    """What the scores compare with, from training embeddings (N, E) and labels (N,) of known classes."""
     embeddings = unit(embeddings)
-    return Reference(
-        prototypes(embeddings, labels, num_classes), embeddings, fit_gaussian(embeddings, labels, num_classes)
-    )
+    compared = {"reference": embeddings, "reference_labels": labels}
+    return {"prototypes": prototypes(embeddings, labels, num_classes), **compared}
 
 
-def all_scores(embeddings: np.ndarray, reference: Reference, logits: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Every score by name, each (N,). The two that need the softmax head are left out when `logits` (N, C) is None."""
-    embeddings = unit(embeddings)
-    scores = {
-        "max_cosine": classify(embeddings, reference.prototypes)[1],
-        "knn_cosine": knn_cosine(embeddings, reference.embeddings, min(NEIGHBOURS, len(reference.embeddings))),
-        "mahalanobis": mahalanobis(embeddings, reference.gaussian),
-    }
+def all_scores(embeddings: np.ndarray, calibration: dict, logits: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Every score by name, each (N,), all of them compared with the same training embeddings, those of a calibration.
+
+    The two that need the softmax head are left out when `logits` (N, C) is None.
+    """
+    scores = {name: calibrated_score(embeddings, {**calibration, "score": name}) for name in CALIBRATED}
     if logits is not None:
         scores |= {"max_logit": max_logit(logits), "energy": energy(logits)}
     return scores

@@ -240,6 +240,15 @@ def snr_convention(rows: pd.DataFrame) -> str:
     return str(found[0]) if len(found) == 1 and found[0] else "not stated"
 
 
+def check_classes(split: Split, path: Path | str, classes: list[str]) -> None:
+    """Refuse a split that is empty or of other classes than the checkpoint."""
+    if not len(split):
+        raise InputError(f"{path}: holds no volume")
+    found = class_names(split.rows, path)
+    if found != classes:
+        raise InputError(f"{path}: classes {', '.join(found)}; the checkpoint knows {', '.join(classes)}")
+
+
 def check_volume(address: str, volume: np.ndarray, voxel_size: float | None, expected: dict) -> None:
     """Refuse a volume of another shape or voxel size than expected."""
     box = expected["box"]

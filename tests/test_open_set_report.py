@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 from evaluation import floors, rejection, sections
 from evaluation.gallery import draw_map, draw_medoids, draw_set
@@ -34,9 +35,9 @@ def evaluated() -> dict:
     """A report and all that made it."""
     train, known, unseen = embedded(KNOWN, 0, 20, 0), embedded(KNOWN, 0, 12, 1), embedded(UNSEEN, 3, 25, 2)
     labels = [np.searchsorted(sorted(KNOWN), rows.classes) for rows in (train, known)]
-    reference = rejection.fit_reference(train.embeddings, labels[0], 3)
+    reference = rejection.calibrate(train.embeddings, labels[0], 3)
     scores = [rejection.all_scores(rows.embeddings, reference, None) for rows in (known, unseen)]
-    correct = rejection.classify(known.embeddings, reference.prototypes)[0] == labels[1]
+    correct = rejection.classify(known.embeddings, reference["prototypes"])[0] == labels[1]
     default = tuple(values["max_cosine"] for values in scores)
     rejected = tuple(values < CALIBRATION["threshold"] for values in default)
     part = {
@@ -45,7 +46,7 @@ def evaluated() -> dict:
         "n_particles": 75,
         "verification": sections.verify(unseen, known, 0, 10),
         "rejection": sections.reject(known, unseen, *scores, correct, CALIBRATION, 0, 10),
-        "enrolment": sections.enrol(unseen, reference.prototypes, 0, 10),
+        "enrolment": sections.enrol(unseen, reference["prototypes"], 0, 10),
         "discovery": sections.discovery(known, unseen, rejected, 0),
         "floors": [sections.floor("this network", train, known, unseen, 0, True)],
         "confounds": floors.confounds(*default, {"SNR": (known.snr, unseen.snr)}),
@@ -112,7 +113,7 @@ def test_page_is_self_contained_and_escapes_names(evaluated, tmp_path):
     pictures = draw_set(
         tmp_path, "unseen", parts, evaluated["report"]["known"]["seen_seen"], known, unseen, evaluated["default"]
     )
-    images = np.random.default_rng(0).random((len(known) + len(unseen), 6, 6, 6))
+    images = torch.rand(len(known), 1, 6, 6, 6), torch.rand(len(unseen), 1, 6, 6, 6)
     pictures += draw_medoids(tmp_path / "clusters.png", parts, images, evaluated["rejected"])
     write_page(tmp_path / "open_set.html", evaluated["report"], {"unseen": pictures})
     page = (tmp_path / "open_set.html").read_text()
@@ -122,14 +123,15 @@ def test_page_is_self_contained_and_escapes_names(evaluated, tmp_path):
 
 
 def test_medoids_are_the_rows_that_were_called_unknown(evaluated, monkeypatch, tmp_path):
-    known, unseen = evaluated["known"], evaluated["unseen"]
-    names = np.concatenate([known.classes, unseen.classes])
+    parts = evaluated["known"], evaluated["unseen"]
+    names = sorted({*parts[0].classes, *parts[1].classes})
+    images = [torch.tensor([names.index(name) for name in rows.classes])[:, None, None, None, None] for rows in parts]
     drawn = {}
     monkeypatch.setattr("evaluation.gallery.figures.contact_sheet", lambda path, volumes, titles: drawn.update(
         zip(titles, volumes, strict=True)
     ))  # fmt: skip
-    draw_medoids(tmp_path / "a.png", evaluated["report"]["unseen"], names, evaluated["rejected"])
-    assert len(drawn) == 3 and all(name in title for title, name in drawn.items())
+    draw_medoids(tmp_path / "a.png", evaluated["report"]["unseen"], images, evaluated["rejected"])
+    assert len(drawn) == 3 and all(names[volume.item()] in title for title, volume in drawn.items())
 
 
 def test_map_is_drawn_of_a_sample(evaluated, monkeypatch, tmp_path):

@@ -141,15 +141,22 @@ def test_what_is_not_a_checkpoint_is_one_line(trained, tmp_path, script):
     assert sorted((trained / "results").rglob("*")) == before
 
 
-def test_a_checkpoint_of_other_classes_is_refused(trained, tmp_path):
+@pytest.mark.parametrize("script", ["test.py", "open_set.py"])
+def test_a_checkpoint_of_other_classes_or_of_another_order_is_refused(trained, tmp_path, script):
     shutil.copytree(trained / "csv_split", tmp_path / "csv_split")
     (tmp_path / "data_").symlink_to(trained / "data_")
-    for part in ("train", "valid", "test"):
-        path = tmp_path / "csv_split" / f"{part}.csv"
-        path.write_text(path.read_text().replace("complex00,", "other,"))
-    line = refuse("test.py", str(trained / "model_save/checkpoint.pt"), cwd=tmp_path)
-    assert "classes other" in line
-    assert "the checkpoint knows complex00" in line
+    checkpoint = str(trained / "model_save/checkpoint.pt")
+    renamed = [("complex00,", "other,")]
+    swapped = [(",1,", ",x,"), (",0,", ",1,"), (",x,", ",0,")]
+    for changes, found in ((renamed, "other, complex01"), (swapped, "complex01, complex00")):
+        for part in ("train", "valid", "test"):
+            text = (trained / "csv_split" / f"{part}.csv").read_text()
+            for before, after in changes:
+                text = text.replace(before, after)
+            (tmp_path / "csv_split" / f"{part}.csv").write_text(text)
+        line = refuse(script, checkpoint, cwd=tmp_path)
+        assert f"classes {found}" in line
+        assert "the checkpoint knows complex00" in line
 
 
 def test_test_req_names_what_is_missing(tmp_path):

@@ -14,11 +14,11 @@ from evaluation.rejection import (
     all_scores,
     aupr,
     auroc,
+    calibrate,
     calibrated_score,
     classify,
     energy,
     fit_gaussian,
-    fit_reference,
     fit_threshold,
     fpr95,
     knn_cosine,
@@ -27,6 +27,7 @@ from evaluation.rejection import (
     oscr,
     prototypes,
     roc,
+    unit,
 )
 
 
@@ -176,7 +177,7 @@ def test_every_score_is_higher_for_the_known_and_leaves_its_inputs_alone():
     known = np.eye(8)[labels[:60]] + 0.1 * rng.normal(size=(60, 8))
     unknown = np.eye(8)[3 + labels[:60]] + 0.1 * rng.normal(size=(60, 8))
     copies = [array.copy() for array in (train, known, unknown)]
-    reference = fit_reference(train, labels, 3)
+    reference = calibrate(train, labels, 3)
     of_known = all_scores(known, reference, 9 * known[:, :3])
     of_unknown = all_scores(unknown, reference, 9 * unknown[:, :3])
     assert set(of_known) == {"max_cosine", "knn_cosine", "mahalanobis", "max_logit", "energy"}
@@ -198,7 +199,7 @@ def test_a_calibration_is_scored_by_the_name_of_its_score():
     assert calibrated_score(embeddings[:0], calibration).shape == (0,)
     labels = np.arange(40) % 3
     calibration |= {"score": "mahalanobis", "reference_labels": torch.from_numpy(labels)}
-    expected = all_scores(embeddings, fit_reference(training, labels, 3), None)["mahalanobis"]
+    expected = mahalanobis(unit(embeddings), fit_gaussian(unit(training), labels, 3))
     np.testing.assert_allclose(calibrated_score(embeddings, calibration), expected, rtol=1e-5)
     del calibration["reference"]
     with pytest.raises(ValueError, match="'mahalanobis': the calibration has no reference"):

@@ -9,7 +9,7 @@ from torch import nn
 from tqdm import tqdm
 
 from common.cli import InputError
-from evaluation.rejection import DEFAULT_SCORE, calibrated_score, classify, fit_threshold, prototypes
+from evaluation.rejection import DEFAULT_SCORE, calibrate, calibrated_score, classify, fit_threshold
 from loader.dataset import Split
 from model import embed
 from training.batches import Batches
@@ -89,9 +89,9 @@ def validate(state: Run, train: Split, valid: Split, gallery: torch.Tensor) -> t
     """Validation accuracy by class prototypes and loss; and the threshold below which a particle is unknown."""
     cfg, network = state.cfg, state.network
     found = embed(network, train.images[gallery.to(train.images.device)], state.device, EMBED_BATCH, "prototypes")
-    class_prototypes = prototypes(found, train.labels[gallery].numpy(), len(state.classes))
+    compared = calibrate(found, train.labels[gallery].numpy(), len(state.classes))
     raw = embed(network, valid.images, state.device, EMBED_BATCH, "validation", normalised=False)
-    predictions = classify(raw, class_prototypes)[0]
+    predictions = classify(raw, compared["prototypes"])[0]
     state.criterion.eval()
     batches = zip(torch.from_numpy(raw).split(cfg.batch_size), valid.labels.split(cfg.batch_size), strict=True)
     losses = [
@@ -99,9 +99,7 @@ def validate(state: Run, train: Split, valid: Split, gallery: torch.Tensor) -> t
         for part, labels in batches
     ]
     figures = {"valid_loss": sum(losses) / len(valid), "accuracy": float(np.mean(predictions == valid.labels.numpy()))}
-    compared = {"prototypes": torch.from_numpy(class_prototypes), "reference": torch.from_numpy(found)}
-    compared["reference_labels"] = train.labels[gallery]
-    calibration = {"score": DEFAULT_SCORE, **compared}
+    calibration = {"score": DEFAULT_SCORE, **{key: torch.from_numpy(value) for key, value in compared.items()}}
     threshold = float(fit_threshold(calibrated_score(raw, calibration), cfg.false_rejection_rate))
     calibration |= {"threshold": threshold, "false_rejection_rate": cfg.false_rejection_rate, "n": len(valid)}
     return figures, calibration
