@@ -38,6 +38,8 @@ def main(cfg: Config) -> None:
             raise InputError(f"{path}: no such file; make the split again: csv_split.py")
         files[name] = read_split(path)
     print(table(files))
+    if cfg.by_tomogram and not all(TOMOGRAM in rows for rows in files.values()):
+        raise InputError(f"{cfg.csv_dir}: no column {TOMOGRAM}; --by-tomogram needs it")
     problems = [*class_problems(files, cfg.csv_dir), *leaks(files, cfg.by_tomogram)]
     if cfg.volumes:
         problems += bad_volumes(pd.concat(files.values(), ignore_index=True))

@@ -1,5 +1,6 @@
 """The network that maps volumes to embeddings, and the checkpoints that hold it."""
 
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -97,8 +98,10 @@ def save_checkpoint(path: Path | str, **content: object) -> None:
     content = {**content, "version": VERSION}
     if content.keys() != CONTENT:
         raise ValueError(f"a checkpoint holds {sorted(CONTENT)}; got {sorted(content)}")
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())  # a machine that crashes after the rename must find it whole
 
 
 def load_checkpoint(path: Path | str) -> dict:

@@ -10,6 +10,7 @@ new class name the others), and the same for what size, brightness or an untrain
 here: test.csv and the unseen files choose nothing.
 """
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from evaluation import floors, rejection, sections
 from evaluation.gallery import draw_map, draw_medoids, draw_set
 from evaluation.report import format_open_set, write_page
 from evaluation.sections import Embedded
-from loader.dataset import Split, check_classes, load_split, mask_sizes, snr_convention
+from loader.dataset import Split, check_classes, load_split, mask_sizes, overlap_warning, snr_convention
 from loader.labels import LABEL, PARTICLE, SNR, TOMOGRAM
 from model import build_model, embed, load_model
 
@@ -53,6 +54,9 @@ def main(cfg: Config) -> None:
             raise InputError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: expected at least 1")
     model, checkpoint = load_model(cfg.checkpoint, device)
     splits = load_splits(cfg, checkpoint)
+    warning = overlap_warning(splits["test"].rows, checkpoint["progress"]["particles"], Path(cfg.csv_dir) / "test.csv")
+    if warning:
+        print(f"open_set.py: warning: {warning}", file=sys.stderr)
     unseen_sets = [name for name in UNSEEN_SETS if name in splits]
     if not unseen_sets:
         print(

@@ -12,7 +12,8 @@ Writes, in <data-dir>:
 File i is particle i % per_class of class i // per_class, in the order of the classes.
 
 In particles.csv, Quaternion is `w x y z` of the rotation about the box's centre, (side - 1) / 2, that takes the
-reference density to the particle, acting on (x, y, z); Shift is `x y z` in voxels, applied after it. A run that was cut
+reference density to the particle, acting on (x, y, z); Shift is `x y z` in voxels, applied after it; Defocus is in um
+of underfocus. A run that was cut
 off goes on where it was when called again with the same options.
 """
 
@@ -34,6 +35,7 @@ from tqdm import tqdm
 from common.cli import InputError, choose_device, run
 from common.files import atomic_path, write_json
 from loader.volume import read_volume
+from simulation.auxiliary import neighbour_densities
 from simulation.contact_sheet import MOST_CLASSES, contact_sheet
 from simulation.download import download_missing
 from simulation.imaging import Imaging, Simulator
@@ -52,7 +54,6 @@ from simulation.particles import (
 from simulation.structures import CLASS_SETS, find_structures, load_densities, procedural_name
 
 BATCH = 16  # particles a thread images at once
-CROWD = tuple(procedural_name(10**6 + index) for index in range(32))  # neighbours: shapes that are no one's class
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ class Config:
     snr_convention: str = "variance"  # variance: SNR = S / N; lab: SNR = 2 r / (1 - r), twice as noisy
     box: int = 32  # voxels, side of a volume
     voxel_size: float = 10.0  # A
-    resolution: float = 20.0  # A, of densities made from coordinates
+    resolution: float = 20.0  # A, of densities made from coordinates; the voxel size at least
+    deposited: bool = False  # the chains of coordinate files as deposited, in place of biological assembly 1
+    map_level: float = 0.1  # of a map's maximum: below it there is no complex
     tilt_min: float = -60.0  # degrees, about y
     tilt_max: float = 60.0  # degrees
     dual_axis: bool = False  # a second tilt series about x
@@ -109,11 +112,12 @@ def main(cfg: Config) -> None:
     imaging = Imaging(**{f.name: getattr(cfg, f.name) for f in fields(Imaging) if hasattr(cfg, f.name)})
     imaging.check()
     margin = 0.0 if cfg.crop else cfg.shift
-    densities = load_densities(names, cfg.structures, cfg.box, cfg.voxel_size, cfg.resolution, cfg.seed, margin)
-    crowd = load_densities(CROWD if cfg.neighbours else (), "", cfg.box, cfg.voxel_size, cfg.resolution, cfg.seed)
+    shape = cfg.box, cfg.voxel_size, cfg.resolution, cfg.seed
+    densities = load_densities(names, cfg.structures, *shape, margin, not cfg.deposited, cfg.map_level)
+    crowd = neighbour_densities(*shape).to(device) if cfg.neighbours else None
     folder = Path(cfg.data_dir)
     prepare_folder(folder, cfg, {"classes": list(names), "files": files})
-    simulator = Simulator(densities.to(device), imaging, crowd.to(device))
+    simulator = Simulator(densities.to(device), imaging, crowd)
     data = DataSet(folder, names, simulator, cfg.seed, cfg.snr)
     made = make_files(data, cfg)
     write_particles(data, cfg)
@@ -133,10 +137,15 @@ def check(cfg: Config) -> None:
         raise InputError(f"--snr {' '.join(map(str, cfg.snr))}: expected numbers above 0, or inf")
     if len({snr_text(snr) for snr in cfg.snr}) < len(cfg.snr):
         raise InputError(f"--snr {' '.join(map(str, cfg.snr))}: the same value twice")
-    if cfg.box < 8 or cfg.resolution <= 0 or cfg.workers < 0 or cfg.seed < 0:
+    if not 0 <= cfg.map_level < 1 or cfg.resolution < cfg.voxel_size:
         raise InputError(
-            f"--box {cfg.box} --resolution {cfg.resolution:g} --workers {cfg.workers} --seed {cfg.seed}: expected "
-            "a box of 8 voxels or more, a resolution above 0 A, and no negative number"
+            f"--map-level {cfg.map_level:g} --resolution {cfg.resolution:g}: expected a level of 0 to 1, and a "
+            f"resolution no finer than the voxel size, {cfg.voxel_size:g} A"
+        )
+    if cfg.box < 8 or cfg.workers < 0 or cfg.seed < 0:
+        raise InputError(
+            f"--box {cfg.box} --workers {cfg.workers} --seed {cfg.seed}: expected a box of 8 voxels or more, and no "
+            "negative number"
         )
 
 

@@ -7,6 +7,7 @@ CHECKPOINT, csv_split/{train,valid,test}.csv -> results/<save_dir>-<checkpoint>/
 The classifier is trained to convergence on train.csv, its regularisation chosen on valid.csv; test.csv chooses nothing.
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from common.files import results_folder, write_json
 from evaluation import figures
 from evaluation.closed_set import closed_set_report, format_report, linear_probe
 from evaluation.rejection import classify
-from loader.dataset import check_classes, load_split, snr_convention
+from loader.dataset import check_classes, load_split, overlap_warning, snr_convention
 from loader.labels import PARTICLE, SNR
 from model import embed, load_model
 
@@ -45,6 +46,9 @@ def main(cfg: Config) -> None:
         check_classes(splits[part], path, checkpoint["classes"])
         embeddings[part] = embed(model, splits[part].images, device, cfg.batch_size, f"embedding {path.name}")
 
+    warning = overlap_warning(splits["test"].rows, checkpoint["progress"]["particles"], Path(cfg.csv_dir) / "test.csv")
+    if warning:
+        print(f"test.py: warning: {warning}", file=sys.stderr)
     labels = {part: split.labels.numpy() for part, split in splits.items()}
     predictions, regularisation = linear_probe(
         embeddings["train"], labels["train"], embeddings["valid"], labels["valid"], embeddings["test"], cfg.seed

@@ -15,23 +15,22 @@ checkpoint.pt is the best so far: the highest validation accuracy by class proto
 import sys
 import time
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from common.cli import InputError, choose_device, is_first_process, run
-from loader.dataset import Split, class_names, contrast_warning, load_split
+from loader.dataset import Split, class_names, contrast_warning, load_split, particle_codes
 from loader.volume import central_brightness
-from loss.loss import LOSSES
 from training.batches import Batches, FileBatches
+from training.checks import check
 from training.group import Group, join
 from training.loop import draw_gallery, train_epoch, validate
 from training.online import OnlineBatches
 from training.recipes import RECIPES
-from training.record import Board, epochs_since_best, merit, save_epoch, summary
-from training.run import OPTIMIZERS, RUN_FILES, SCHEDULES, Run, remove_run
+from training.record import Board, epochs_since_best, merit, save_epoch, summary, write_logs
+from training.run import HALF_WRITTEN, Run, remove_run
 from training.stop import stop_requests
 
 
@@ -75,6 +74,7 @@ class Config:
     online_neighbours: int = -1  # at most; -1: as in simulation.json
     auxiliary: int = 0  # procedural classes that train beside the known ones, with simulate_online
     auxiliary_share: float = 0.7  # of each batch
+    auxiliary_seed: int = 9  # of their shapes
     prototype_per_class: int = 100  # training volumes of a class that its prototype and the scores of unknowns rest on
     false_rejection_rate: float = 0.05  # share of validation knowns that the threshold may call unknown
     memory_share: float = 0.5  # of the GPU's and the machine's memory that the training volumes may fill
@@ -98,7 +98,7 @@ def main(cfg: Config) -> None:
         train, valid, classes = load_data(cfg, device)
         batches = make_batches(cfg, train, classes, device, group)
         steps = -(-batches.count // cfg.accumulate)
-        state = Run(cfg, classes, train.preprocessing, steps, device, group)
+        state = Run(cfg, classes, train.preprocessing, steps, device, group, particle_codes(train.rows))
         take_up(state)
         if group.first:
             print(description(state, batches, valid), flush=True)
@@ -106,9 +106,9 @@ def main(cfg: Config) -> None:
         gallery = draw_gallery(train.labels, cfg.prototype_per_class, cfg.seed)
         while state.epoch < cfg.epochs and not (cfg.patience and epochs_since_best(state.log) >= cfg.patience):
             started, before = time.perf_counter(), state.seen
-            done = train_epoch(state, batches, stop)
-            if not done:
-                leave(state, stop.number)
+            stopped = train_epoch(state, batches, stop)
+            if stopped:
+                leave(state, stopped)
             finish_epoch(state, train, valid, gallery, started, before)
             board.add(state.log[-1])
         if group.first:
@@ -118,45 +118,13 @@ def main(cfg: Config) -> None:
             print(f"{early}best: epoch {best['epoch']}, validation accuracy {best['accuracy']:.4f}; {path}")
 
 
-def check(cfg: Config) -> None:
-    """Refuse options that make no sense, and a folder that holds a run."""
-    for name in ("epochs", "batch_size", "accumulate", "prototype_per_class", "keep"):
-        if getattr(cfg, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: expected at least 1")
-    for name in ("shift", "noise", "patience", "save_every", "class_samples", "auxiliary", "online_volumes"):
-        if getattr(cfg, name) < 0:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: expected 0 or more")
-    for name, choices in (("loss", LOSSES), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
-        if getattr(cfg, name) not in choices:
-            raise InputError(f"--{name} {getattr(cfg, name)}: expected one of {', '.join(choices)}")
-    if cfg.batch_size < 2:
-        raise InputError("--batch-size 1: expected at least 2, for batch normalisation")
-    for name in ("ema", "auxiliary_share", "online_noise_free", "memory_share", "false_rejection_rate"):
-        if not 0 <= getattr(cfg, name) <= 1:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: expected 0 to 1")
-    if not 0 < cfg.online_snr[0] <= cfg.online_snr[1]:
-        raise InputError(f"--online-snr {cfg.online_snr}: expected two numbers above 0, the smaller first")
-    if cfg.auxiliary and not cfg.simulate_online:
-        raise InputError("--auxiliary: these classes are simulated; give --simulate-online too")
-    if cfg.tensorboard and find_spec("tensorboard") is None:
-        raise InputError(
-            "--tensorboard: the package tensorboard is not installed; install it, or give --no-tensorboard"
-        )
-    if cfg.resume and cfg.overwrite:
-        raise InputError("--resume and --overwrite exclude each other")
-    save_dir = Path(cfg.save_dir)
-    held = [path for pattern in RUN_FILES for path in save_dir.glob(pattern)]
-    if held and not cfg.resume and not cfg.overwrite:
-        raise InputError(f"{save_dir}: holds a run ({held[0].name}); give --resume, --overwrite or another --save-dir")
-
-
 def load_data(cfg: Config, device: torch.device) -> tuple[Split, Split, list[str]]:
     """The training and the validation volumes, and the classes' names."""
     folder = Path(cfg.csv_dir)
     train = load_split(folder / "train.csv", contrast=cfg.contrast, memory_share=cfg.memory_share)
     if not len(train):
         raise InputError(f"{folder}/train.csv: holds no volume")
-    valid = load_split(folder / "valid.csv", train.preprocessing)
+    valid = load_split(folder / "valid.csv", train.preprocessing, memory_share=cfg.memory_share)
     classes = class_names(train.rows, folder / "train.csv")
     if class_names(valid.rows, folder / "valid.csv") != classes:
         raise InputError(f"{folder}: train.csv and valid.csv have different classes; run csv_split.py again")
@@ -179,12 +147,23 @@ def make_batches(cfg: Config, train: Split, classes: list[str], device: torch.de
 
 
 def take_up(state: Run) -> None:
-    """Go on with the run that save_dir holds, or delete it, as the settings say."""
-    save_dir = Path(state.cfg.save_dir)
-    if state.cfg.resume and (save_dir / "last.pt").is_file():
-        state.load(save_dir / "last.pt")
-    elif state.cfg.overwrite and state.group.first:
+    """Go on with the run that save_dir holds, or delete it, as the settings say.
+
+    Raises InputError where there are checkpoints, but nothing to go on from.
+    """
+    save_dir, last = Path(state.cfg.save_dir), Path(state.cfg.save_dir) / "last.pt"
+    if state.cfg.resume and last.is_file():
+        state.load(last)
+        if state.group.first and state.log:
+            write_logs(state)  # a kill may have come between last.pt and these
+    elif state.cfg.resume and list(save_dir.glob("checkpoint*.pt")):
+        raise InputError(f"{last}: no such file, so nothing to go on from; --overwrite deletes the checkpoints there")
+    elif state.cfg.resume and state.group.first:
+        print(f"{last}: no such file; starting anew")
+    if state.group.first and state.cfg.overwrite:
         remove_run(save_dir)
+    for path in save_dir.glob(HALF_WRITTEN) if state.group.first else []:
+        path.unlink()
 
 
 def description(state: Run, batches: Batches, valid: Split) -> str:
@@ -201,7 +180,8 @@ def description(state: Run, batches: Batches, valid: Split) -> str:
 
 
 def leave(state: Run, number: int) -> None:
-    """End a run that a signal stopped, once it is saved."""
+    """End a run that a signal stopped, once it is saved; together, as torchrun stops all when one process is gone."""
+    state.group.wait()
     if state.group.first:
         place = f"epoch {state.epoch + 1}, step {state.step} of {state.steps_per_epoch}"
         print(f"\nstopped in {place} and saved; train.py --resume goes on there", file=sys.stderr)

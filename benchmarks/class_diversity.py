@@ -37,7 +37,7 @@ class Config:
     losses: tuple[str, ...] = ("softmax", "soft_lmccl")  # names in LOSSES
     auxiliary: tuple[int, ...] = (0, 100, 300, 1000, 3000)  # numbers of auxiliary classes
     more: tuple[str, ...] = ("more steps", "more width", "both")  # of the best; none to leave it out
-    seeds: tuple[int, ...] = (9, 10)  # of weights and of what is simulated
+    seeds: tuple[int, ...] = (9, 10)  # of weights, of what is simulated, and of the auxiliary shapes
     simulate_options: dict[str, str] = field(default_factory=dict)  # of simulate.py, over the size's: envelope inf
     train_options: dict[str, str] = field(default_factory=dict)  # of train.py, over the size's: width 16
     device: str = "auto"  # auto, cpu or cuda
@@ -78,6 +78,7 @@ def measure(
     """Train one row with one seed and add its figures to `done`."""
     loss, auxiliary, more = row
     options = {**settings["train"], "loss": loss, "auxiliary": auxiliary, "seed": seed}
+    options["auxiliary_seed"] = seed
     options |= {name: int(options[name]) * factor for name, factor in MORE.get(more, {}).items()}
     name = f"{loss}-{auxiliary}{'-' + more.replace(' ', '_') if more else ''}-{seed}"
     folder = work_dir / name

@@ -111,13 +111,18 @@ def execute(command: list[str], log: Path, seconds: float) -> str:
 
 
 def stop(process: subprocess.Popen) -> None:
-    """End a job with all that it has started."""
-    os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    """End a job with all that it has started: SIGTERM, and SIGKILL to what is left after a while."""
+    end = time.monotonic() + GRACE_SECONDS
+    sent = signal.SIGTERM
+    while True:
+        try:
+            os.killpg(process.pid, sent)
+        except ProcessLookupError:
+            break
+        process.poll()
+        sent = signal.SIGKILL if time.monotonic() > end else 0  # 0 asks whether anyone is left
+        time.sleep(0.1)
+    process.wait()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
     python -m benchmarks.shapes --structures structures
 
-Real ones are all coordinate files of the folder but the benchmark's unseen classes, which nothing may be fitted to. For
+Real ones are all coordinate files of the folder but the benchmark's unseen classes and their
+relatives, which nothing may be fitted to. For
 each measure: median and quartiles of both, and the Kolmogorov-Smirnov distance with its p-value (small p: they differ).
 """
 
@@ -19,15 +20,16 @@ from tqdm import tqdm
 
 from benchmarks.runs import RESULTS, machine, markdown_table, write_results
 from common.cli import run
-from simulation.auxiliary import FIRST
+from simulation.auxiliary import FIRST_AUXILIARY
+from simulation.imaging import MASK_LEVEL
 from simulation.pose import pose, posing_grid
+from simulation.procedural import RESIDUE_VOLUME
 from simulation.structures import CLASS_SETS, find_structures, load_densities, procedural_name
 
-RESIDUE_VOLUME = 133.0  # A^3 of solid protein
+RELATIVES = ("3cf3",)  # of unseen classes: AAA+, as 1qvr
 DEGREES = 8  # of the rotational power spectrum
 DIRECTIONS = 400  # points of a shell that it is measured on
 SHELLS = (0.25, 0.5, 0.75)  # of the radius that holds the mass
-INSIDE = 0.3  # of the density of solid protein
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,9 @@ class Config:
 
 def main(cfg: Config) -> None:
     shape = cfg.box, cfg.voxel_size, cfg.resolution
-    names = tuple(name for name in find_structures(cfg.structures) if name not in CLASS_SETS["benchmark"].unseen)
-    made = tuple(procedural_name(FIRST + index) for index in range(cfg.count))
+    left_out = {*CLASS_SETS["benchmark"].unseen, *RELATIVES}
+    names = tuple(name for name in find_structures(cfg.structures) if name not in left_out)
+    made = tuple(procedural_name(FIRST_AUXILIARY + index) for index in range(cfg.count))
     densities = {
         "real": load_densities(names, cfg.structures, *shape),
         "procedural": load_densities(made, "", *shape, cfg.seed),
@@ -71,7 +74,7 @@ def measure(density: np.ndarray, voxel_size: float) -> dict[str, float]:
     radius = np.sqrt(axes.sum())
     ball = np.sqrt(0.6) * (3 * mass * RESIDUE_VOLUME / (4 * np.pi)) ** (1 / 3)  # of a ball of the same mass
     distance = np.linalg.norm(place, axis=-1)
-    reach = np.sort(distance[solid > INSIDE])[-1] if (solid > INSIDE).any() else radius
+    reach = np.sort(distance[solid > MASK_LEVEL])[-1] if (solid > MASK_LEVEL).any() else radius
     result = {
         "residues": mass,
         "radius of gyration over that of a ball": radius / ball,
@@ -80,7 +83,7 @@ def measure(density: np.ndarray, voxel_size: float) -> dict[str, float]:
     }
     result |= {
         f"occupied share of the shell at {part:g} radius": float(
-            (solid[np.abs(distance - part * reach) < voxel_size] > INSIDE).mean()
+            (solid[np.abs(distance - part * reach) < voxel_size] > MASK_LEVEL).mean()
         )
         for part in SHELLS
     }

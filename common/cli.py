@@ -80,7 +80,8 @@ def find_data_dir(data_dir: str) -> Path:
     tried = [Path("..") / given, REPOSITORY / given, REPOSITORY.parent / given]
     for folder in tried:
         if folder.is_dir():
-            print(f"{given} is not in {os.getcwd()}; using {folder}")
+            if is_first_process():
+                print(f"{given} is not in {os.getcwd()}; using {folder}")
             return folder
     raise InputError(
         f"{given}: no such folder, nor {', '.join(map(str, tried))}; make it with simulate.py or give --data-dir"

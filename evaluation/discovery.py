@@ -123,9 +123,10 @@ def discover(
         particles: (N,) an identity that all copies of one particle share; one copy of each is used.
 
     Returns:
-        For `hdbscan` and `gaussian_mixture`: clusters found, true classes (those with particles enough for a cluster),
-        ARI, NMI (noise as one more cluster), purity and share of noise, and of each cluster its n, stability, commonest
-        class and medoid (row number). Both None, with a `reason`, when there are too few particles for two clusters.
+        For `hdbscan` and `gaussian_mixture`: clusters found, whether these are the most that were tried, true classes
+        (those with particles enough for a cluster), ARI, NMI (noise as one more cluster), purity and share of noise,
+        and of each cluster its n, stability, commonest class and medoid (row number). Both None, with a `reason`, when
+        there are too few particles for two clusters.
     """
     rows = one_per_particle(particles, seed)
     _, counts = np.unique(np.asarray(classes)[rows], return_counts=True)
@@ -145,6 +146,7 @@ def discover(
         stabilities = stability(points, found, cluster, n_boot, seed)
         result[method] = {
             "clusters": int(found.max() + 1),
+            "at_limit": method == "gaussian_mixture" and number == most and most > 1,
             "true_classes": int(np.sum(counts >= smallest_cluster(len(rows)))),
             "ari": float(adjusted_rand_score(classes, found)),
             "nmi": float(normalized_mutual_info_score(classes, found)),

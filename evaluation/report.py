@@ -27,7 +27,8 @@ class Table:
 def tables(part: dict) -> list[Table]:
     """All tables of one unseen set; that of clusters where it was asked for."""
     clusters = [discovery(part)] if "discovery" in part else []
-    return [verification(part), rejection(part), per_class(part), enrolment(part), *clusters, floors(part)]
+    others = [confounds(part)] if part["confounds"] else []
+    return [verification(part), rejection(part), per_class(part), enrolment(part), *clusters, floors(part), *others]
 
 
 def verification(part: dict) -> Table:
@@ -125,7 +126,7 @@ def discovery(part: dict) -> Table:
                 ("-", "")
                 if one is None
                 else (
-                    f"{one['clusters']}/{one['true_classes']}; {one['ari']:.2f}",
+                    f"{one['clusters']}{'+' if one['at_limit'] else ''}/{one['true_classes']}; {one['ari']:.2f}",
                     f"{one['stable_clusters']} stable; NMI {one['nmi']:.2f}"
                     + ("" if one["purity"] is None else f"; purity {one['purity']:.2f}"),
                 )
@@ -134,7 +135,8 @@ def discovery(part: dict) -> Table:
             rows.append((f"{label}, {short}", cells))
     note = (
         "Clusters found / true classes; adjusted Rand index (1 is perfect, 0 is chance). The number of clusters is "
-        "estimated. 'Called unknown' is what a user would have; 'all unseen' is without any mistake in rejection."
+        "estimated; with a + it is the most that were tried. 'Called unknown' is what a user would have; 'all unseen' "
+        "is without any mistake in rejection."
     )
     return Table("How many new classes?", note, _levels(part), rows)
 
@@ -157,6 +159,20 @@ def floors(part: dict) -> Table:
         "without training achieve. Pair AUC, 5-shot accuracy, AUROC and known accuracy by nearest neighbours."
     )
     return Table("What else would do it?", note, ["pair AUC", *levels, "5-shot", "AUROC", "known acc."], rows)
+
+
+def confounds(part: dict) -> Table:
+    rows = [
+        (entry["factor"], [_cell(entry, key) for key in ("in_known", "in_unknown", "structure", "alone", "within")])
+        for entry in part["confounds"]
+    ]
+    note = (
+        "Does 'unknown' follow something else than structure? The share of the score's variance that a factor explains "
+        "among known and among unknown particles, beside the share that being known does; the AUROC of the factor "
+        "alone; the score's AUROC among particles that are alike in it."
+    )
+    columns = ["in known", "in unknown", "structure", "alone", "within"]
+    return Table("What else does 'unknown' follow?", note, columns, rows)
 
 
 def warnings(part: dict) -> list[str]:

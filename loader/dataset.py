@@ -153,14 +153,28 @@ def pack(shape: tuple[int, ...], share: float, folder: Path) -> tuple[torch.Tens
 
     The share is of the machine's memory, divided among the processes that torchrun started on it. The file has no name
     any more when this returns: its room is given back when the process ends, however it ends.
+
+    Raises InputError where the file has no room.
     """
     size = torch.Size(shape).numel()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    memory = machine_memory() / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if 2 * size <= share * memory:
         return torch.empty(shape, dtype=torch.float16), f"in memory ({megabytes(2 * size)})"
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".packed") as file:
-        images = torch.from_file(file.name, shared=True, size=size, dtype=torch.float16).reshape(shape)
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".packed") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, 2 * size))
+            images = torch.from_file(file.name, shared=True, size=size, dtype=torch.float16).reshape(shape)
+    except OSError as error:
+        raise InputError(f"{folder}: no room for {megabytes(2 * size)} of packed volumes there ({error})") from error
     return images, f"in a memory-mapped file in {folder} ({megabytes(2 * size)})"
+
+
+def machine_memory() -> float:
+    """Bytes that this process may use: of the machine, or of its control group where that has less."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return min(physical, float(text)) if text.isdigit() else physical
 
 
 def load_split(
@@ -189,12 +203,12 @@ def load_split(
     expected = preprocessing or (first_preprocessing(rows, contrast) if len(rows) else {"box": 0})
     box = expected["box"]
     images, place = pack((len(rows), 1, box, box, box), memory_share, Path(csv_path).parent)
-    intensity = np.empty((len(rows), 4), dtype=np.float32)
+    intensity, sizes = np.empty((len(rows), 4), dtype=np.float32), row_numbers(rows, VOXEL_SIZE)
 
     def read(index: int) -> None:
         address = rows[INPUT].iloc[index]
         volume, voxel_size = read_volume(address)
-        check_volume(address, volume, voxel_size, expected)
+        check_volume(address, volume, sizes[index] if np.isfinite(sizes[index]) else voxel_size, expected)
         intensity[index] = volume.mean(), volume.std(), volume.min(), volume.max()
         if contrast == "dark":
             volume = -volume
@@ -213,8 +227,9 @@ def first_preprocessing(rows: pd.DataFrame, contrast: str) -> dict:
     """Box (voxels), voxel size (A), contrast and tilt range (degrees) of a split; None for what is unknown."""
     address = rows[INPUT].iloc[0]
     volume, voxel_size = read_volume(address)
-    if VOXEL_SIZE in rows and rows[VOXEL_SIZE].iloc[0]:
-        voxel_size = float(rows[VOXEL_SIZE].iloc[0])
+    sizes = row_numbers(rows, VOXEL_SIZE)
+    if np.isfinite(sizes[0]):
+        voxel_size = float(sizes[0])
     return {
         "box": volume.shape[0],
         "voxel_size": voxel_size,
@@ -228,10 +243,26 @@ def tilt_range(rows: pd.DataFrame) -> list[float] | None:
     """The one tilt range of all rows, [min, max] in degrees; None where it is unknown or not the same everywhere."""
     if TILT_MIN not in rows or TILT_MAX not in rows:
         return None
-    ranges = rows[[TILT_MIN, TILT_MAX]].drop_duplicates()
-    if len(ranges) != 1 or (ranges == "").any(axis=None):
+    ranges = np.unique(np.stack([row_numbers(rows, TILT_MIN), row_numbers(rows, TILT_MAX)], axis=1), axis=0)
+    if len(ranges) != 1 or not np.isfinite(ranges).all():
         return None
-    return [float(value) for value in ranges.iloc[0]]
+    return ranges[0].tolist()
+
+
+def row_numbers(rows: pd.DataFrame, column: str) -> np.ndarray:
+    """A column of numbers, (N,); NaN where a cell is empty, or there is no such column.
+
+    Raises InputError for a cell that is no number.
+    """
+    if column not in rows:
+        return np.full(len(rows), np.nan)
+    numbers = pd.to_numeric(rows[column], errors="coerce")
+    wrong = numbers.isna() & (rows[column] != "")
+    if wrong.any():
+        raise InputError(
+            f"column {column}: {rows[column][wrong].iloc[0]!r} of {rows[INPUT][wrong].iloc[0]}; expected a number"
+        )
+    return numbers.to_numpy(float)
 
 
 def snr_convention(rows: pd.DataFrame) -> str:
@@ -247,6 +278,23 @@ def check_classes(split: Split, path: Path | str, classes: list[str]) -> None:
     found = class_names(split.rows, path)
     if found != classes:
         raise InputError(f"{path}: classes {', '.join(found)}; the checkpoint knows {', '.join(classes)}")
+
+
+def particle_codes(rows: pd.DataFrame) -> torch.Tensor:
+    """A number for each particle of the rows, by its name, sorted: (P,) int64. The same name gives the same number."""
+    names = np.unique(rows[PARTICLE].to_numpy(str)).astype(object)
+    return torch.from_numpy(np.sort(pd.util.hash_array(names).view(np.int64)))
+
+
+def overlap_warning(rows: pd.DataFrame, trained: torch.Tensor, csv_path: Path | str) -> str:
+    """Says that particles of the rows were trained on, by their names; empty where none was."""
+    count = int(torch.isin(particle_codes(rows), trained).sum())
+    if not count:
+        return ""
+    return (
+        f"{csv_path}: {count} particles have the names of particles that the checkpoint was trained on; unless they "
+        "are of another data set, its figures are too good: was csv_split.py run again after training?"
+    )
 
 
 def check_volume(address: str, volume: np.ndarray, voxel_size: float | None, expected: dict) -> None:

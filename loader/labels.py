@@ -73,10 +73,14 @@ def read_star(path: Path) -> pd.DataFrame:
         optics = blocks["optics"].drop_duplicates("rlnOpticsGroup")
         extra = [column for column in optics.columns if column not in table.columns or column == "rlnOpticsGroup"]
         table = table.merge(optics[extra], on="rlnOpticsGroup", how="left", validate="many_to_one")
+    try:
+        numbers = table["rlnClassNumber"].astype(float).astype(int)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: rlnClassNumber: expected whole numbers ({error})") from error
     tomogram = next((table[name] for name in ("rlnTomoName", "rlnMicrographName") if name in table), "")
     known = {
         INPUT: [absolute(str(name), path.parent) for name in table["rlnImageName"]],
-        LABEL: [f"class{int(number):03d}" for number in table["rlnClassNumber"]],
+        LABEL: [f"class{number:03d}" for number in numbers],
         PARTICLE: table["rlnImageName"],
         TOMOGRAM: tomogram,
         VOXEL_SIZE: table.get("rlnImagePixelSize", ""),

@@ -1,6 +1,7 @@
 """One volume: a file, or volume N of a stack (`N@stack.mrcs`), read strictly as (z, y, x) float32, and written."""
 
 import re
+import zlib
 from functools import lru_cache
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def read_volume(address: str | Path) -> tuple[np.ndarray, float | None]:
             voxel = np.array([mrc.voxel_size[axis] for axis in "xyz"], dtype=float)
     except InputError:
         raise
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: not a readable MRC file ({error})") from error
     if np.iscomplexobj(data):
         raise InputError(f"{path}: holds complex values (a Fourier transform); expected a real-space volume")

@@ -1,5 +1,7 @@
-"""Densities of auxiliary classes: procedural complexes that are no one's class, made once and kept beside the data."""
+"""Procedural complexes that are no one's class: auxiliary classes for training, and neighbours."""
 
+import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -8,36 +10,56 @@ from tqdm import tqdm
 
 from common.cli import InputError, is_first_process
 from common.files import atomic_path
+from simulation.procedural import VERSION
 from simulation.structures import procedural_complex
 
-FIRST = 10**5  # index of the first auxiliary complex: far from those of data sets
+FIRST_AUXILIARY, FIRST_NEIGHBOUR = 10**5, 10**6  # indices of complexes: far from those of data sets
+NEIGHBOURS = 32  # complexes that neighbours are drawn from
 
 
 def auxiliary_densities(
     count: int, box: int, voxel_size: float, resolution: float, seed: int, margin: float, cache: Path
 ) -> torch.Tensor:
-    """The first `count` auxiliary complexes of a seed, float32 (count, D, H, W); other arguments as `load_densities`.
+    """The first `count` auxiliary complexes of a seed that fit the box, float32 (count, D, H, W).
 
     They are kept in float16 in the folder `cache`, and read from there the next time; a longer list begins with a
-    shorter one.
+    shorter one. Other arguments as `load_densities`.
 
-    Raises InputError where that file is damaged.
+    Raises InputError where that file is damaged, or hardly any complex fits the box.
     """
-    path = cache / f"auxiliary_{box}_{voxel_size:g}A_{resolution:g}A_{margin:g}_seed{seed}.npy"
-    densities = np.empty((0, box, box, box), np.float16)
+    path = cache / f"auxiliary{VERSION}_{box}_{voxel_size:g}A_{resolution:g}A_{margin:g}_seed{seed}.npz"
+    densities, after = np.empty((0, box, box, box), np.float16), FIRST_AUXILIARY
     if path.is_file():
         try:
-            densities = np.load(path)
-        except (ValueError, EOFError, OSError) as error:
-            raise InputError(f"{path}: not a readable array ({error}); delete it, and it is made anew") from error
+            with np.load(path) as kept:
+                densities, after = kept["densities"], int(kept["after"])
+        except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+            raise InputError(f"{path}: not readable ({error}); delete it, and it is made anew") from error
     if len(densities) < count:
-        new = [
-            procedural_complex(FIRST + index, seed, voxel_size, resolution, box, margin).astype(np.float16)
-            for index in tqdm(
-                range(len(densities), count), desc="auxiliary classes", leave=False, disable=not is_first_process()
-            )
-        ]
-        densities = np.concatenate([densities, new])
+        new, after = fitting(count - len(densities), after, box, voxel_size, resolution, seed, margin)
+        densities = np.concatenate([densities, new.astype(np.float16)])
         with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.save(file, densities)
+            np.savez(file, densities=densities, after=after)
     return torch.from_numpy(densities[:count].astype(np.float32))
+
+
+def neighbour_densities(box: int, voxel_size: float, resolution: float, seed: int) -> torch.Tensor:
+    """The complexes that neighbours are drawn from, (NEIGHBOURS, D, H, W)."""
+    return torch.from_numpy(fitting(NEIGHBOURS, FIRST_NEIGHBOUR, box, voxel_size, resolution, seed, 0.0)[0])
+
+
+def fitting(
+    count: int, first: int, box: int, voxel_size: float, resolution: float, seed: int, margin: float
+) -> tuple[np.ndarray, int]:
+    """The next `count` procedural complexes that fit the box, (count, D, H, W), and the index after the last tried."""
+    found, index = [], first
+    with tqdm(total=count, desc="procedural shapes", leave=False, disable=not is_first_process()) as bar:
+        while len(found) < count:
+            try:
+                found.append(procedural_complex(index, seed, voxel_size, resolution, box, margin))
+                bar.update()
+            except InputError as error:
+                if index - first >= 20 * (len(found) + 1):
+                    raise InputError(f"hardly a procedural complex fits; of the last: {error}") from error
+            index += 1
+    return np.stack(found) if found else np.empty((0, box, box, box), np.float32), index

@@ -64,13 +64,13 @@ def draw_crowd(
     n: int,
     generator: torch.Generator | None,
 ) -> Crowd:
-    """Place n neighbours around each of N targets.
+    """Place 0 to n neighbours, each number as likely, around each of N targets.
 
     Args:
         target: (N, P, 3), outlines of the targets before their rotation.
         quaternions, shifts: the targets' poses, (N, 4) and (N, 3).
         others: (C, P, 3), outlines of the complexes that neighbours are drawn from.
-        n: neighbours each; those that find no room in TRIES places are absent.
+        n: neighbours at most; those that find no room in TRIES places are absent too.
         generator: on the outlines' device.
     """
     count, device = len(target), target.device
@@ -80,6 +80,7 @@ def draw_crowd(
     slack = torch.empty(count, n, TRIES, device=device).exponential_(1 / SLACK, generator=generator) + GAP
     positions = torch.zeros(count, n, 3, device=device)
     present = torch.zeros(count, n, dtype=torch.bool, device=device)
+    wanted = torch.randint(n + 1, (count,), generator=generator, device=device)
     for j in range(n):
         own, turn, way = others[labels[:, j]], turns[:, j], ways[:, j]
         distance = reach(target, quaternions, way) + reach(own, turn, -way) + slack[:, j]
@@ -92,7 +93,7 @@ def draw_crowd(
             room &= (between.norm(dim=2) >= needed) | ~present[:, i, None]
         first = room.int().argmax(dim=1)  # the first place with room, or 0
         rows = torch.arange(count, device=device)
-        positions[:, j], present[:, j] = places[rows, first], room[rows, first]
+        positions[:, j], present[:, j] = places[rows, first], room[rows, first] & (j < wanted)
     return Crowd(labels, turns, positions, present)
 
 

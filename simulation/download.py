@@ -1,8 +1,10 @@
 """Coordinates from the Protein Data Bank, fetched once into the structures' folder, when the user asks for it."""
 
 import gzip
+import http.client
 import re
 import urllib.request
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,12 +26,16 @@ def download_missing(folder: Path | str, names: Iterable[str]) -> list[Path]:
     folder = Path(folder)
     files = [path.name.lower() for path in folder.glob("*")]
     present = {name.split(".")[0] for name in files if name.endswith(STRUCTURE_SUFFIXES)}
-    fetched = []
-    for name in names:
-        if name.lower() in present:
-            continue
+    missing = [name for name in names if name.lower() not in present]
+    for name in missing:
         if not re.fullmatch(r"[0-9][0-9A-Za-z]{3}", name):
-            raise InputError(f"{name}: not in {folder}, and no PDB id that could be downloaded (1bxn is one)")
+            place = folder / (name + ".cif")
+            raise InputError(
+                f"{name}: not in {folder}, and no PDB id that could be downloaded (1bxn is one); put it there "
+                f"yourself, as {place}; 4v4r_30S is the small subunit's chains of 4v4r"
+            )
+    fetched = []
+    for name in missing:
         path = folder / f"{name}.cif.gz"
         fetch(ARCHIVE.format(name=name.upper()), path)
         print(f"downloaded {path}")
@@ -43,7 +49,7 @@ def fetch(address: str, path: Path) -> None:
         with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
             content = answer.read()
         text = gzip.decompress(content)
-    except (OSError, EOFError, ValueError) as error:  # urllib's and gzip's errors are OSErrors
+    except (OSError, EOFError, ValueError, zlib.error, http.client.HTTPException) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{address}: cannot be downloaded ({reason}); put the file yourself at {path}") from error
     with atomic_path(path) as temporary:

@@ -49,9 +49,17 @@ class Simulator:
     """Draws subtomograms of a set of densities (C, D, H, W); keeps what all batches share.
 
     `others` (K, D, H, W) are the complexes that neighbours are drawn from; without them it is the densities themselves.
+    `common_variance` is that of the mean class, where the imaging has one noise level for all; by default the mean is
+    over these densities.
     """
 
-    def __init__(self, densities: torch.Tensor, imaging: Imaging, others: torch.Tensor | None = None):
+    def __init__(
+        self,
+        densities: torch.Tensor,
+        imaging: Imaging,
+        others: torch.Tensor | None = None,
+        common_variance: torch.Tensor | None = None,
+    ):
         imaging.check()
         self.imaging, self.side, self.device = imaging, densities.shape[-1], densities.device
         self.padded = padded_side(self.side, imaging.padding)
@@ -64,10 +72,12 @@ class Simulator:
             self.outlines, self.other_outlines = outline(densities, MASK_LEVEL), outline(others, MASK_LEVEL)
             self.other_fine = self.fine if others is densities else posing_grid(others)
             self.other_inner = max(inner_side(other, shift=0.5) for other in others)
-        self.common_variance = self._mean_variance() if imaging.common_noise else None
+        self.common_variance = common_variance
+        if imaging.common_noise and common_variance is None:
+            self.common_variance = self._mean_variance()
 
     def under(self, imaging: Imaging) -> "Simulator":
-        """The same densities under other conditions; little is computed again but the filters.
+        """The same densities under other conditions; little is computed again but the filters, a common noise stays.
 
         For training in the loop, which may change tilt range and defocus with every batch.
 
@@ -82,7 +92,10 @@ class Simulator:
         other.shared = geometry(other.padded, imaging, self.device)
         other.series = other._series()
         other.inner = [min(self.side, inner + 2 * ceil(imaging.shift - self.imaging.shift)) for inner in self.inner]
-        other.common_variance = other._mean_variance() if imaging.common_noise else None
+        if not imaging.common_noise:
+            other.common_variance = None
+        elif other.common_variance is None:
+            other.common_variance = other._mean_variance()
         return other
 
     def draw(self, labels: torch.Tensor, generator: torch.Generator | None) -> tuple[Poses, Crowd | None]:

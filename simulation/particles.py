@@ -25,7 +25,7 @@ MASK_FOLDER, MASK_NAME = "processed_densitymap_mrc_mrc2binary", "packtarget"
 HEADER_BYTES = 1024
 COLUMNS = (
     *("Input Data", "Segmentation Ground Truth", "Actual Label", "SNR Level", "Particle", "Tomogram", "Voxel Size"),
-    *("Quaternion", "Shift", "Tilt Min", "Tilt Max", "Seed", "SNR Convention"),
+    *("Quaternion", "Shift", "Tilt Min", "Tilt Max", "Seed", "SNR Convention", "Defocus"),
 )
 
 
@@ -143,6 +143,9 @@ class DataSet:
     def rows(self, label: int, per_class: int) -> Iterator[dict]:
         """The rows of particles.csv of one class, one by one."""
         name, imaging = self.names[label], self.simulator.imaging
+        tilts = f"{imaging.tilt_min:g}", f"{imaging.tilt_max:g}"
+        if imaging.dual_axis and imaging.tilt_min != -imaging.tilt_max:
+            tilts = "", ""  # no half turn keeps two unlike wedges: as good as unknown
         for k in range(per_class):
             poses = draw_poses(1, imaging, self._pose_generator(label, k), "cpu")  # the first that `draw` draws
             quaternion, shift = poses.quaternions[0].tolist(), poses.shifts[0].tolist()
@@ -157,9 +160,9 @@ class DataSet:
                     f"{imaging.voxel_size:g}",
                     " ".join(f"{value:.6f}" for value in quaternion),
                     " ".join(f"{value:.4f}" for value in shift),
-                    f"{imaging.tilt_min:g}",
-                    f"{imaging.tilt_max:g}",
+                    *tilts,
                     self.seed,
                     imaging.snr_convention,
+                    f"{poses.defocus[0].item():.4f}",
                 )
                 yield dict(zip(COLUMNS, values, strict=True))

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
+VERSION = 1  # of this generator: kept densities of another version are made anew
 RESIDUE_VOLUME = 133.0  # A^3: 110 Da at 1.21 A^3 a Da
 ROOM = 1.15  # volume of a domain over that of its residues: clefts, cavities, loose surface
 RESIDUES = (250, 14000)  # in a complex: 28 kDa to 1.5 MDa

@@ -92,6 +92,8 @@ def load_densities(
     resolution: float,
     seed: int = 0,
     margin: float = 0.0,
+    assembly: bool = True,
+    level: float = 0.1,
 ) -> torch.Tensor:
     """The densities of a list of classes, of one scale and centred by mass.
 
@@ -102,6 +104,8 @@ def load_densities(
         resolution: A, of the densities made from coordinates.
         seed: of the procedural complexes.
         margin: voxels that must stay free around every complex, in any orientation.
+        assembly: of coordinate files biological assembly 1; False for the deposited chains.
+        level: of maps, the share of the maximum under which there is no complex.
 
     Returns:
         float32, (C, D, H, W) = (C, box, box, box).
@@ -115,9 +119,9 @@ def load_densities(
         if not folder:
             density = procedural_complex(procedural_index(name), seed, voxel_size, resolution, box, margin)
         elif files[name].name.lower().endswith(MRC_SUFFIXES):
-            density = density_from_map(files[name], voxel_size, box=box, margin=margin)
+            density = density_from_map(files[name], voxel_size, level, box, margin)
         else:
-            density = density_from_atoms(files[name], voxel_size, resolution, box=box, margin=margin)
+            density = density_from_atoms(files[name], voxel_size, resolution, assembly, box, margin)
         densities.append(torch.from_numpy(density))
     return torch.stack(densities) if densities else torch.empty(0, box, box, box)
 

@@ -176,3 +176,14 @@ def refuse_lines(folder):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     return done.stderr
+
+
+def test_checking_tomograms_that_are_not_stated_is_one_line(workspace, tmp_path):
+    folder = tmp_path / "csv_split"
+    folder.mkdir()
+    for path in (workspace / "csv_split").glob("*.csv"):
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False).drop(columns="Tomogram")
+        rows["Input Data"] = [str((path.parent / name).resolve()) for name in rows["Input Data"]]
+        rows["Segmentation Ground Truth"] = ""
+        rows.to_csv(folder / path.name, index=False)
+    assert "no column Tomogram; --by-tomogram needs it" in refuse("check_split.py", "--by-tomogram", cwd=tmp_path)

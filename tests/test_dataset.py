@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from common.cli import InputError
-from loader.dataset import Dataset_subtomo, class_names, load_split, mask_sizes, read_split
+from loader.dataset import (
+    Dataset_subtomo,
+    class_names,
+    load_split,
+    mask_sizes,
+    overlap_warning,
+    particle_codes,
+    read_split,
+)
 from loader.labels import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR
 from loader.volume import write_volume
 
@@ -157,3 +165,33 @@ def test_mask_sizes_count_voxels_or_are_unknown(split):
     assert mask_sizes(read_split(split)).tolist() == [1, 2, 3]
     change(split, MASK, "")
     assert mask_sizes(read_split(split)) is None
+
+
+@pytest.mark.parametrize("column", ["Voxel Size", "Tilt Min"])
+def test_a_cell_that_is_no_number_is_named(split, column):
+    rows = pd.read_csv(split, dtype=str, keep_default_na=False)
+    rows["Tilt Min"], rows["Tilt Max"] = "-60", "60"
+    rows[column] = ["10", "ten", "10"]
+    rows.to_csv(split, index=False)
+    with pytest.raises(InputError, match=f"column {column}: 'ten' of .*v1.mrc; expected a number"):
+        load_split(split)
+
+
+def test_a_voxel_size_in_the_table_goes_before_that_of_the_header_row_by_row(split):
+    rows = pd.read_csv(split, dtype=str, keep_default_na=False)
+    rows["Voxel Size"] = "20"  # the headers say 10
+    rows.to_csv(split, index=False)
+    assert load_split(split).preprocessing["voxel_size"] == 20
+    rows["Voxel Size"] = ["20", "20", "5"]
+    rows.to_csv(split, index=False)
+    with pytest.raises(InputError, match=r"v2\.mrc: voxels of 5 A; expected 20 A"):
+        load_split(split)
+
+
+def test_particles_that_were_trained_on_are_recognised_by_name(split):
+    rows = load_split(split).rows
+    trained = particle_codes(rows.iloc[:2])
+    assert len(trained.unique()) == rows["Particle"].iloc[:2].nunique()
+    assert torch.equal(trained, particle_codes(rows.iloc[[1, 0]]))
+    assert "test.csv: " in overlap_warning(rows, trained, "test.csv")
+    assert overlap_warning(rows.iloc[2:], trained, "test.csv") == ""

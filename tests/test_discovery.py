@@ -34,6 +34,15 @@ def test_noise_has_no_stable_clusters_and_no_agreement():
     result = discover(embeddings, np.array(list("abc"))[np.arange(150) % 3], np.arange(150), n_boot=4)
     for method in ("hdbscan", "gaussian_mixture"):
         assert abs(result[method]["ari"]) < 0.05
+        assert result[method]["stable_clusters"] <= 1
+
+
+def test_a_number_that_is_the_most_that_were_tried_says_so(monkeypatch):
+    monkeypatch.setattr("evaluation.discovery.MOST_CLUSTERS", 3)
+    embeddings, classes = clusters(5, 40, 0.05)
+    found = discover(embeddings, classes, np.arange(200), n_boot=2)
+    assert found["gaussian_mixture"]["clusters"] == 3 and found["gaussian_mixture"]["at_limit"]
+    assert not found["hdbscan"]["at_limit"]
 
 
 def test_copies_of_a_particle_are_clustered_once():

@@ -1,8 +1,10 @@
 """Two processes: the same gradients as one process with the same global batch, and one run under torchrun."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -32,6 +34,9 @@ def gradients(group: Group, **changes) -> dict[str, torch.Tensor]:
     split = Split(images, torch.arange(21) % 3, np.zeros((21, 4)), pd.DataFrame(), rows, "in memory")
     batches = FileBatches(cfg, split, torch.device("cpu"), group)
     state = Run(cfg, ["a", "b", "c"], rows, batches.count, torch.device("cpu"), group)
+    with torch.no_grad():  # the last batch normalisation of a block begins at 0, and stops every gradient before it
+        for parameter in state.model.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
     state.model.eval()
     stop = StopRequest()
     stop.number = 15 if group.rank else 0  # a signal that only the second process has got
@@ -59,12 +64,34 @@ def test_two_processes_have_the_gradients_of_one(two_processes, case):
     assert not alone.pop("stopped")
     for process in two_processes:
         together = process[case]
-        assert together.pop("stopped")  # both know of the signal that one of them has got
+        assert together.pop("stopped") == 15  # both know of the signal that one of them has got
         assert together.keys() == alone.keys()
+        assert all(value.abs().max() > 0 for name, value in alone.items())
         for name, value in alone.items():
             torch.testing.assert_close(
                 together[name], value, rtol=1e-4, atol=1e-4, msg=lambda text, n=name: f"{n} {text}"
             )
+
+
+def stop_together(command, script, folder, environment):
+    """SIGTERM to all, as a cluster sends it, in a longer run: it is saved, and goes on."""
+    longer = [*script, "--epochs", "200", "--save-dir", "long"]
+    with subprocess.Popen(
+        [*command, *longer], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        end = time.monotonic() + LIMIT_S
+        while not (folder / "long" / "checkpoint.pt").is_file():
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.01)
+        workers = subprocess.run(
+            ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
+        ).stdout.split()
+        for number in (*map(int, workers), process.pid):
+            os.kill(number, signal.SIGTERM)
+        assert "and saved" in process.communicate(timeout=LIMIT_S)[1]
+    assert process.returncode != 0
+    saved = load_checkpoint(folder / "long" / "last.pt")
+    assert saved["progress"]["step"] > 0 or saved["epoch"] >= 1
 
 
 def test_torchrun_trains_with_one_voice(workspace, tmp_path):
@@ -83,6 +110,7 @@ def test_torchrun_trains_with_one_voice(workspace, tmp_path):
     assert saved["epoch"] == 2
     assert saved["progress"]["steps_per_epoch"] == 3  # 36 volumes, 16 a batch, on both processes together
     assert not any(name.startswith("module.") for name in saved["state_dict"])
+    stop_together(command, script, tmp_path, environment)
     # a mistake is said once, and both processes end
     again = subprocess.run(
         [*command, *script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=LIMIT_S

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from benchmarks import loss_options, speed
+from benchmarks import loss_options, loss_speed
 from docs import draw_margins
 
 
@@ -18,14 +18,14 @@ def same_threads_afterwards() -> Iterator[None]:
 
 
 def test_speed_is_written_with_its_n_and_its_goals(tmp_path):
-    speed.main(
-        speed.Config(
+    loss_speed.main(
+        loss_speed.Config(
             batch_size=4, embedding_dim=8, num_classes=(5,), seconds=0, device="cpu", results=str(tmp_path / "speed")
         )
     )
     (result,) = json.loads((tmp_path / "speed.json").read_text())["results"]
-    assert result["n"] == speed.MIN_ROUNDS
-    assert result["ratios"].keys() == speed.GOALS.keys()
+    assert result["n"] == loss_speed.MIN_ROUNDS
+    assert result["ratios"].keys() == loss_speed.GOALS.keys()
     assert all(value["median"] > 0 for value in result["ms"].values())
     assert "C = 5 (n = 5)" in (tmp_path / "speed.md").read_text()
 

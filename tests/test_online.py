@@ -11,8 +11,9 @@ import torch
 import train
 from common.cli import InputError
 from model import load_checkpoint
-from simulation.auxiliary import FIRST, auxiliary_densities
-from simulation.structures import procedural_complex
+from simulation.auxiliary import FIRST_AUXILIARY, auxiliary_densities, fitting
+from simulation.imaging import Simulator
+from simulation.structures import load_densities, procedural_complex
 from tests.scripts import refuse, succeed
 from tests.test_train import same, small
 from training.group import Group
@@ -38,7 +39,7 @@ def settings(folder, **options):
 
 def source(folder, group=None, volumes=36, **options):
     cfg = settings(folder, **options)
-    preprocessing = {"box": 16, "tilt_range": [-60, 60]}
+    preprocessing = {"box": 16, "voxel_size": 20.0, "contrast": "bright", "tilt_range": [-60, 60]}
     return OnlineBatches(cfg, CLASSES, preprocessing, volumes, CPU, group or Group())
 
 
@@ -117,14 +118,39 @@ def test_auxiliary_densities_are_kept_and_a_longer_list_begins_with_a_shorter_on
     (path,) = tmp_path.iterdir()
     more = auxiliary_densities(3, *shape, 2.0, tmp_path)
     assert torch.equal(more[:2], few)
-    expected = procedural_complex(FIRST + 2, 9, 20.0, 20.0, 16, 2.0)
+    expected = procedural_complex(FIRST_AUXILIARY + 2, 9, 20.0, 20.0, 16, 2.0)
     np.testing.assert_allclose(more[2].numpy(), expected, atol=2e-3)
     again = path.stat().st_mtime_ns
     assert torch.equal(auxiliary_densities(2, *shape, 2.0, tmp_path), few)
     assert path.stat().st_mtime_ns == again
     path.write_bytes(b"not an array")
-    with pytest.raises(InputError, match="not a readable array"):
+    with pytest.raises(InputError, match="not readable"):
         auxiliary_densities(2, *shape, 2.0, tmp_path)
+
+
+def test_complexes_that_do_not_fit_the_box_are_left_out():
+    """None of the first six is too large for a box of 16 voxels of 20 A; for voxels of 12 A some are."""
+    assert fitting(6, FIRST_AUXILIARY, 16, 20.0, 20.0, 9, 0.0)[1] == FIRST_AUXILIARY + 6
+    tight, after = fitting(6, FIRST_AUXILIARY, 16, 12.0, 20.0, 9, 0.0)
+    assert len(tight) == 6 and after > FIRST_AUXILIARY + 6
+    with pytest.raises(InputError, match="hardly a procedural complex fits"):
+        fitting(2, FIRST_AUXILIARY, 8, 5.0, 20.0, 9, 0.0)
+
+
+def test_online_imaging_is_that_of_the_files(shared, tmp_path):
+    """Also where shifts take the ends of complexes out of the box, and where all classes have one noise level."""
+    options = ("--procedural", "3", "--per-class", "2", "--snr", "0.5", "--box", "16", "--voxel-size", "20")
+    hard = ("--shift", "5", "--crop", "--common-noise", "--defocus", "3", "4", "--tilt-max", "50", "--data-dir", "hard")
+    succeed("simulate.py", *options, *hard, cwd=tmp_path)
+    cfg = settings(shared, data_dir=str(tmp_path / "hard"), auxiliary=2)
+    preprocessing = {"box": 16, "voxel_size": 20.0, "contrast": "bright"}
+    batches = OnlineBatches(cfg, CLASSES[:2], preprocessing, 24, CPU, Group())
+    record = json.loads((tmp_path / "hard" / "simulation.json").read_text())
+    for name in ("shift", "tilt_min", "tilt_max", "common_noise", "voltage", "band_limit"):
+        assert getattr(batches.imaging, name) == record[name]
+    densities = load_densities(tuple(CLASSES), "", 16, 20.0, 20.0, 9)  # all three classes of the files
+    assert batches.simulator.common_variance == Simulator(densities, batches.imaging).common_variance
+    assert batches.batch(0, 0)[0].shape == (12, 1, 16, 16, 16)
 
 
 def test_auxiliary_classes_train_with_weights_of_their_own_and_are_no_classes_of_the_checkpoint(shared, tmp_path):
@@ -155,6 +181,7 @@ def test_what_does_not_belong_together_is_refused(shared, tmp_path):
     cases = [
         ({"classes": ["complex00"]}, "made without the classes complex01, complex02"),
         ({"box": 24}, "a box of 24 voxels; train.csv has volumes of 16"),
+        ({"voxel_size": 10.0}, "voxels of 10 A; train.csv has 20 A"),
         ({"files": {"complex00": "0"}}, "say with --structures where they are"),
     ]
     for change, message in cases:

@@ -98,7 +98,14 @@ def test_pair_figures_of_one_particle_a_class_are_absent_and_still_printed(evalu
 
 def test_text_holds_every_question_and_the_warning(evaluated):
     text = format_open_set(evaluated["report"])
-    for words in ("Same or different?", "Known or unknown?", "5-shot", "HDBSCAN", "always saying 'different'"):
+    for words in (
+        "What else does 'unknown' follow?",
+        "Same or different?",
+        "Known or unknown?",
+        "5-shot",
+        "HDBSCAN",
+        "always saying 'different'",
+    ):
         assert words in text
     assert "WARNING: a warning <of sorts>" in text and max(map(len, text.splitlines())) < 130
 

@@ -186,6 +186,17 @@ def test_resuming_with_other_settings_names_the_difference(trained):
         ({"ema": 1.5}, "--ema 1.5: expected 0 to 1"),
         ({"noise": -1.0}, "--noise -1.0: expected 0 or more"),
         ({"auxiliary": 3}, "--auxiliary: these classes are simulated"),
+        ({"lr": -1.0}, "--lr -1.0: expected 0 or more"),
+        ({"lr": float("nan")}, "--lr nan: expected 0 or more"),
+        ({"clip": -1.0}, "--clip -1.0: expected 0 or more"),
+        ({"shift": 8}, "--shift 8: expected less than half of the box, 16 voxels"),
+        ({"false_rejection_rate": 1.0}, "--false-rejection-rate 1: expected less"),
+        ({"online_tilt": (60.0,)}, "--online-tilt 60: expected two"),
+        ({"online_defocus": (5.0, 3.0)}, "--online-defocus 5 3: expected two"),
+        ({"simulate_online": True, "rotate": True}, "--rotate, --noise, --class-samples: for files"),
+        ({"class_samples": 5}, "--class-samples 5, --batch-size 16: expected a batch size that is a multiple"),
+        ({"class_samples": 4}, "of at most the 3 classes"),
+        ({"sync_batchnorm": True}, "--sync-batchnorm: for several processes on GPUs"),
     ],
 )
 def test_a_mistake_is_named_and_writes_nothing(copy, options, message):
@@ -194,9 +205,77 @@ def test_a_mistake_is_named_and_writes_nothing(copy, options, message):
     assert not (copy / "model_save").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_epoch_and_batch(copy):
-    with pytest.raises(InputError, match=r"epoch \d, batch \d+: loss or gradient is not finite"):
-        train.main(small(copy, epochs=2, lr=1e30, clip=0.0))
+@pytest.mark.parametrize("save_every", [0, 1])
+def test_a_loss_that_is_not_finite_stops_the_run_and_the_kept_checkpoint_goes_on(copy, save_every):
+    train.main(small(copy, epochs=2, save_every=save_every))
+    first = load_checkpoint(copy / "model_save" / "checkpoint1.pt")
+    last = copy / "model_save" / "last.pt"
+    shutil.copy(copy / "model_save" / "checkpoint1.pt", last)
+    blown = {**first, "optimizer": {**first["optimizer"], "param_groups": [
+        {**group, "lr": 1e30, "max_lr": 1e30, "initial_lr": 1e30} for group in first["optimizer"]["param_groups"]
+    ]}, "scheduler": {**first["scheduler"], "_last_lr": [1e30, 1e30]}}  # fmt: skip
+    torch.save(blown, last)
+    with pytest.raises(InputError, match=r"epoch 2, batch \d+: .* is not finite; the last good checkpoint"):
+        train.main(small(copy, epochs=2, save_every=save_every, resume=True))
+    kept = load_checkpoint(last)
+    assert kept["epoch"] == 1
+    assert all(value.abs().max() < 1e6 for value in kept["state_dict"].values())
+
+
+def test_a_run_on_another_split_is_not_gone_on_with(copy):
+    train.main(small(copy, epochs=2))
+    path = copy / "csv_split" / "train.csv"
+    path.write_text(path.read_text().replace("complex00_000", "complex00_999"))
+    with pytest.raises(InputError, match=r"last\.pt: train\.csv had other particles"):
+        train.main(small(copy, epochs=2, resume=True))
+
+
+def test_resuming_without_a_run_says_so_and_spares_checkpoints(copy, capsys):
+    train.main(small(copy, epochs=1, resume=True))
+    assert "last.pt: no such file; starting anew" in capsys.readouterr().out
+    (copy / "model_save" / "last.pt").unlink()
+    with pytest.raises(InputError, match="nothing to go on from"):
+        train.main(small(copy, epochs=1, resume=True))
+    assert (copy / "model_save" / "checkpoint.pt").is_file()
+
+
+def test_resuming_mends_what_a_kill_left(copy):
+    train.main(small(copy, epochs=1))
+    (copy / "model_save" / "log.csv").unlink()
+    (copy / "model_save" / ".123.last.pt").write_bytes(b"half")
+    train.main(small(copy, epochs=1, resume=True))
+    assert len(pd.read_csv(copy / "model_save" / "log.csv")) == 1
+    assert not list((copy / "model_save").glob(".*.pt"))
+
+
+def test_files_are_read_once(copy, monkeypatch):
+    """Once training has begun, no MRC file is opened."""
+    epochs = []
+    whole = train.train_epoch
+
+    def begun(state, *rest):
+        epochs.append(state.epoch)
+        monkeypatch.setattr("loader.dataset.read_volume", lambda address: pytest.fail(f"{address} was opened again"))
+        return whole(state, *rest)
+
+    monkeypatch.setattr(train, "train_epoch", begun)
+    train.main(small(copy, epochs=2))
+    assert epochs == [0, 1]
+
+
+def test_the_same_settings_name_other_classes_box_or_backbone_in_a_resumed_run(copy):
+    train.main(small(copy, epochs=2))
+    path = copy / "model_save" / "last.pt"
+    saved = load_checkpoint(path)
+    cases = {
+        "classes": {"classes": ["other", *saved["classes"][1:]]},
+        "preprocessing": {"preprocessing": {**saved["preprocessing"], "box": 24}},
+        "backbone": {"config": {**saved["config"], "backbone": "sphere20"}},
+    }
+    for name, change in cases.items():
+        torch.save({**saved, **change}, path)
+        with pytest.raises(InputError, match=rf"last\.pt: {name} was .*, is "):
+            train.main(small(copy, epochs=2, resume=True))
 
 
 def test_overwriting_starts_anew(copy):
@@ -281,7 +360,9 @@ def test_an_unknown_recipe_is_refused(copy):
     )
 
 
-@pytest.mark.parametrize("options", [{"noise": 0.5}, {"rotate": True}, {"class_samples": 4}, {"memory_share": 0.0}])
+@pytest.mark.parametrize(
+    "options", [{"noise": 0.5}, {"rotate": True}, {"class_samples": 4, "batch_size": 12}, {"memory_share": 0.0}]
+)
 def test_every_way_to_feed_the_network_trains(copy, options, capsys):
     train.main(small(copy, epochs=1, **options))
     said = capsys.readouterr().out

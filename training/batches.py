@@ -34,7 +34,8 @@ class FileBatches:
         group: the processes that share each batch.
 
     Raises:
-        InputError: rotations are wanted, and the tilt range is unknown.
+        InputError: rotations are wanted, and the tilt range is unknown; shifts beyond the box; a batch of fewer than
+            two volumes a process, or that cannot hold the class samples.
     """
 
     def __init__(self, cfg: Any, split: Split, device: torch.device, group: Group):
@@ -49,8 +50,13 @@ class FileBatches:
         last = len(split) % cfg.batch_size
         self.count = len(split) // cfg.batch_size + (last >= 2 * group.size)
         self.volumes = sum(map(self.size, range(self.count)))
+        side = split.images.shape[-1]
+        if cfg.shift >= side / 2:
+            raise InputError(f"--shift {cfg.shift}: expected less than half of the box, {side} voxels")
+        if cfg.batch_size < 2 * group.size:
+            raise InputError(f"--batch-size {cfg.batch_size}: expected 2 or more for each of {group.size} processes")
         self.text = f"{len(split)} training volumes {split.place}; half turns: {', '.join(self.turns) or 'none'}"
-        self.epoch = -1
+        self._draw(0)
 
     def size(self, number: int) -> int:
         return min(self.cfg.batch_size, len(self.split) - number * self.cfg.batch_size)
@@ -87,25 +93,34 @@ def epoch_order(labels: torch.Tensor, batch_size: int, class_samples: int, gener
     """The order (N,) in which an epoch takes its volumes.
 
     With class_samples = 0 a shuffle. Else P x K sampling: each batch holds K = class_samples volumes of each of
-    P = batch_size / K classes; classes come equally often, and those with few volumes repeat them.
+    P = batch_size / K different classes; classes come equally often, and those with few volumes repeat them.
+
+    Raises InputError where a batch cannot be filled so.
     """
     n = len(labels)
     if not class_samples:
         return torch.randperm(n, generator=generator)
     members = [(labels == label).nonzero().squeeze(1) for label in labels.unique()]
-    blocks = -(-n // class_samples)
-    rounds = -(-blocks // len(members))
-    turns = torch.cat([torch.randperm(len(members), generator=generator) for _ in range(rounds)])[:blocks]
-    queues = [endless(own, rounds * class_samples, generator).split(class_samples) for own in members]
-    seen = [0] * len(members)
-    order = []
-    for label in turns.tolist():
-        order.append(queues[label][seen[label]])
-        seen[label] += 1
-    return torch.cat(order)[:n]
+    per_batch, smallest = batch_size // class_samples, min(map(len, members))
+    if batch_size % class_samples or per_batch > len(members) or class_samples > smallest:
+        raise InputError(
+            f"--class-samples {class_samples}, --batch-size {batch_size}: expected a batch size that is a multiple of "
+            f"the samples, of at most the {len(members)} classes, and at most the {smallest} volumes of the smallest"
+        )
+    often = torch.zeros(len(members))  # how often a class was taken: the rarest are next
+    chosen = []
+    for _ in range(-(-n // batch_size)):
+        rarest = (often + 0.5 * torch.rand(len(members), generator=generator)).argsort()[:per_batch]
+        often[rarest] += 1
+        chosen += rarest.tolist()
+    queues = [
+        iter(endless(own, int(times) * class_samples, generator).split(class_samples))
+        for own, times in zip(members, often, strict=True)
+    ]
+    return torch.cat([next(queues[label]) for label in chosen])[:n]
 
 
 def endless(values: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
     """`count` of the values (M,), shuffled anew each time that all of them are used up."""
-    times = -(-count // len(values))
+    times = max(1, -(-count // len(values)))
     return torch.cat([values[torch.randperm(len(values), generator=generator)] for _ in range(times)])[:count]

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from common.cli import InputError
+
 
 @dataclass(frozen=True)
 class Group:
@@ -30,11 +32,18 @@ class Group:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
-    def any(self, flags: torch.Tensor) -> list[bool]:
-        """Which of the flags (K,) are set on any process."""
+    def largest(self, values: list[float], device: torch.device) -> list[float]:
+        """Of each value the largest on any process."""
+        if self.size == 1:
+            return values
+        shared = torch.tensor(values, device=device)
+        dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+        return shared.tolist()
+
+    def wait(self) -> None:
+        """Until every process is here."""
         if self.size > 1:
-            dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        return (flags > 0).tolist()
+            dist.barrier()
 
 
 @contextmanager
@@ -42,12 +51,19 @@ def join(device: torch.device) -> Iterator[tuple[Group, torch.device]]:
     """This process's group and device, for as long as the block lasts.
 
     Under torchrun each process has a GPU of its own, and they talk over NCCL; on the CPU over Gloo.
+
+    Raises InputError for more processes than GPUs.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield Group(), device
         return
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        number = int(os.environ["LOCAL_RANK"])
+        if number >= torch.cuda.device_count():
+            raise InputError(
+                f"more processes than the {torch.cuda.device_count()} GPUs here; expected --nproc_per_node of that"
+            )
+        device = torch.device("cuda", number)
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:

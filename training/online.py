@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from common.cli import InputError, find_data_dir
-from simulation.auxiliary import auxiliary_densities
+from loader.volume import same_voxel_size
+from simulation.auxiliary import auxiliary_densities, neighbour_densities
 from simulation.filters import Imaging
 from simulation.imaging import Simulator
-from simulation.structures import find_structures, load_densities, procedural_name
+from simulation.structures import find_structures, load_densities
 from training.group import Group
 
 CPU_BATCH = 16  # particles simulated at once on the CPU, whose caches they then fit
-CROWD = tuple(procedural_name(10**6 + index) for index in range(32))  # neighbours: shapes that are no one's class
 MILLION = 1_000_003  # keeps the seeds of epochs apart
 
 
@@ -55,13 +55,21 @@ class OnlineBatches:
             defocus=cfg.online_defocus or imaging.defocus,
             neighbours=imaging.neighbours if cfg.online_neighbours < 0 else cfg.online_neighbours,
         )
-        shape = record["box"], record["voxel_size"], record["resolution"], record["seed"]
-        names = tuple(classes)
-        densities = [load_densities(names, cfg.structures, *shape, imaging.shift)]
+        shape = record["box"], record["voxel_size"], record["resolution"]
+        margin = 0.0 if record.get("crop") else imaging.shift
+        source = not record.get("deposited", False), record.get("map_level", 0.1)
+
+        def load(names: list[str]) -> torch.Tensor:
+            return load_densities(tuple(names), cfg.structures, *shape, record["seed"], margin, *source).to(device)
+
+        densities, variance = load(classes), None
+        if imaging.common_noise:  # that of all classes of the files, not of those that are trained on
+            variance = Simulator(load(record["classes"]), imaging).common_variance
         if cfg.auxiliary:
-            densities.append(auxiliary_densities(cfg.auxiliary, *shape, imaging.shift, folder))
-        crowd = load_densities(CROWD if self.imaging.neighbours else (), "", *shape)
-        self.simulator = Simulator(torch.cat(densities).to(device), self.imaging, crowd.to(device))
+            more = auxiliary_densities(cfg.auxiliary, *shape, cfg.auxiliary_seed, margin, folder)
+            densities = torch.cat([densities, more.to(device)])
+        crowd = neighbour_densities(*shape, record["seed"]).to(device) if self.imaging.neighbours else None
+        self.simulator = Simulator(densities, self.imaging, crowd, variance)
         self.text = f"{self.volumes} volumes an epoch, simulated as they are needed"
         if cfg.auxiliary:
             self.text += f", {cfg.auxiliary_share:.0%} of them of {cfg.auxiliary} auxiliary classes"
@@ -124,6 +132,11 @@ def check_record(record: dict, path: Path, structures: str, classes: list[str], 
         raise InputError(f"{path}: made without the classes {', '.join(missing)} of train.csv")
     if record["box"] != preprocessing["box"]:
         raise InputError(f"{path}: a box of {record['box']} voxels; train.csv has volumes of {preprocessing['box']}")
+    size = preprocessing["voxel_size"]
+    if size and not same_voxel_size(record["voxel_size"], size):
+        raise InputError(f"{path}: voxels of {record['voxel_size']:g} A; train.csv has {size:g} A")
+    if preprocessing["contrast"] != "bright":
+        raise InputError("--contrast dark: simulated particles are bright, as the files have to be that go with them")
     if record["files"] and not structures:
         raise InputError(f"{path}: made from structure files; say with --structures where they are")
     if not record["files"]:

@@ -31,6 +31,12 @@ def save_epoch(state: Run) -> None:
         for path in kept[: -state.cfg.keep]:
             path.unlink()
     state.save(save_dir / "last.pt")
+    write_logs(state)
+
+
+def write_logs(state: Run) -> None:
+    """log.csv and loss.txt, one row an epoch."""
+    save_dir = Path(state.cfg.save_dir)
     log = pd.DataFrame(state.log)
     write_csv(save_dir / "log.csv", log)
     lines = [f"epoch {row.epoch} train {row.train_loss:.6f} valid {row.valid_loss:.6f}" for row in log.itertuples()]

@@ -20,6 +20,7 @@ from training.group import Group
 
 BOARD_FOLDER = "tensorboard"
 RUN_FILES = ("checkpoint*.pt", "last.pt", "loss.txt", "log.csv")
+HALF_WRITTEN = ".*.pt"  # what a kill in the middle of a save leaves
 # settings that may differ between a run and its continuation
 FREE = {
     *("recipe", "resume", "overwrite", "device", "keep", "csv_dir", "save_dir", "data_dir", "structures"),
@@ -60,6 +61,7 @@ class Run:
         cfg: of train.py.
         classes: the known classes by index; training may have `auxiliary` further ones after them.
         preprocessing: of the training volumes; the checkpoint keeps it.
+        particles: codes of the training particles, as `particle_codes` gives them; the checkpoint keeps them.
         steps_per_epoch: of the optimiser.
     """
 
@@ -71,9 +73,11 @@ class Run:
         steps_per_epoch: int,
         device: torch.device,
         group: Group | None = None,
+        particles: torch.Tensor | None = None,
     ):
         torch.manual_seed(cfg.seed)
         self.cfg, self.device, self.group = cfg, device, group or Group()
+        self.particles = torch.empty(0, dtype=torch.int64) if particles is None else particles
         self.classes, self.preprocessing, self.steps_per_epoch = classes, preprocessing, steps_per_epoch
         try:
             self.model = build_model(dataclasses.asdict(cfg)).to(device, memory_format=torch.channels_last_3d)
@@ -100,6 +104,8 @@ class Run:
         cfg = self.cfg
         if cfg.compile:
             self.model.compile()
+        if cfg.sync_batchnorm and (self.device.type != "cuda" or self.group.size == 1):
+            raise InputError("--sync-batchnorm: for several processes on GPUs, started by torchrun")
         if self.group.size == 1:
             return TrainingStep(self.model, self.criterion)
         if cfg.sync_batchnorm:
@@ -139,6 +145,10 @@ class Run:
             if now[key] != then.get(key):
                 raise InputError(f"{path}: {key} was {then.get(key)}, is {now[key]}; give the same, or --overwrite")
         progress = saved["progress"]
+        if not torch.equal(self.particles, progress["particles"]):
+            raise InputError(
+                f"{path}: trained on other particles than train.csv has now; give the same split, or --overwrite"
+            )
         self.model.load_state_dict(progress.get("weights", saved["state_dict"]))
         if self.average:
             self.average.load_state_dict(progress["average"])
@@ -152,6 +162,7 @@ class Run:
     def save(self, path: Path) -> None:
         """Write everything that `load` needs, in one step."""
         progress = {"steps_per_epoch": self.steps_per_epoch, "step": self.step, "sums": self.sums, "seen": self.seen}
+        progress["particles"] = self.particles
         if self.average:
             progress |= {"weights": self.model.state_dict(), "average": self.average.state_dict()}
         save_checkpoint(
@@ -187,7 +198,7 @@ def comparable(config: dict) -> dict:
 
 
 def remove_run(save_dir: Path) -> None:
-    for pattern in RUN_FILES:
+    for pattern in (*RUN_FILES, HALF_WRITTEN):
         for path in save_dir.glob(pattern):
             path.unlink()
     shutil.rmtree(save_dir / BOARD_FOLDER, ignore_errors=True)

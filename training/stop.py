@@ -14,10 +14,10 @@ class StopRequest:
     number = 0
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """Remember the signal; a second one acts at once."""
-        self.number = number
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+        """Remember the signal; torchrun repeats SIGTERM, which changes nothing, but a second Ctrl-C acts at once."""
+        self.number = self.number or number
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager
