@@ -10,7 +10,7 @@ Rows are ways to train; each is measured in the same run on the same volumes, wh
     native, default layout   the same without channels-last
     enlarged on the device   the box doubled by trilinear interpolation on the device (train.py --upsample 2)
     original's recipe        MRC files read and enlarged by cubic splines one by one in the main process, in every
-                             epoch; float32, default layout
+                             epoch; default layout; float32 on the CPU
 
 Columns: loading (of what an epoch must load), augmentation, forward, training step, an epoch from end to end; the
 arithmetic rate of the training step as a share of that of a large matrix product in the same type; peak memory.
@@ -34,12 +34,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import train
 from benchmarks.runs import machine, markdown_table, write_results
-from common.cli import REPOSITORY, choose_device, run
+from common.cli import REPOSITORY, InputError, choose_device, run
 from loader.dataset import Split, load_split
 from loader.volume import read_volume
 from training.batches import FileBatches
 from training.group import Group
+from training.loop import take_step, train_epoch
 from training.run import Run
+from training.stop import StopRequest
 
 MATRIX = {"cpu": 4096, "cuda": 8192}  # side of the matrices whose product is the machine's rate
 ORIGINAL_BATCH = 16
@@ -58,21 +60,22 @@ class Config:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to train: how large the network sees a volume, in which layout and type, from where."""
+    """One way to train: how large the network sees a volume, in which layout, from where."""
 
     upsample: int = 1
     channels_last: bool = True
-    bfloat16: bool = False
     per_item: bool = False  # read and enlarged by splines, one by one, every epoch
 
 
 def main(cfg: Config) -> None:
+    if cfg.volumes < 4 or cfg.volumes < max(cfg.batch_size, ORIGINAL_BATCH):
+        raise InputError(f"--volumes {cfg.volumes}: expected at least a batch, {max(cfg.batch_size, ORIGINAL_BATCH)}")
     device = choose_device(cfg.device)
     fast = device.type == "cuda"
     ways = {
-        "native": Way(bfloat16=fast),
-        "native, default layout": Way(bfloat16=fast, channels_last=False),
-        "enlarged on the device": Way(upsample=2, bfloat16=fast),
+        "native": Way(),
+        "native, default layout": Way(channels_last=False),
+        "enlarged on the device": Way(upsample=2),
         "original's recipe": Way(channels_last=False, per_item=True),
     }
     content = {**machine(device), "rows": {}, "width": cfg.width, "depth": cfg.depth, "volumes": cfg.volumes}
@@ -85,7 +88,9 @@ def main(cfg: Config) -> None:
     with tempfile.TemporaryDirectory() as folder:
         split, loading = make_split(Path(folder), cfg.volumes)
         for name, way in ways.items():
-            content["rows"][name] = measure_way(cfg, way, split, loading, device, content["matrix_tflops"])
+            content["rows"][name] = measure_way(
+                cfg, way, split, loading, device, content["matrix_tflops"], Path(folder)
+            )
             print(name, content["rows"][name], flush=True)
             write_results(path, content, page(content, cfg))
     print(table(content))
@@ -106,39 +111,35 @@ def make_split(folder: Path, volumes: int) -> tuple[Split, float]:
 
 
 def measure_way(
-    cfg: Config, way: Way, split: Split, loading: float, device: torch.device, matrix: dict[str, float]
+    cfg: Config, way: Way, split: Split, loading: float, device: torch.device, matrix: dict[str, float], folder: Path
 ) -> dict:
     """One row: rates in volumes a second, and what the training step makes of the machine."""
     batch_size = ORIGINAL_BATCH if way.per_item else cfg.batch_size
-    options = {"half_turns": False, "shift": 0} if way.per_item else {}
+    options = {"half_turns": False, "shift": 0, "clip": 0.0} if way.per_item else {}
     settings = train.Config(
-        width=cfg.width, depth=cfg.depth, batch_size=batch_size, upsample=way.upsample, epochs=10**6, **options
-    )
-    placed = split if way.per_item else split.on_device(device)
-    batches = FileBatches(settings, placed, device, Group())
+        width=cfg.width, depth=cfg.depth, batch_size=batch_size, upsample=way.upsample, epochs=10**4, save_every=0,
+        save_dir=str(folder), tensorboard=False, prototype_per_class=32, **options,
+    )  # fmt: skip
+    batches = PerItem(split, batch_size, device) if way.per_item else FileBatches(
+        settings, split.on_device(device), device, Group()
+    )  # fmt: skip
     state = Run(settings, ["a", "b", "c", "d"], split.preprocessing, batches.count, device)
-    if not way.channels_last:
-        state.model.to(memory_format=torch.contiguous_format)
-    memory_format = torch.channels_last_3d if way.channels_last else torch.contiguous_format
+    state.layout = torch.channels_last_3d if way.channels_last else torch.contiguous_format
+    state.model.to(memory_format=state.layout)
     volumes, labels = batches.batch(0, 0)
-    if way.per_item:
-        volumes = enlarged(split, range(batch_size)).to(device)
-    volumes = volumes.contiguous(memory_format=memory_format)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=way.bfloat16)
+    volumes = volumes.contiguous(memory_format=state.layout)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    kept = Kept(volumes, labels)
 
     def forward() -> None:
         state.model.eval()
         with torch.inference_mode(), autocast:
             state.model(volumes)
 
-    def step(batch: torch.Tensor = volumes, target: torch.Tensor = labels) -> None:
+    def step() -> None:
         state.module.train()
-        state.optimizer.zero_grad(set_to_none=True)
-        with autocast:
-            total = state.module(batch.contiguous(memory_format=memory_format), target).total
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(state.model.parameters(), 5.0)
-        state.advance()
+        state.step = 0
+        take_step(state, kept, StopRequest())
 
     with FlopCounterMode(display=False) as counter:
         step()
@@ -150,11 +151,41 @@ def measure_way(
     }
     row["augmentation"] = rate(counted(batches), batch_size, cfg.seconds, device) if not way.per_item else None
     row["loading"] = rate(lambda: enlarged(split, range(2)), 2, cfg.seconds, device) if way.per_item else loading
-    row["epoch"] = epoch_rate(batches, split, way, step, cfg.seconds, device)
-    kind = "bfloat16" if way.bfloat16 else "float32"
+    row["epoch"] = epoch_rate(state, batches, device)
+    kind = "bfloat16" if device.type == "cuda" else "float32"
     row |= {"gflop": flop / 1e9, "matrix_share": row["step"] * flop / 1e12 / matrix[kind], "dtype": kind}
     row |= {"epoch_of_step": row["epoch"] / row["step"], "peak_memory_gb": peak(device) / 1e9}
     return row
+
+
+class Kept:
+    """One batch, over and over."""
+
+    def __init__(self, volumes: torch.Tensor, labels: torch.Tensor):
+        self.all, self.count = (volumes, labels), 1
+
+    def size(self, number: int) -> int:
+        return len(self.all[1])
+
+    def batch(self, epoch: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.all
+
+
+class PerItem:
+    """Batches of volumes that are read and enlarged one by one, every time."""
+
+    def __init__(self, split: Split, batch_size: int, device: torch.device):
+        self.split, self.batch_size, self.device = split, batch_size, device
+        self.count = min(4, len(split) // batch_size)  # an epoch of a few batches: they are all alike, and slow
+        self.volumes = self.count * batch_size
+
+    def size(self, number: int) -> int:
+        return self.batch_size
+
+    def batch(self, epoch: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = range(number * self.batch_size, (number + 1) * self.batch_size)
+        labels = self.split.labels[rows.start : rows.stop].to(self.device)
+        return enlarged(self.split, rows).to(self.device), labels
 
 
 def enlarged(split: Split, numbers: range) -> torch.Tensor:
@@ -174,22 +205,14 @@ def counted(batches: FileBatches) -> Callable[[], None]:
     return make
 
 
-def epoch_rate(
-    batches: FileBatches, split: Split, way: Way, step: Callable, seconds: float, device: torch.device
-) -> float:
-    """Steps on what an epoch really feeds, from where it comes from."""
-    numbers = iter(range(10**9))
-
-    def make() -> None:
-        number = next(numbers) % (len(split) // batches.cfg.batch_size)
-        if not way.per_item:
-            step(*batches.batch(0, number))
-            return
-        size = batches.cfg.batch_size
-        rows = range(number * size, (number + 1) * size)
-        step(enlarged(split, rows).to(device), split.labels[rows.start : rows.stop].to(device))
-
-    return rate(make, batches.cfg.batch_size, seconds, device)
+def epoch_rate(state: Run, batches: FileBatches | PerItem, device: torch.device) -> float:
+    """An epoch as train.py runs it, drawing its order and checking every step; validation and saving are not in it."""
+    state.epoch, state.step, state.seen = state.epoch + 1, 0, 0
+    wait(device)
+    start = time.perf_counter()
+    train_epoch(state, batches, StopRequest())
+    wait(device)
+    return batches.volumes / (time.perf_counter() - start)
 
 
 def rate(job: Callable[[], None], volumes: int, seconds: float, device: torch.device) -> float:

@@ -146,7 +146,7 @@ def discover(
         stabilities = stability(points, found, cluster, n_boot, seed)
         result[method] = {
             "clusters": int(found.max() + 1),
-            "at_limit": method == "gaussian_mixture" and number == most and most > 1,
+            "at_limit": bool(method == "gaussian_mixture" and number == most > 1),
             "true_classes": int(np.sum(counts >= smallest_cluster(len(rows)))),
             "ari": float(adjusted_rand_score(classes, found)),
             "nmi": float(normalized_mutual_info_score(classes, found)),

@@ -31,7 +31,7 @@ TINY = {
 }
 HEADER = (
     "Input Data,Segmentation Ground Truth,Actual Label,SNR Level,Particle,Tomogram,Voxel Size,Quaternion,Shift,"
-    "Tilt Min,Tilt Max,Seed,SNR Convention"
+    "Tilt Min,Tilt Max,Seed,SNR Convention,Defocus"
 )
 
 

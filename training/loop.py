@@ -54,7 +54,7 @@ def take_step(state: Run, batches: Batches, stop: StopRequest) -> int:
     values = torch.zeros(6, device=device)  # the terms times their volumes, and the norms of the gradients
     for number, size in zip(numbers, sizes, strict=True):
         volumes, labels = batches.batch(state.epoch, number)
-        volumes = volumes.contiguous(memory_format=torch.channels_last_3d)
+        volumes = volumes.contiguous(memory_format=state.layout)
         alone = state.group.size == 1 or number == numbers[-1]
         with nullcontext() if alone else state.module.no_sync():
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -88,7 +88,7 @@ def check_weights(state: Run, batches: Batches) -> None:
     """Refuse to save weights that no longer give a finite loss: of the next batch, which training has not seen."""
     state.module.eval()
     volumes, labels = batches.batch(state.epoch, min(state.step * state.cfg.accumulate, batches.count - 1))
-    loss = state.criterion(state.model(volumes.contiguous(memory_format=torch.channels_last_3d)), labels).total
+    loss = state.criterion(state.model(volumes.contiguous(memory_format=state.layout)), labels).total
     if not loss.isfinite():
         raise not_finite(state, "the loss")
     state.module.train()

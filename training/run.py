@@ -77,10 +77,11 @@ class Run:
     ):
         torch.manual_seed(cfg.seed)
         self.cfg, self.device, self.group = cfg, device, group or Group()
+        self.layout = torch.channels_last_3d  # the faster one, see benchmarks/speed.py
         self.particles = torch.empty(0, dtype=torch.int64) if particles is None else particles
         self.classes, self.preprocessing, self.steps_per_epoch = classes, preprocessing, steps_per_epoch
         try:
-            self.model = build_model(dataclasses.asdict(cfg)).to(device, memory_format=torch.channels_last_3d)
+            self.model = build_model(dataclasses.asdict(cfg)).to(device, memory_format=self.layout)
             self.criterion = make_loss(cfg, len(classes) + cfg.auxiliary).to(device)
         except (TypeError, ValueError) as error:
             raise InputError(str(error)) from error
