@@ -9,7 +9,7 @@
 
 Seeds change training alone: the data are made once. The tables are written after each run; a benchmark that was cut off
 goes on when called again with the same options. The best row is the one of the highest mean AUC of pairs of
-valid_unseen.csv; unseen.csv chooses nothing.
+valid_unseen.csv; unseen.csv chooses nothing, and is not reported for rows that try an option.
 """
 
 from dataclasses import dataclass, field
@@ -115,7 +115,10 @@ def run_once(cfg: Config, work_dir: Path, csv_dir: Path, settings: dict, name: s
         checkpoint = runs.train(folder, csv_dir, options | device)
         closed = runs.evaluate("test.py", folder, checkpoint, csv_dir, device)
         opened = runs.evaluate("open_set.py", folder, checkpoint, csv_dir, device | {"bootstrap": 1, **runs.BRIEF})
-        return {"seed": seed, **figures(closed, opened)}
+        result = {"seed": seed, **figures(closed, opened)}
+        if name not in LOSSES:  # a row that tries an option: its choice must not see the final figures
+            result.pop("unseen", None)
+        return result
 
     made_on = {"data": settings["data"], **({"csv_dir": str(csv_dir)} if cfg.csv_dir else {})}
     result = runs.once(folder / "result.json", made_on | options, measure)
@@ -207,8 +210,10 @@ def page(content: dict) -> str:
     ]
     lines += [f"## Known classes: {', '.join(known['known'])}; test.csv, n = {known['n_test']:,}", ""]
     lines += table(rows, content["best"], None)
-    for part in (name for name in SETS if name in known):
-        entry = known[part]
+    for part in SETS:
+        entry = next((run[part] for run in finished if part in run), None)
+        if entry is None:
+            continue
         use = "to choose by" if part == "valid_unseen" else "chooses nothing"
         lines += [
             "",
@@ -229,9 +234,11 @@ def table(rows: dict, best: str | None, part: str | None) -> list[str]:
     for name, row in rows.items():
         if not row["runs"]:
             continue
-        means = row["mean"][part] if part else row["mean"]
+        means = row["mean"].get(part, {}) if part else row["mean"]
         label = f"**{name}** (best)" if name == best else name
-        lines.append([label, str(len(row["runs"])), *(format_mean_std(means[key]) for key in measures)])
+        lines.append(
+            [label, str(len(row["runs"])), *(format_mean_std(means[key]) if key in means else "-" for key in measures)]
+        )
     return runs.markdown_table(["loss", "seeds", *measures.values()], lines)
 
 

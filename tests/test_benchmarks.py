@@ -134,9 +134,11 @@ def test_losses_killed_in_a_run_goes_on_with_it_and_repeats_no_other(workspace, 
     content = json.loads((tmp_path / "losses.json").read_text())
     assert content["rows"]["softmax"]["runs"] == partial["rows"]["softmax"]["runs"]
     assert content["rows"]["soft_lmccl_m0"]["options"] == {"m": 0.0}
-    report = json.loads((next_run / "results" / "model_save-checkpoint" / "open_set.json").read_text())
-    (row,) = content["rows"]["soft_lmccl_m0"]["runs"]
+    report = json.loads((finished / "results" / "model_save-checkpoint" / "open_set.json").read_text())
+    (row,) = content["rows"]["softmax"]["runs"]
     assert row["unseen"]["auc"] == report["unseen"]["verification"]["unseen_unseen"]["auc"]
+    (trial,) = content["rows"]["soft_lmccl_m0"]["runs"]
+    assert "unseen" not in trial  # a row that tries an option must not see the final figures
     assert "Not finished" not in (tmp_path / "losses.md").read_text()
     assert not list((tmp_path / "work").glob("*-9/model_save/*.pt"))
 
