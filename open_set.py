@@ -187,7 +187,10 @@ def floor_embeddings(
         }
     }
     voxels = {name: mask_sizes(split.rows) for name, split in splits.items()}
-    features = {"intensity only": {name: split.intensity for name, split in splits.items()}}
+    features = {
+        "intensity only": {name: split.intensity for name, split in splits.items()},
+        "size as round blobs see it": {name: floors.blob_features(split.images) for name, split in splits.items()},
+    }
     if all(sizes is not None for sizes in voxels.values()):
         features["size only (true masks)"] = {name: floors.size_features(sizes) for name, sizes in voxels.items()}
     for label, values in features.items():

@@ -4,6 +4,8 @@ A floor is an embedding made of simple features, so that every figure of the net
 """
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from scipy.stats import rankdata
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -12,6 +14,8 @@ from evaluation.rejection import auroc
 NEIGHBOURS = 15  # of the classifier of known classes
 ANGLE = 0.1  # radians a standard deviation near the mean
 STRATA = 4  # equal parts of a numeric factor within which the score is looked at again
+BLOBS = (0.04, 0.07, 0.11, 0.16, 0.22)  # of the box: standard deviations of the round blobs
+CHUNK = 256  # volumes at once
 MARGIN = 0.05  # loss of AUROC within strata that makes a warning
 
 
@@ -35,6 +39,24 @@ def feature_embedding(features: np.ndarray, reference: np.ndarray) -> np.ndarray
 def size_features(voxels: np.ndarray) -> np.ndarray:
     """Logarithm of the number of voxels (N,) of each mask, (N, 1): an oracle, since real data has no true masks."""
     return np.log(np.maximum(voxels, 1))[:, None]
+
+
+def blob_features(images: torch.Tensor) -> np.ndarray:
+    """How well round blobs of several sizes fit the middle of each volume, (N, F): size as the volume itself shows it.
+
+    Args:
+        images: (N, 1, D, D, D), mean 0 and standard deviation 1 each.
+
+    Returns:
+        The inner product with a Gaussian of mean 0 and length 1, for each of BLOBS: responses to white noise are of
+        variance 1.
+    """
+    side = images.shape[-1]
+    squares = (torch.arange(side) - (side - 1) / 2) ** 2
+    distance = squares[:, None, None] + squares[None, :, None] + squares
+    blobs = torch.stack([torch.exp(-0.5 * distance / (share * side) ** 2).flatten() for share in BLOBS], dim=1)
+    blobs = F.normalize(blobs - blobs.mean(dim=0), dim=0)  # (D^3, F)
+    return torch.cat([part.flatten(1).cpu().float() @ blobs for part in images.split(CHUNK)]).numpy()
 
 
 def known_accuracy(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray) -> float:

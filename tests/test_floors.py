@@ -2,9 +2,18 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import spearmanr
 
-from evaluation.floors import auroc_within, confounds, explained, feature_embedding, known_accuracy, size_features
+from evaluation.floors import (
+    auroc_within,
+    blob_features,
+    confounds,
+    explained,
+    feature_embedding,
+    known_accuracy,
+    size_features,
+)
 from evaluation.rejection import auroc
 
 
@@ -77,3 +86,15 @@ def test_auroc_within_groups_is_the_mean_over_their_pairs():
     known, unknown = np.array([1.0, 5.0, 6.0]), np.array([0.0, 7.0])
     groups = np.array(["a", "b", "b"]), np.array(["a", "b"])
     assert auroc_within(known, unknown, *groups) == pytest.approx((1 * 1 + 0 * 2) / 3)
+
+
+def test_blobs_see_the_size_of_a_particle_and_little_in_noise():
+    side = 16
+    place = torch.arange(side) - (side - 1) / 2
+    distance = (place[:, None, None] ** 2 + place[:, None] ** 2 + place**2).sqrt()
+    volumes = torch.stack([(distance < radius).float() for radius in (2.0, 3.0, 4.5, 6.0)])[:, None]
+    mean, std = volumes.mean(dim=(1, 2, 3, 4), keepdim=True), volumes.std(dim=(1, 2, 3, 4), keepdim=True)
+    best = blob_features((volumes - mean) / std).argmax(axis=1)
+    assert list(best) == sorted(best) and best[0] < best[-1]
+    noise = torch.randn(600, 1, side, side, side, generator=torch.Generator().manual_seed(0))
+    assert blob_features(noise).std(axis=0) == pytest.approx(1, abs=0.15)
