@@ -156,8 +156,8 @@ def floors(part: dict) -> Table:
     ]
     note = (
         "What brightness alone achieves, size alone (by round blobs of five sizes; and from the true masks, which real "
-        "data does not have), or the same network without training. Pair AUC, 5-shot accuracy, AUROC and known accuracy "
-        "by nearest neighbours."
+        "data does not have), or the same network without training. Pair AUC, 5-shot accuracy, AUROC and known "
+        "accuracy by nearest neighbours."
     )
     return Table("What else would do it?", note, ["pair AUC", *levels, "5-shot", "AUROC", "known acc."], rows)
 
