@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import logsumexp
 from sklearn.covariance import ledoit_wolf
 
-DEFAULT_SCORE = "max_cosine"
+DEFAULT_SCORE = "knn_cosine"  # chosen by benchmarks/select_score.py
 FALSE_REJECTION_RATE = 0.05
 CALIBRATED = {  # scores that a checkpoint can name, and what of its calibration they compare with
     "max_cosine": ("prototypes",),

@@ -12,7 +12,7 @@ from matplotlib.image import imread
 
 import predict
 from common.cli import InputError
-from evaluation.rejection import classify, fit_threshold, prototypes
+from evaluation.rejection import calibrate, calibrated_score, classify, fit_threshold
 from loader.dataset import load_split, read_split
 from loader.inputs import Input, find_inputs, prepare
 from loader.resample import fourier_resample
@@ -38,9 +38,11 @@ def checkpoint(trained, tmp_path_factory):
     with torch.no_grad():
         model.train()(split.images.float())
     embeddings = embed(model.eval(), split.images, torch.device("cpu"))
-    found = prototypes(embeddings, split.labels.numpy(), len(content["classes"]))
-    threshold = fit_threshold(classify(embeddings, found)[1], 0.3)
-    content["calibration"] |= {"prototypes": torch.from_numpy(found), "threshold": threshold}
+    found = calibrate(embeddings, split.labels.numpy(), len(content["classes"]))
+    content["calibration"] |= {name: torch.from_numpy(values) for name, values in found.items()}
+    valid = load_split(trained / "csv_split" / "valid.csv", content["preprocessing"])
+    scores = calibrated_score(embed(model, valid.images, torch.device("cpu")), content["calibration"])
+    content["calibration"]["threshold"] = fit_threshold(scores, 0.5)
     content["state_dict"] = model.state_dict()
     return saved(content, tmp_path_factory.mktemp("checkpoint"))
 
@@ -111,9 +113,11 @@ def test_predictions_are_those_of_the_library_in_the_order_of_the_rows(trained, 
     assert [os.path.abspath(folder / name) for name in table["Input Data"]] == list(split.rows["Input Data"])
     assert set(table["Threshold"]) == {content["calibration"]["threshold"]}
     np.testing.assert_array_equal(table["Nearest Class"], names[nearest])
-    np.testing.assert_allclose(table["Score"], cosines, atol=1e-6)
-    assert np.ptp(cosines) > 0.1  # volumes differ, so that to agree means something
-    known = cosines >= content["calibration"]["threshold"]
+    np.testing.assert_allclose(table["Nearest Cosine"], cosines, atol=1e-6)
+    scores = calibrated_score(embeddings, content["calibration"])
+    np.testing.assert_allclose(table["Score"], scores, atol=1e-6)
+    assert np.ptp(cosines) > 0.1 and np.ptp(scores) > 0.1  # volumes differ, so that to agree means something
+    known = scores >= content["calibration"]["threshold"]
     assert set(known) == {True, False}
     np.testing.assert_array_equal(table["Prediction"], np.where(known, names[nearest], "unknown"))
     order = np.argsort(-(embeddings @ class_prototypes.T), axis=1)
