@@ -5,7 +5,7 @@ csv_split/{train,valid}.csv -> model_save/{checkpoint<epoch>,checkpoint,last}.pt
     python train.py
     python train.py --width 16 --epochs 10 --save-dir model_save
     python train.py --resume
-    python train.py --recipe authors                  # or original; other options override it
+    python train.py --recipe authors                  # original or diverse; other options override it
     python train.py --simulate-online --auxiliary 600 # fresh volumes every step, and shapes of no known class
     torchrun --standalone --nproc_per_node=4 train.py --batch-size 256    # a process a GPU; the batch is that of all
 
@@ -36,7 +36,7 @@ from training.stop import stop_requests
 
 @dataclass(frozen=True)
 class Config:
-    recipe: str = "default"  # set of constants in training/recipes.py: default, original or authors
+    recipe: str = "default"  # set of constants in training/recipes.py: default, diverse, original, authors
     csv_dir: str = "csv_split"  # folder of train.csv and valid.csv
     save_dir: str = "model_save"  # folder of the checkpoints and logs
     contrast: str = "bright"  # of the particles in the files: bright or dark

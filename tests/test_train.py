@@ -345,17 +345,19 @@ def test_the_plateau_schedule_lowers_the_rate_when_the_validation_loss_stays(cop
 def test_every_recipe_trains(copy, name):
     """As published but for its length and width."""
     run = ("--recipe", name, "--width", "4", "--epochs", "1", "--batch-size", "18", "--save-dir", name)
+    given = {"width": 4, "epochs": 1, "batch_size": 18, "recipe": name}
+    if name == "diverse":
+        run, given = (*run, "--auxiliary", "3"), {**given, "auxiliary": 3}
     command = [sys.executable, str(REPOSITORY / "train.py"), *run]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     config = load_checkpoint(copy / name / "last.pt")["config"]
-    given = {"width": 4, "epochs": 1, "batch_size": 18, "recipe": name}
     expected = {**RECIPES[name], **given}
     assert {key: config[key] for key in expected} == expected
 
 
 def test_an_unknown_recipe_is_refused(copy):
-    assert "--recipe secret: expected one of default, original, authors" in refuse(
+    assert "--recipe secret: expected one of default, diverse, original, authors" in refuse(
         "train.py", "--recipe", "secret", cwd=copy
     )
 
