@@ -24,7 +24,7 @@ PLAIN = {  # neither publication does any of this
 
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
-    # For data of simulate.py: every volume fresh, and shapes that are no one's class. See benchmarks/class_diversity.py.
+    # For data of simulate.py: fresh volumes, and shapes that are no one's class; see benchmarks/class_diversity.py.
     "diverse": {"simulate_online": True, "auxiliary": 100, "auxiliary_share": 0.7},
     # The public PyTorch repository, less its faults. It enlarges by cubic splines, here it is trilinear, on the device;
     # it does not normalise volumes, here each has mean 0 and standard deviation 1.
