@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole pipeline on a small simulated data set, in the folder demo/: 6 minutes at most on two CPU cores.
+# The whole pipeline on a small simulated data set, in the folder demo/: 6 minutes at most on two idle CPU cores.
 # A second run reuses what is there; to start anew, delete the folder demo/.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -36,6 +36,7 @@ print(f"{len(closed['classes'])} known classes, test accuracy       {closed['acc
 for row in closed["per_snr"]:
     print(f"    at SNR {row['snr']:8s}                {row['accuracy']:.3f}")
 print(f"{len(unseen['classes'])} unseen classes, AUC of their pairs {auc:.3f}   (chance 0.500)")
+print("open demo/results/model_save-checkpoint/open_set.html first")
 print("written in demo/: data_/contact_sheet.png, csv_split/, model_save/checkpoint.pt, log.csv and")
 for path in sorted(folder.iterdir()):
     print(f"    {path}")

@@ -115,7 +115,7 @@ def load_checkpoint(path: Path | str) -> dict:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a checkpoint of train.py, or damaged ({_first_line(error)})") from error
+        raise InputError(f"{path}: not a checkpoint of train.py, or damaged") from error
     if not isinstance(content, dict) or not content.keys() >= CONTENT:
         missing = sorted(CONTENT - content.keys()) if isinstance(content, dict) else "everything"
         raise InputError(f"{path}: not a checkpoint of train.py: missing {missing}")
