@@ -226,7 +226,7 @@ def test_a_run_on_another_split_is_not_gone_on_with(copy):
     train.main(small(copy, epochs=2))
     path = copy / "csv_split" / "train.csv"
     path.write_text(path.read_text().replace("complex00_000", "complex00_999"))
-    with pytest.raises(InputError, match=r"last\.pt: train\.csv had other particles"):
+    with pytest.raises(InputError, match=r"last\.pt: trained on other particles than train\.csv has now"):
         train.main(small(copy, epochs=2, resume=True))
 
 
