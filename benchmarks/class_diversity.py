@@ -31,7 +31,7 @@ MORE = {"more steps": {"epochs": 3}, "more width": {"width": 2}, "both": {"epoch
 
 @dataclass(frozen=True)
 class Config:
-    work_dir: str = "work/class_diversity"  # folder for data, runs and logs
+    work_dir: str = "bench/class_diversity"  # folder for data, runs and logs
     structures: str = ""  # folder of the benchmark's coordinate files; empty for procedural complexes
     quick: bool = False  # the size for a CPU
     losses: tuple[str, ...] = ("softmax", "soft_lmccl")  # names in LOSSES

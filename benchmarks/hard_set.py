@@ -7,7 +7,7 @@ CHECKPOINT, the split and the data it was trained on -> benchmarks/results/hard_
 
 then, with a network trained on the hard data beside it:
 
-    python train.py --csv-dir work/hard_set/csv_split --save-dir model_hard
+    python train.py --csv-dir bench/hard_set/csv_split --save-dir model_hard
     python -m benchmarks.hard_set model_save/checkpoint.pt --hard-checkpoint model_hard/checkpoint.pt
 
 The easy data are those of simulate.py. They are made again with the same seed, classes and options but for those of
@@ -41,7 +41,7 @@ class Config:
     csv_dir: str = "csv_split"  # the split of the easy data
     data_dir: str = "data_"  # the easy data, of simulate.py
     structures: str = ""  # folder of the coordinate files, where the easy data were made of some
-    work_dir: str = "work/hard_set"  # folder for the hard data, its split and logs
+    work_dir: str = "bench/hard_set"  # folder for the hard data, its split and logs
     neighbours: int = 3  # of the hard data: procedural complexes around each particle, at most
     shift: float = 4.0  # voxels, of the hard data: largest shift along each axis
     defocus: tuple[float, float] = (3.0, 7.0)  # um of underfocus, of the hard data, drawn from this range

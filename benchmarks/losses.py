@@ -24,7 +24,7 @@ from loss.loss import AUTHORS, LOSSES, ORIGINAL
 
 @dataclass(frozen=True)
 class Config:
-    work_dir: str = "work/losses"  # folder for data, runs and logs
+    work_dir: str = "bench/losses"  # folder for data, runs and logs
     csv_dir: str = ""  # a split to use; empty: one is simulated in work_dir
     structures: str = ""  # folder of the benchmark's coordinate files; empty for procedural complexes
     quick: bool = False  # the size for a CPU

@@ -31,7 +31,7 @@ GRACE_SECONDS = 30  # between SIGTERM and SIGKILL
 class Config:
     minutes: float = 25.0  # for everything
     structures: str = ""  # folder of the benchmark's coordinate files; empty for procedural complexes
-    work_dir: str = "work"  # folder for data, runs and logs
+    work_dir: str = "bench"  # folder for data, runs and logs
     results_dir: str = str(RESULTS)  # folder of the results
     only: tuple[str, ...] = ()  # names of jobs; empty for all
     device: str = "auto"  # auto, cpu or cuda

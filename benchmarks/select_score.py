@@ -36,7 +36,7 @@ from loader.labels import CLASS, LABEL
 
 @dataclass(frozen=True)
 class Config:
-    work_dir: str = "work/select_score"  # folder for data, runs and logs
+    work_dir: str = "bench/select_score"  # folder for data, runs and logs
     csv_dir: str = ""  # a split to use; empty: one is simulated in work_dir
     structures: str = ""  # folder of the benchmark's coordinate files; empty for procedural complexes
     quick: bool = False  # the size for a CPU
