@@ -47,8 +47,8 @@ from simulation.particles import (
     VOLUME_NAME,
     DataSet,
     mask_path,
+    snr_code,
     snr_folders,
-    snr_text,
     volume_path,
 )
 from simulation.structures import CLASS_SETS, find_structures, load_densities, procedural_name
@@ -135,7 +135,7 @@ def check(cfg: Config) -> None:
         raise InputError(f"--per-class {cfg.per_class}, --procedural {cfg.procedural}: expected 1 or more")
     if not cfg.snr or not all(snr > 0 for snr in cfg.snr):
         raise InputError(f"--snr {' '.join(map(str, cfg.snr))}: expected numbers above 0, or inf")
-    if len({snr_text(snr) for snr in cfg.snr}) < len(cfg.snr):
+    if len({snr_code(snr) for snr in cfg.snr}) < len(cfg.snr):
         raise InputError(f"--snr {' '.join(map(str, cfg.snr))}: the same value twice")
     if not 0 <= cfg.map_level < 1 or cfg.resolution < cfg.voxel_size:
         raise InputError(

@@ -30,6 +30,15 @@ def snr_level(folder: str) -> str:
     return "infinity" if text == "inf" else text
 
 
+def snr_text(level: str) -> str:
+    """A level as people read it: `003` -> `SNR 0.03`, `infinity` -> `no noise`; empty -> `SNR unknown`."""
+    if level in ("infinity", "inf"):
+        return "no noise"
+    if re.fullmatch(r"0\d+", level):
+        level = f"0.{level[1:]}"
+    return f"SNR {level or 'unknown'}"
+
+
 def read_particles(data_dir: Path, star: str, class_names: tuple[str, ...], per_class: int) -> tuple[pd.DataFrame, str]:
     """The table of all volumes, and a word on where it came from.
 

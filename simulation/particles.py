@@ -29,14 +29,14 @@ COLUMNS = (
 )
 
 
-def snr_text(snr: float) -> str:
+def snr_code(snr: float) -> str:
     """`003` for 0.03, `infinity` for inf."""
     return "infinity" if math.isinf(snr) else f"{snr:g}".replace(".", "")
 
 
 def snr_folders(levels: Sequence[float]) -> list[str]:
     """`data1_SNR003`, `data2_SNR005`, ... in the order of the levels."""
-    return [f"data{position}_SNR{snr_text(snr)}" for position, snr in enumerate(levels, 1)]
+    return [f"data{position}_SNR{snr_code(snr)}" for position, snr in enumerate(levels, 1)]
 
 
 def volume_path(folder: str, number: int) -> str:
@@ -137,7 +137,7 @@ class DataSet:
 
     def _white(self, name: str, numbers: range, snr: float) -> torch.Tensor:
         """The white noise of each particle at one SNR, as `Simulator.noise` takes it."""
-        generators = [particle_generator(self.seed, name, number, f"noise {snr_text(snr)}") for number in numbers]
+        generators = [particle_generator(self.seed, name, number, f"noise {snr_code(snr)}") for number in numbers]
         return torch.cat([self.simulator.white(1, generator) for generator in generators]).to(self.simulator.device)
 
     def rows(self, label: int, per_class: int) -> Iterator[dict]:
@@ -154,7 +154,7 @@ class DataSet:
                     volume_path(place, label * per_class + k),
                     mask_path(place, label * per_class + k),
                     name,
-                    snr_text(snr),
+                    snr_code(snr),
                     f"{name}_{k:04d}",
                     "",
                     f"{imaging.voxel_size:g}",

@@ -5,7 +5,18 @@ import pytest
 import starfile
 
 from common.cli import InputError
-from loader.labels import INPUT, LABEL, MASK, PARTICLE, SNR, TOMOGRAM, VOXEL_SIZE, read_particles, snr_level
+from loader.labels import (
+    INPUT,
+    LABEL,
+    MASK,
+    PARTICLE,
+    SNR,
+    TOMOGRAM,
+    VOXEL_SIZE,
+    read_particles,
+    snr_level,
+    snr_text,
+)
 from loader.volume import write_volume
 
 NAMES = ("aaa", "bbb")
@@ -26,6 +37,15 @@ def test_snr_levels_come_from_the_folder_name():
         "003", "005", "infinity", "infinity"
     ]  # fmt: skip
     assert snr_level("data") == ""
+
+
+@pytest.mark.parametrize(
+    ("level", "text"),
+    [("003", "SNR 0.03"), ("01", "SNR 0.1"), ("05", "SNR 0.5"), ("1", "SNR 1"), ("10", "SNR 10"), ("0.03", "SNR 0.03"),
+     ("infinity", "no noise"), ("inf", "no noise"), ("high", "SNR high"), ("0", "SNR 0"), ("", "SNR unknown")],
+)  # fmt: skip
+def test_people_read_an_snr_as_a_number(level, text):
+    assert snr_text(level) == text
 
 
 def test_file_numbers_give_class_particle_snr_and_mask(tmp_path):

@@ -18,7 +18,7 @@ import simulate
 from common.cli import REPOSITORY, InputError
 from loader.volume import read_volume, write_volume
 from simulate import Config, main
-from simulation.particles import HEADER_BYTES, VolumeWriter, snr_folders, snr_text
+from simulation.particles import HEADER_BYTES, VolumeWriter, snr_code, snr_folders
 
 TINY = {
     "procedural": 3,
@@ -260,5 +260,5 @@ def test_a_fast_written_file_is_the_same_as_a_slowly_written_one(tmp_path):
 
 def test_snr_folders_are_named_as_in_the_original():
     assert snr_folders((0.03, 0.05, math.inf)) == ["data1_SNR003", "data2_SNR005", "data3_SNRinfinity"]
-    assert [snr_text(value) for value in (0.1, 1.0, 10.0)] == ["01", "1", "10"]
+    assert [snr_code(value) for value in (0.1, 1.0, 10.0)] == ["01", "1", "10"]
     assert simulate.Config().snr == (0.03, 0.05, math.inf)
