@@ -14,9 +14,9 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from common.cli import InputError, run
+from common.cli import InputError, plural, run
 from loader.dataset import READERS, check_volume, class_names, first_preprocessing, read_split
-from loader.labels import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR, TOMOGRAM
+from loader.labels import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR, TOMOGRAM, snr_text
 from loader.volume import normalise, read_volume
 
 KNOWN, HELD_OUT = ("train", "valid", "test"), ("valid_unseen", "unseen")
@@ -33,10 +33,7 @@ class Config:
 def main(cfg: Config) -> None:
     files = {}
     for name in (*KNOWN, *HELD_OUT):
-        path = Path(cfg.csv_dir) / f"{name}.csv"
-        if name in HELD_OUT and not path.is_file():
-            raise InputError(f"{path}: no such file; make the split again: csv_split.py")
-        files[name] = read_split(path)
+        files[name] = read_split(Path(cfg.csv_dir) / f"{name}.csv")
     print(table(files))
     if cfg.by_tomogram and not all(TOMOGRAM in rows for rows in files.values()):
         raise InputError(f"{cfg.csv_dir}: no column {TOMOGRAM}; --by-tomogram needs it")
@@ -46,21 +43,22 @@ def main(cfg: Config) -> None:
     if problems:
         shown = "".join(f"\n  {problem}" for problem in problems[:SHOWN])
         more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise InputError(f"{cfg.csv_dir}: {len(problems)} problems{shown}{more}")
+        raise InputError(f"{cfg.csv_dir}: {len(problems)} {plural('problem', len(problems))}{shown}{more}")
     print("no leak, no bad file" if cfg.volumes else "no leak; the volumes were not opened")
 
 
 def table(files: dict[str, pd.DataFrame]) -> str:
-    """Particles and volumes of each class in each file, and volumes by SNR level."""
+    """Particles of each class in each file, known classes first, and volumes by SNR level."""
     rows = pd.concat([rows.assign(File=name) for name, rows in files.items()])
     if not len(rows):
         return "no rows"
-    order = list(dict.fromkeys(rows.sort_values(CLASS, key=lambda index: index.where(index >= 0, 10**9))[LABEL]))
+    known = rows[rows[CLASS] >= 0].sort_values(CLASS)[LABEL]
+    order = list(dict.fromkeys([*known, *rows[LABEL]]))  # the held-out classes follow, as their files do
     names = [name for name in files if len(files[name])]
     particles = rows.groupby([LABEL, "File"])[PARTICLE].nunique().unstack(fill_value=0).reindex(order)[names]
     particles.loc["particles"] = particles.sum()
     volumes = rows.groupby([SNR, "File"]).size().unstack(fill_value=0)[names]
-    volumes.index = [f"volumes, SNR {level}" if level else "volumes" for level in volumes.index]
+    volumes.index = [f"volumes, {snr_text(level)}" if level else "volumes" for level in volumes.index]
     both = pd.concat([particles, volumes])
     return both.rename_axis(None).rename_axis(None, axis=1).to_string()
 

@@ -9,6 +9,7 @@ data_/ (or a STAR file) -> csv_split/{train,valid,test,valid_unseen,unseen}.csv
 The unit is the particle: all SNR copies of one particle fall on one side. The split is stratified by class.
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,27 +17,17 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
-from common.cli import InputError, find_data_dir, run
+from common.cli import InputError, find_data_dir, plural, run
 from common.files import write_csv
-from loader.labels import (
-    CLASS,
-    INPUT,
-    LABEL,
-    MASK,
-    PARTICLE,
-    SNR,
-    TABLE_COLUMNS,
-    TOMOGRAM,
-    VOXEL_SIZE,
-    read_particles,
-    relative,
-)
+from loader import labels
+from loader.labels import CLASS, INPUT, LABEL, MASK, PARTICLE, TOMOGRAM
 from simulation.structures import CLASS_SETS
 
 PARTS = ("train", "valid", "test")
 FILES = (*PARTS, "valid_unseen", "unseen")
-HEADER = [INPUT, MASK, CLASS, SNR, LABEL, PARTICLE, TOMOGRAM, VOXEL_SIZE]
+HEADER = [INPUT, MASK, CLASS, labels.SNR, LABEL, PARTICLE, TOMOGRAM, labels.VOXEL_SIZE]
 FEWEST = len(PARTS)  # particles of a known class: one a part
+MOST_NAMED = 10  # folders in a warning
 FOLDS = 10  # of the split by tomogram; a part is a number of folds
 
 
@@ -58,7 +49,7 @@ class Config:
 def main(cfg: Config) -> None:
     check(cfg)
     data_dir = Path() if cfg.star else find_data_dir(cfg.data_dir)
-    table, source = read_particles(data_dir, cfg.star, cfg.class_names, cfg.per_class)
+    table, source = labels.read_particles(data_dir, cfg.star, cfg.class_names, cfg.per_class)
     unseen, valid_unseen = expand(cfg.unseen, "unseen"), expand(cfg.valid_unseen, "valid_unseen")
     classes = choose_classes(table, expand(cfg.classes, "all"), unseen, valid_unseen, source)
     known = [name for name in classes if name not in {*unseen, *valid_unseen}]
@@ -73,10 +64,26 @@ def main(cfg: Config) -> None:
     for name in FILES:
         write_csv(csv_dir / f"{name}.csv", movable(files[name], csv_dir))
     print(f"labels from {source}")
+    if not cfg.star:
+        warn_of_left_out(data_dir, table, source)
     for name in FILES:
         rows = files[name]
-        counts = f"{rows[LABEL].nunique():3d} classes  {rows[PARTICLE].nunique():6d} particles  {len(rows):7d} volumes"
-        print(f"{csv_dir / (name + '.csv')!s:32s} {counts}")
+        counts = ("class", rows[LABEL].nunique()), ("particle", rows[PARTICLE].nunique()), ("volume", len(rows))
+        text = "  ".join(f"{count:7d} {plural(noun, count):{len(plural(noun, 2))}s}" for noun, count in counts)
+        print(f"{csv_dir / (name + '.csv')!s:32s}{text}".rstrip())
+
+
+def warn_of_left_out(data_dir: Path, table: pd.DataFrame, source: str) -> None:
+    """Say so where the data folder holds volumes that another source of labels would have given."""
+    folders = labels.left_out(data_dir, table)
+    if folders:
+        more = f" and {len(folders) - MOST_NAMED} more" if len(folders) > MOST_NAMED else ""
+        print(
+            f"csv_split.py: warning: the labels are those of {source}; left out, as it names none of their volumes: "
+            f"{', '.join(folders[:MOST_NAMED])}{more} in {data_dir}; to take these instead, move them into a folder of "
+            "their own and give it with --data-dir",
+            file=sys.stderr,
+        )
 
 
 def check(cfg: Config) -> None:
@@ -159,9 +166,11 @@ def split_by_tomogram(particles: pd.DataFrame, cfg: Config, source: str) -> dict
 
 def movable(table: pd.DataFrame, csv_dir: Path) -> pd.DataFrame:
     """Our columns first; paths relative to the CSV's own folder, so that the data set can be moved."""
-    paths = {column: [relative(name, csv_dir) if name else "" for name in table[column]] for column in (INPUT, MASK)}
+    paths = {
+        column: [labels.relative(name, csv_dir) if name else "" for name in table[column]] for column in (INPUT, MASK)
+    }
     table = table.assign(**paths)
-    return table[HEADER + [column for column in table if column not in (*HEADER, *TABLE_COLUMNS)]]
+    return table[HEADER + [column for column in table if column not in (*HEADER, *labels.TABLE_COLUMNS)]]
 
 
 if __name__ == "__main__":

@@ -17,6 +17,11 @@ class InputError(ValueError):
     """A mistake in what the user gave: the message names the file, what was found and what was expected."""
 
 
+def plural(noun: str, count: int) -> str:
+    """`class` for 1, `classes` for any other count."""
+    return noun if count == 1 else noun + ("es" if noun.endswith("s") else "s")
+
+
 def run(
     main: Callable, config_class: type, description: str | None, recipes: dict[str, dict[str, Any]] | None = None
 ) -> None:

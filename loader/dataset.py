@@ -43,6 +43,8 @@ def read_split(csv_path: Path | str) -> pd.DataFrame:
     Raises InputError when the CSV is missing, lacks a column, or names a file that does not exist.
     """
     csv_path = Path(csv_path)
+    if not csv_path.is_file():
+        raise InputError(f"{csv_path}: no such file; make it with csv_split.py")
     rows = read_csv(csv_path, required=(INPUT, MASK, CLASS, SNR, LABEL))
     if PARTICLE not in rows:
         raise InputError(f"{csv_path}: no column {PARTICLE}: a split of the original code; make it again: csv_split.py")

@@ -64,6 +64,14 @@ def read_particles(data_dir: Path, star: str, class_names: tuple[str, ...], per_
     )
 
 
+def left_out(data_dir: Path, table: pd.DataFrame) -> list[str]:
+    """The folders of MRC files in a data folder, as classes or numbered files lie there, of which no file is taken."""
+    taken = {folder.resolve() for folder in {Path(split_address(name)[1]).parent for name in table[INPUT]}}
+    below = [path for path in data_dir.iterdir() if path.is_dir()]
+    folders = sorted([*below, *(folder for folder in data_dir.glob(f"*/{TARGET_FOLDER}") if folder.is_dir())])
+    return [str(path.relative_to(data_dir)) for path in folders if path.resolve() not in taken and mrc_files(path)]
+
+
 def read_star(path: Path) -> pd.DataFrame:
     """RELION 3 to 5 and Warp: rlnImageName is the volume, rlnClassNumber (from 1) its class; every column is kept."""
     if not path.is_file():

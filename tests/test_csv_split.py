@@ -102,6 +102,31 @@ def test_a_mistake_is_one_line_on_the_terminal(data):
     assert not (data / "csv_split").exists()
 
 
+def test_counts_are_said_in_the_singular_and_the_plural(capsys, data):
+    split(data, unseen=("d",))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "unseen.csv 1 class 20 particles 40 volumes" in said
+    assert "valid_unseen.csv 0 classes 0 particles 0 volumes" in said
+
+
+def test_volumes_that_the_labels_leave_out_are_warned_of(data, capsys):
+    for name in ("ribosome", "data1_SNR003/subtomogram_mrc"):
+        write_volume(data / "data_" / name / "tomotarget0.mrc", np.ones((4, 4, 4), dtype=np.float32), 10.0)
+    split(data)
+    line = capsys.readouterr().err.strip()
+    assert line.startswith("csv_split.py: warning: the labels are those of ")
+    assert (
+        "particles.csv; left out, as it names none of their volumes: data1_SNR003/subtomogram_mrc, ribosome in " in line
+    )
+    assert line.endswith("give it with --data-dir")
+
+
+def test_a_data_set_that_is_taken_whole_is_not_warned_of(workspace, tmp_path, capsys):
+    options = {"data_dir": str(workspace / "data_"), "csv_dir": str(tmp_path / "split")}
+    csv_split.main(csv_split.Config(**options))
+    assert capsys.readouterr().err == ""
+
+
 def test_a_class_with_fewer_than_three_particles_is_named(data):
     path = data / "data_" / "particles.csv"
     table = pd.read_csv(path)
@@ -139,6 +164,16 @@ def test_a_good_split_passes_with_a_table(workspace):
     output = succeed("check_split.py", cwd=workspace)
     assert "no leak, no bad file" in output
     assert "complex05" in output
+
+
+def test_the_table_has_the_known_classes_first_then_those_held_out(capsys, data):
+    for table in split(data, unseen=("a",), valid_unseen=("b",)).values():
+        for name in table["Input Data"]:
+            (data / "csv_split" / name).touch()
+    check_split.main(check_split.Config(csv_dir=str(data / "csv_split"), volumes=False))
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split("  ")[0] for line in lines if line.startswith(("a ", "b ", "c ", "d ", "particles", "volumes"))]
+    assert names == ["c", "d", "b", "a", "particles", "volumes, SNR 0.03", "volumes, no noise"]
 
 
 def test_a_particle_on_two_sides_is_a_leak(copied_split):

@@ -122,6 +122,11 @@ def test_a_split_of_the_original_code_is_recognised(split):
         read_split(split)
 
 
+def test_a_split_that_is_not_there_says_how_to_make_it(tmp_path):
+    with pytest.raises(InputError, match=r"train\.csv: no such file; make it with csv_split\.py"):
+        read_split(tmp_path / "train.csv")
+
+
 def test_a_file_that_is_not_there_is_named_with_its_line(split):
     change(split, INPUT, "../data/none.mrc", row=1)
     with pytest.raises(InputError, match=r"train\.csv, line 3: .*none\.mrc: no such file"):
