@@ -50,10 +50,13 @@ def draw_half_turns(count: int, turns: tuple[str, ...], generator: torch.Generat
 
 
 def apply_half_turns(volumes: torch.Tensor, choice: torch.Tensor, turns: tuple[str, ...]) -> torch.Tensor:
-    """Turn each volume of (N, 1, D, H, W) about the centre of its box as `choice` (N,) says; a new tensor."""
+    """Turn each volume of (N, 1, D, H, W) about the centre of its box as `choice` (N,) says; a new tensor.
+
+    `choice` is on the CPU, wherever the volumes are: to look for a number in it waits for no device.
+    """
     turned = volumes.clone()
     for number, axis in enumerate(turns, start=1):
-        chosen = (choice == number).nonzero().squeeze(1)
+        chosen = (choice == number).nonzero().squeeze(1).to(volumes.device, non_blocking=True)
         turned[chosen] = volumes[chosen].flip(HALF_TURNS[axis])
     return turned
 

@@ -92,10 +92,17 @@ def test_p_x_k_sampling_puts_k_of_each_of_p_different_classes_in_a_batch(counts,
         assert times.max() - times.min() <= 1
 
 
-@pytest.mark.parametrize(("batch_size", "class_samples"), [(6, 4), (8, 2), (6, 3)])
-def test_a_batch_that_cannot_be_filled_is_refused(batch_size, class_samples):
+@pytest.mark.parametrize(
+    ("batch_size", "class_samples", "message"),
+    [
+        (6, 4, "expected a batch size that is a multiple of 4"),
+        (8, 2, "8 / 2 = 4 classes a batch, there are 3; expected a batch size of at most 6"),
+        (6, 3, "the smallest class has 2 volumes"),
+    ],
+)
+def test_a_batch_that_cannot_be_filled_is_refused(batch_size, class_samples, message):
     labels = torch.tensor([0] * 10 + [1] * 10 + [2] * 2)
-    with pytest.raises(InputError, match=f"--class-samples {class_samples}, --batch-size {batch_size}: expected"):
+    with pytest.raises(InputError, match=f"with --batch-size {batch_size}: .*{message}"):
         epoch_order(labels, batch_size, class_samples, torch.Generator().manual_seed(0))
 
 

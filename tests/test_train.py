@@ -194,8 +194,8 @@ def test_resuming_with_other_settings_names_the_difference(trained):
         ({"online_tilt": (60.0,)}, "--online-tilt 60: expected two"),
         ({"online_defocus": (5.0, 3.0)}, "--online-defocus 5 3: expected two"),
         ({"simulate_online": True, "rotate": True}, "--rotate, --noise, --class-samples: for files"),
-        ({"class_samples": 5}, "--class-samples 5, --batch-size 16: expected a batch size that is a multiple"),
-        ({"class_samples": 4}, "of at most the 3 classes"),
+        ({"class_samples": 5}, "--class-samples 5 with --batch-size 16: expected a batch size that is a multiple"),
+        ({"class_samples": 4}, "16 / 4 = 4 classes a batch, there are 3"),
         ({"sync_batchnorm": True}, "--sync-batchnorm: for several processes on GPUs"),
     ],
 )

@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 import torch
 
-from common.cli import InputError
+from common.cli import InputError, plural
 from loader import augment
 from loader.dataset import Split
 from training.group import Group
@@ -66,27 +66,33 @@ class FileBatches:
             self._draw(epoch)
         index = self.order[number * self.cfg.batch_size : (number + 1) * self.cfg.batch_size]
         index = index[self.group.rank :: self.group.size]
-        volumes = self.split.images[index.to(self.split.images.device)].to(self.device, torch.float32)
+        volumes = self.split.images[index.to(self.split.images.device, non_blocking=True)]
+        volumes = volumes.to(self.device, torch.float32)
         if self.tilt_range:
             volumes = augment.apply_rotations(volumes, self.rotations[index], self.tilt_range)
         if self.turns:
-            volumes = augment.apply_half_turns(volumes, self.choice[index].to(self.device), self.turns)
+            volumes = augment.apply_half_turns(volumes, self.choice[index], self.turns)
         if self.cfg.shift:
-            volumes = augment.apply_shifts(volumes, self.shifts[index].to(self.device))
+            volumes = augment.apply_shifts(volumes, self.shifts[index].to(self.device, non_blocking=True))
         if self.cfg.noise:
             volumes = augment.apply_noise(volumes, self.noise[index], self.cfg.noise)
-        return volumes, self.labels[index.to(self.device)]
+        return volumes, self.labels[index.to(self.device, non_blocking=True)]
 
     def _draw(self, epoch: int) -> None:
         """Order and augmentation of all volumes in an epoch."""
         cfg, n = self.cfg, len(self.split)
-        generator = torch.Generator().manual_seed(cfg.seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed(epoch_seed(cfg.seed, epoch))
         self.order = epoch_order(self.split.labels, cfg.batch_size, cfg.class_samples, generator)
         self.choice = augment.draw_half_turns(n, self.turns, generator)
         self.shifts = augment.draw_shifts(n, cfg.shift, generator)
         self.noise = augment.draw_noise(n, generator)
         self.rotations = augment.draw_rotations(n, generator)
         self.epoch = epoch
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """The seed of an epoch: another one for each run and epoch."""
+    return seed * 1_000_003 + epoch
 
 
 def epoch_order(labels: torch.Tensor, batch_size: int, class_samples: int, generator: torch.Generator) -> torch.Tensor:
@@ -102,10 +108,18 @@ def epoch_order(labels: torch.Tensor, batch_size: int, class_samples: int, gener
         return torch.randperm(n, generator=generator)
     members = [(labels == label).nonzero().squeeze(1) for label in labels.unique()]
     per_batch, smallest = batch_size // class_samples, min(map(len, members))
-    if batch_size % class_samples or per_batch > len(members) or class_samples > smallest:
+    given = f"--class-samples {class_samples} with --batch-size {batch_size}"
+    if batch_size % class_samples:
+        raise InputError(f"{given}: expected a batch size that is a multiple of {class_samples}")
+    if per_batch > len(members):
+        most = class_samples * len(members)
         raise InputError(
-            f"--class-samples {class_samples}, --batch-size {batch_size}: expected a batch size that is a multiple of "
-            f"the samples, of at most the {len(members)} classes, and at most the {smallest} volumes of the smallest"
+            f"{given}: {batch_size} / {class_samples} = {per_batch} classes a batch, there are {len(members)}; "
+            f"expected a batch size of at most {most}, or more class samples"
+        )
+    if class_samples > smallest:
+        raise InputError(
+            f"{given}: the smallest class has {smallest} {plural('volume', smallest)}; expected fewer samples"
         )
     often = torch.zeros(len(members))  # how often a class was taken: the rarest are next
     chosen = []

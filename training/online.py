@@ -15,10 +15,10 @@ from simulation.auxiliary import auxiliary_densities, neighbour_densities
 from simulation.filters import Imaging
 from simulation.imaging import Simulator
 from simulation.structures import find_structures, load_densities
+from training.batches import epoch_seed
 from training.group import Group
 
 CPU_BATCH = 16  # particles simulated at once on the CPU, whose caches they then fit
-MILLION = 1_000_003  # keeps the seeds of epochs apart
 
 
 class OnlineBatches:
@@ -80,7 +80,7 @@ class OnlineBatches:
     @torch.no_grad()
     def batch(self, epoch: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         cfg = self.cfg
-        seed = ((cfg.seed * MILLION + epoch) * self.count + number) * self.group.size + self.group.rank
+        seed = (epoch_seed(cfg.seed, epoch) * self.count + number) * self.group.size + self.group.rank
         drawn = torch.Generator().manual_seed(seed % 2**63)
         n = cfg.batch_size // self.group.size + (self.group.rank < cfg.batch_size % self.group.size)
         labels = draw_labels(n, self.known, cfg.auxiliary, cfg.auxiliary_share, drawn)
