@@ -11,14 +11,17 @@ here: test.csv and the unseen files choose nothing.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import tyro
+from tqdm import tqdm
 
-from common.cli import InputError, choose_device, run
+from common.cli import InputError, choose_device, plural, run
 from common.files import results_folder, write_json
 from evaluation import floors, rejection, sections
 from evaluation.gallery import draw_map, draw_medoids, draw_set
@@ -90,24 +93,32 @@ def main(cfg: Config) -> None:
         known, unseen = sets["test"], sets[name]
         default = scores["test"][calibration["score"]], scores[name][calibration["score"]]
         rejected = tuple(values < calibration["threshold"] for values in default)
-        print(f"evaluating {name}.csv: {len(unseen)} volumes of {len(np.unique(unseen.classes))} unseen classes")
+        n_classes = len(np.unique(unseen.classes))
+        print(f"evaluating {name}.csv: {len(unseen)} volumes of {n_classes} unseen {plural('class', n_classes)}")
+        options = cfg.seed, cfg.bootstrap
+        steps = {
+            "verification": partial(sections.verify, unseen, known, *options),
+            "rejection": partial(
+                sections.reject, known, unseen, scores["test"], scores[name], correct, calibration, *options
+            ),
+            "enrolment": partial(sections.enrol, unseen, prototypes, *options),
+        }
+        if cfg.discovery:
+            steps["discovery"] = partial(sections.discovery, known, unseen, rejected, *options)
+        steps |= {
+            f"floor: {label}": partial(
+                sections.floor, label, rows["train"], rows["test"], rows[name], *options, prepare
+            )
+            for label, rows, prepare in floor_sets
+        }
         part = {
             "classes": sorted(np.unique(unseen.classes)),
             "n": len(unseen),
             "n_particles": len(np.unique(unseen.particles)),
-            "verification": sections.verify(unseen, known, cfg.seed, cfg.bootstrap),
-            "rejection": sections.reject(
-                known, unseen, scores["test"], scores[name], correct, calibration, cfg.seed, cfg.bootstrap
-            ),
-            "enrolment": sections.enrol(unseen, prototypes, cfg.seed, cfg.bootstrap),
-            "floors": [
-                sections.floor(label, rows["train"], rows["test"], rows[name], cfg.seed, prepare)
-                for label, rows, prepare in floor_sets
-            ],
+            **compute(steps),
             "confounds": floors.confounds(*default, factors(splits["test"], splits[name])),
         }
-        if cfg.discovery:
-            part["discovery"] = sections.discovery(known, unseen, rejected, cfg.seed)
+        part["floors"] = [part.pop(step) for step in steps if step.startswith("floor: ")]
         report[name] = part
         pictures[name] = draw_set(folder, name, part, report["known"]["seen_seen"], known, unseen, default)
         if cfg.discovery:
@@ -121,6 +132,17 @@ def main(cfg: Config) -> None:
     print(format_open_set(report))
     files = [path for drawn in pictures.values() for path, _ in drawn]
     print("written: " + ", ".join(map(str, [folder / "open_set.json", folder / "open_set.html", *files])))
+
+
+def compute(steps: dict[str, Callable[[], dict]]) -> dict[str, dict]:
+    """The result of each step, with a bar that says which is at work."""
+    results = {}
+    with tqdm(total=len(steps), unit="part", leave=False) as bar:
+        for name, step in steps.items():
+            bar.set_description(name)
+            results[name] = step()
+            bar.update()
+    return results
 
 
 def load_splits(cfg: Config, checkpoint: dict) -> dict[str, Split]:

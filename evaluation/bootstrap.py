@@ -1,6 +1,6 @@
 """Resampling of particles, not rows: the SNR copies of one particle are not independent."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -31,19 +31,10 @@ def mean_interval(values: np.ndarray, particles: np.ndarray, n_boot: int, seed: 
     return interval([np.average(values, weights=weights) for weights in particle_weights(particles, n_boot, seed)])
 
 
-def known_unknown_interval(
-    statistic: Callable[[np.ndarray, np.ndarray], float],
-    known_particles: np.ndarray,
-    unknown_particles: np.ndarray,
-    n_boot: int,
-    seed: int,
-) -> list[float] | None:
-    """The interval of `statistic(known rows, unknown rows)`, both sets resampled, each by its own particles."""
+def known_unknown_weights(
+    known_particles: np.ndarray, unknown_particles: np.ndarray, n_boot: int, seed: int
+) -> Iterator[np.ndarray]:
+    """Weights (N_known + N_unknown,), both sets resampled, each by its own particles."""
     known = particle_weights(known_particles, n_boot, seed)
     unknown = particle_weights(unknown_particles, n_boot, seed + 1)
-    return interval(
-        [
-            statistic(np.repeat(np.arange(len(a)), a), np.repeat(np.arange(len(b)), b))
-            for a, b in zip(known, unknown, strict=True)
-        ]
-    )
+    return map(np.concatenate, zip(known, unknown, strict=True))

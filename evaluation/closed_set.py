@@ -5,8 +5,10 @@ import warnings
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from tqdm import tqdm
 
 from evaluation.bootstrap import CONFIDENCE, interval, particle_weights
+from loader.labels import snr_text
 
 REGULARISATIONS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of scikit-learn, strongest first
 MAX_STEPS = 5000
@@ -48,7 +50,7 @@ def linear_probe(
     train, valid, test = ((embeddings - center) / scale for embeddings in (train, valid, test))
 
     best_accuracy, best, chosen = -1.0, None, None
-    for regularisation in REGULARISATIONS:
+    for regularisation in tqdm(REGULARISATIONS, desc="fitting the classifier", unit="fit", leave=False):
         classifier = _fit(train, train_labels, regularisation, seed)
         accuracy = np.mean(classifier.predict(valid) == valid_labels)
         if accuracy > best_accuracy:
@@ -109,7 +111,7 @@ def closed_set_report(
     figures = _figures(labels, predictions, snr_levels, levels, len(classes), np.ones(len(labels)))
     resampled = [
         _figures(labels, predictions, snr_levels, levels, len(classes), weights)
-        for weights in particle_weights(particles, n_boot, seed)
+        for weights in tqdm(particle_weights(particles, n_boot, seed), "intervals", n_boot, leave=False)
     ]
     low_high = {name: [interval(draws) for draws in _columns(resampled, name)] for name in figures}
 
@@ -204,7 +206,7 @@ def format_report(report: dict) -> str:
         return f"{name:<{width + 14}} {figure(entry[key], entry[f'{key}_interval'])}  n = {n}"
 
     lines = [line("accuracy", "accuracy", report, report["n"])]
-    lines += [line(f"  SNR {entry['snr']}", "accuracy", entry, entry["n"]) for entry in report["per_snr"]]
+    lines += [line(f"  {snr_text(entry['snr'])}", "accuracy", entry, entry["n"]) for entry in report["per_snr"]]
     lines += [
         line("mean over SNRs", "mean_over_snrs", report, report["n"]),
         line("mean F1 of the classes", "macro_f1", report, report["n"]),

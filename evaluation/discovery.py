@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.mixture import GaussianMixture
 
-from evaluation.bootstrap import particle_weights
+from evaluation.bootstrap import interval, particle_weights
 from evaluation.rejection import unit
 
 DIMENSIONS = 16  # principal components that are clustered
@@ -93,27 +93,57 @@ def _table(found: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return table
 
 
-def stability(points: np.ndarray, found: np.ndarray, cluster: Clusterer, n_boot: int, seed: int) -> np.ndarray:
+def stability(
+    points: np.ndarray, found: np.ndarray, cluster: Clusterer, n_boot: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """For each cluster, the mean over resamples of its best Jaccard index with a cluster found again, (K,).
 
     Each row is a particle. Rows that a resample draws more than once are clustered once: repeats are not neighbours.
+
+    Returns:
+        These means, and how many clusters each resample had, (n_boot,).
     """
     number = found.max() + 1
-    indices = np.zeros((n_boot, number))
+    indices, numbers = np.zeros((n_boot, number)), np.zeros(n_boot, dtype=int)
     for draw, weights in enumerate(particle_weights(np.arange(len(points)), n_boot, seed)):
         rows = np.flatnonzero(weights)
         again = cluster(points[rows])
+        numbers[draw] = again.max() + 1
         for index in range(number):
             mine = found[rows] == index
             for other in range(again.max() + 1):
                 theirs = again == other
                 union = np.sum(mine | theirs)
                 indices[draw, index] = max(indices[draw, index], np.sum(mine & theirs) / union if union else 0)
-    return indices.mean(axis=0)
+    return indices.mean(axis=0), numbers
+
+
+def agreement(found: np.ndarray, classes: np.ndarray) -> dict[str, float | None]:
+    """How well clusters (N,) agree with classes (N,): ARI, NMI (noise as one more cluster) and purity."""
+    return {
+        "ari": float(adjusted_rand_score(classes, found)),
+        "nmi": float(normalized_mutual_info_score(classes, found)),
+        "purity": purity(found, classes),
+    }
+
+
+def _agreement_intervals(found: np.ndarray, classes: np.ndarray, n_boot: int, seed: int) -> dict[str, list | None]:
+    """The intervals of the agreement over resamples of the particles, the clusters being as they are."""
+    draws = []
+    for weights in particle_weights(np.arange(len(found)), n_boot, seed):
+        rows = np.repeat(np.arange(len(found)), weights)
+        draws.append(agreement(found[rows], classes[rows]))
+    values = {key: [draw[key] for draw in draws if draw[key] is not None] for key in ("ari", "nmi", "purity")}
+    return {f"{key}_interval": interval(some) for key, some in values.items()}
 
 
 def discover(
-    embeddings: np.ndarray, classes: np.ndarray, particles: np.ndarray, seed: int = 0, n_boot: int = 20
+    embeddings: np.ndarray,
+    classes: np.ndarray,
+    particles: np.ndarray,
+    seed: int = 0,
+    n_boot: int = 200,
+    reclusterings: int = 20,
 ) -> dict:
     """Cluster the particles by both methods and compare with their true classes.
 
@@ -121,16 +151,19 @@ def discover(
         embeddings: (N, E).
         classes: (N,) true class names; they judge the clusters and do not make them.
         particles: (N,) an identity that all copies of one particle share; one copy of each is used.
+        n_boot: resamples of the particles for the intervals of ARI, NMI and purity, the clusters being as they are.
+        reclusterings: resamples that are clustered again, for stability and for the interval of the number.
 
     Returns:
-        For `hdbscan` and `gaussian_mixture`: clusters found, whether these are the most that were tried, true classes
-        (those with particles enough for a cluster), ARI, NMI (noise as one more cluster), purity and share of noise,
-        and of each cluster its n, stability, commonest class and medoid (row number). Both None, with a `reason`, when
-        there are too few particles for two clusters.
+        For `hdbscan` and `gaussian_mixture`: clusters found, their number in resamples (None for the mixture, whose
+        number stays), whether these are the most that were tried, true classes (those with particles enough for a
+        cluster), ARI, NMI (noise as one more cluster), purity and share of noise, and of each cluster its n, stability,
+        commonest class and medoid (row number). Both None, with a `reason`, when there are too few particles for two
+        clusters.
     """
     rows = one_per_particle(particles, seed)
     _, counts = np.unique(np.asarray(classes)[rows], return_counts=True)
-    result = {"n": len(rows), "seed": seed, "bootstrap": n_boot}
+    result = {"n": len(rows), "seed": seed, "bootstrap": n_boot, "reclusterings": reclusterings}
     if len(rows) < 2 * SMALLEST_CLUSTER:
         reason = f"{len(rows)} particles; {2 * SMALLEST_CLUSTER} are needed for two clusters"
         return {"hdbscan": None, "gaussian_mixture": None, **result, "reason": reason}
@@ -143,14 +176,14 @@ def discover(
         "gaussian_mixture": (by_mixture, lambda some: _mixture_again(some, number, seed)),
     }
     for method, (found, cluster) in methods.items():
-        stabilities = stability(points, found, cluster, n_boot, seed)
+        stabilities, numbers = stability(points, found, cluster, reclusterings, seed)
         result[method] = {
             "clusters": int(found.max() + 1),
+            "clusters_interval": interval(numbers) if method == "hdbscan" else None,
             "at_limit": bool(method == "gaussian_mixture" and number == most > 1),
             "true_classes": int(np.sum(counts >= smallest_cluster(len(rows)))),
-            "ari": float(adjusted_rand_score(classes, found)),
-            "nmi": float(normalized_mutual_info_score(classes, found)),
-            "purity": purity(found, classes),
+            **agreement(found, classes),
+            **_agreement_intervals(found, classes, n_boot, seed),
             "purity_floor": float(counts.max() / len(rows)),
             "noise": float(np.mean(found == NOISE)),
             "stable_clusters": int(np.sum(stabilities >= STABLE)),

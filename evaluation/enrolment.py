@@ -32,7 +32,7 @@ def few_shot(
     Returns:
         accuracy (mean over queries of the share of right episodes), its std over episodes, its 95 % interval over
         particles, per class, `chance`, n and episodes; accuracy is None, with a `reason`, when a class has too few
-        particles.
+        particles, or there is only one class to choose.
     """
     embeddings = unit(np.asarray(embeddings, dtype=np.float64))
     names, numbers = np.unique(np.asarray(labels).astype(str), return_inverse=True)
@@ -42,8 +42,10 @@ def few_shot(
     result |= {"gallery": competitors, "chance": 1 / max(competitors, 1)}
     members = [np.flatnonzero(numbers == number) for number in range(len(names))]
     fewest = min((len(np.unique(particles[rows])) for rows in members), default=0)
-    if fewest <= shots:
+    if fewest <= shots or competitors < 2:
         reason = f"the smallest class has {fewest} particles; more than {shots} are needed"
+        if competitors < 2:
+            reason = "one class: there is nothing to choose"
         return {"accuracy": None, "accuracy_interval": None, "std": None, "per_class": None, **result, "reason": reason}
 
     rng = np.random.default_rng(seed)

@@ -98,7 +98,7 @@ def similarity_matrix(path: Path | str, cosines: np.ndarray, names: list[str], k
     if len(names) <= 30:
         for row, column in np.ndindex(*cosines.shape):
             colour = "white" if abs(cosines[row, column]) > 0.6 else "black"
-            axes.text(column, row, f"{cosines[row, column]:.1f}", ha="center", va="center", color=colour, fontsize=6.5)
+            axes.text(column, row, f"{cosines[row, column]:.2f}", ha="center", va="center", color=colour, fontsize=6)
     for line in (axes.axhline, axes.axvline):
         line(known - 0.5, color="black", lw=1.2)
     axes.set_title("cosine of class means: known, and unseen (red)")
@@ -149,18 +149,20 @@ def umap_points(embeddings: np.ndarray, seed: int) -> np.ndarray:
     return UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1, init=init).fit_transform((left * spread)[:, :30])
 
 
-def contact_sheet(path: Path | str, volumes: np.ndarray, titles: list[str]) -> None:
+def contact_sheet(path: Path | str, volumes: np.ndarray, titles: list[str], title: str = "") -> None:
     """Draw volumes (N, D, H, W), each a column: the mean of the middle third along z, along y and along x."""
     volumes = np.asarray(volumes, dtype=np.float32)
     count = len(volumes)
     figure = _blank(max(3.5, 1.45 * count), 5.0)
     grid = figure.subplots(3, count, squeeze=False)
-    for column, (volume, title) in enumerate(zip(volumes, titles, strict=True)):
+    for column, (volume, heading) in enumerate(zip(volumes, titles, strict=True)):
         for row, name in enumerate(("xy", "xz", "yz")):
             _show_slab(grid[row, column], volume, axis=row)
             if column == 0:
                 grid[row, column].set_ylabel(name)
-        grid[0, column].set_title(title, fontsize=8)
+        grid[0, column].set_title(heading, fontsize=8)
+    if title:
+        figure.suptitle("\n".join(wrap(title, max(30, 20 * count))), fontsize=10)
     _save(figure, path)
 
 

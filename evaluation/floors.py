@@ -59,10 +59,10 @@ def blob_features(images: torch.Tensor) -> np.ndarray:
     return torch.cat([part.flatten(1).cpu().float() @ blobs for part in images.split(CHUNK)]).numpy()
 
 
-def known_accuracy(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray) -> float:
-    """Accuracy on known classes of the vote of the nearest training embeddings (N, E)."""
+def known_correct(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray) -> np.ndarray:
+    """Whether the vote of the nearest training embeddings (N, E) names each test row's known class, (M,) bool."""
     classifier = KNeighborsClassifier(min(NEIGHBOURS, len(train)), weights="distance").fit(train, train_labels)
-    return float(np.mean(classifier.predict(test) == test_labels))
+    return classifier.predict(test) == test_labels
 
 
 def explained(scores: np.ndarray, factor: np.ndarray) -> float | None:

@@ -7,6 +7,7 @@ import torch
 
 from evaluation import figures
 from evaluation.sections import Embedded, class_means
+from loader.labels import snr_text
 
 MOST_MEDOIDS = 12  # clusters on the contact sheet
 MOST_POINTS = 1500  # particles on the map
@@ -30,7 +31,7 @@ def draw_set(
     verification, rejection = part["verification"], part["rejection"]
     entries = {"unseen-unseen": verification["unseen_unseen"], "seen-unseen": verification["seen_unseen"]}
     entries["seen-seen"] = seen_seen
-    entries |= {f"unseen-unseen, SNR {entry['snr']}": entry["unseen_unseen"] for entry in verification["per_snr"]}
+    entries |= {f"unseen-unseen, {snr_text(entry['snr'])}": entry["unseen_unseen"] for entry in verification["per_snr"]}
     curves = {
         f"{label} (AUC {entry['auc']:.3f})": (entry["roc"]["far"], entry["roc"]["val"])
         for label, entry in entries.items()
@@ -79,7 +80,8 @@ def draw_medoids(
     known = len(images[0])
     chosen = rows[[entry["medoid"] for entry in clusters]]
     volumes = [images[0][row] if row < known else images[1][row - known] for row in chosen]
-    figures.contact_sheet(path, torch.cat(volumes).numpy(), titles)
+    title = f"Clusters of the particles called unknown ({method}): the most central of each"
+    figures.contact_sheet(path, torch.cat(volumes).numpy(), titles, title)
     return [
         (path, f"The most central particle of each cluster ({method}) among those called unknown; three directions.")
     ]

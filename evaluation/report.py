@@ -5,7 +5,9 @@ import html
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.cli import plural
 from common.files import write_text
+from loader.labels import snr_text
 
 LABEL_WIDTH, COLUMN_WIDTH = 34, 13
 SETS = {
@@ -31,6 +33,17 @@ def tables(part: dict) -> list[Table]:
     return [verification(part), rejection(part), per_class(part), enrolment(part), *clusters, floors(part), *others]
 
 
+def known(report: dict) -> Table:
+    columns = [report["known"], *report["known"]["per_snr"]]
+    rows = [
+        ("accuracy, nearest prototype", [_cell(column, "prototype_accuracy") for column in columns]),
+        ("AUC, seen-seen pairs", [_cell(column["seen_seen"], "auc") for column in columns]),
+        ("volumes", [_count(column["n"]) for column in columns]),
+    ]
+    note = "Particles of test.csv, of the classes that training saw."
+    return Table("Known classes", note, ["all", *(snr_text(column["snr"]) for column in columns[1:])], rows)
+
+
 def verification(part: dict) -> Table:
     columns = [part["verification"], *part["verification"]["per_snr"]]
     pairs = [column["unseen_unseen"] for column in columns]
@@ -41,7 +54,7 @@ def verification(part: dict) -> Table:
         ("EER", [_cell(entry, "eer") for entry in pairs]),
         ("VAL at FAR 0.01", [_rate(entry, "0.01") for entry in pairs]),
         ("VAL at FAR 0.001", [_rate(entry, "0.001") for entry in pairs]),
-        ("AUC, seen-unseen pairs", [_cell(part["verification"]["seen_unseen"], "auc")]),
+        ("AUC, seen-unseen pairs", [_cell(column["seen_unseen"], "auc") for column in columns]),
         ("pairs: same", [_count(entry["n_same"]) for entry in pairs]),
         ("pairs: different", [_count(entry["n_different"]) for entry in pairs]),
     ]
@@ -55,18 +68,15 @@ def verification(part: dict) -> Table:
 
 def rejection(part: dict) -> Table:
     entry = part["rejection"]
-    default = [entry["scores"][entry["default_score"]], *entry["per_snr"]]
+    columns = {score: [figures, *figures["per_snr"]] for score, figures in entry["scores"].items()}
+    default = entry["default_score"]
     rates = [entry, *entry["per_snr"]]
     measures = {"auroc": "AUROC", "aupr": "AUPR", "fpr95": "FPR95", "oscr": "OSCR"}
     rows = [
-        (f"{name}, {entry['default_score']}", [_cell(column, key) for column in default])
-        for key, name in measures.items()
+        (f"{name}, {default}", [_cell(column, key) for column in columns[default]]) for key, name in measures.items()
     ]
-    rows += [
-        (f"AUROC, {score}", [_cell(figures, "auroc")])
-        for score, figures in entry["scores"].items()
-        if score != entry["default_score"]
-    ]
+    others = [score for score in columns if score != default]
+    rows += [(f"AUROC, {score}", [_cell(column, "auroc") for column in columns[score]]) for score in others]
     rows.append(("knowns called unknown", [_cell(column, "false_rejection_rate") for column in rates]))
     rows.append(("unknowns detected", [_cell(column, "unknown_detection_rate") for column in rates]))
     note = (
@@ -79,36 +89,42 @@ def rejection(part: dict) -> Table:
 
 
 def per_class(part: dict) -> Table:
-    pairs = {entry["class"]: entry for entry in part["verification"]["unseen_unseen"]["per_class"] or []}
+    entry, shots = part["rejection"], part["enrolment"]["unseen_only"][1]
+    pairs = {one["class"]: one for one in part["verification"]["unseen_unseen"]["per_class"] or []}
+    scores = {one["class"]: one for one in entry["scores"][entry["default_score"]]["per_class"]}
+    enrolled = {one["class"]: one for one in shots["per_class"] or []}
     rows = [
         (
-            f"{entry['class']} (most like {entry['most_like']})",
+            f"{one['class']} (most like {one['most_like']})",
             [
-                _cell(pairs.get(entry["class"], {}), "auc"),
-                _cell(entry, "auroc"),
-                _cell(entry, "unknown_detection_rate"),
-                _count(entry["n_unseen"]),
+                _cell(pairs.get(one["class"], {}), "auc"),
+                _cell(scores[one["class"]], "auroc"),
+                _cell(one, "unknown_detection_rate"),
+                _cell(enrolled.get(one["class"], {}), "accuracy"),
+                _count(scores[one["class"]]["n_unseen"]),
             ],
         )
-        for entry in part["rejection"]["per_class"]
+        for one in entry["per_class"]
     ]
     note = (
-        "Of each unseen class: its pairs against the other unseen classes, and how well it is told from the known ones."
+        "Of each unseen class: its pairs against the other unseen classes, how well it is told from the known ones, "
+        "and how often it is recognised from a few named examples."
     )
-    return Table("Class by class", note, ["pair AUC", "AUROC", "detected", "volumes"], rows)
+    return Table("Class by class", note, ["pair AUC", "AUROC", "detected", f"{shots['shots']}-shot", "volumes"], rows)
 
 
 def enrolment(part: dict) -> Table:
     entry = part["enrolment"]
     columns = [entry, *entry["per_snr"]]
+    kinds = (("unseen_only", "shot"), ("with_known", "shot, knowns compete"))
     rows = [
         (
-            f"{shots['shots']}-shot (chance {shots['chance']:.2f})",
-            [_cell(c["unseen_only"][i], "accuracy") for c in columns],
+            f"{shots['shots']}-{text} (chance {shots['chance']:.2f})",
+            [_cell(column[kind][number], "accuracy") for column in columns],
         )
-        for i, shots in enumerate(entry["unseen_only"])
+        for kind, text in kinds
+        for number, shots in enumerate(entry[kind])
     ]
-    rows += [(f"{shots['shots']}-shot, knowns compete", [_cell(shots, "accuracy")]) for shots in entry["with_known"]]
     note = (
         "A few particles of each new class are named; are the others recognised, without training again? Mean over 100 "
         "draws of the named ones. In the lower rows the known classes are possible answers too."
@@ -127,28 +143,38 @@ def discovery(part: dict) -> Table:
                 if one is None
                 else (
                     f"{one['clusters']}{'+' if one['at_limit'] else ''}/{one['true_classes']}; {one['ari']:.2f}",
-                    f"{one['stable_clusters']} stable; NMI {one['nmi']:.2f}"
-                    + ("" if one["purity"] is None else f"; purity {one['purity']:.2f}"),
+                    _clusters_more(one),
                 )
                 for one in found
             ]
             rows.append((f"{label}, {short}", cells))
     note = (
         "Clusters found / true classes; adjusted Rand index (1 is perfect, 0 is chance). The number of clusters is "
-        "estimated; with a + it is the most that were tried. 'Called unknown' is what a user would have; 'all unseen' "
-        "is without any mistake in rejection."
+        "estimated; with a + it is the most that were tried; in brackets that of resamples, and the intervals of the "
+        "index. 'Called unknown' is what a user would have; 'all unseen' is without any mistake in rejection."
     )
     return Table("How many new classes?", note, _levels(part), rows)
 
 
+def _clusters_more(found: dict) -> str:
+    """What stands small below a number of clusters."""
+    numbers, ari = found["clusters_interval"], found["ari_interval"]
+    brackets = [f"[{numbers[0]:.0f}, {numbers[1]:.0f}]"] if numbers else []
+    brackets += [f"[{ari[0]:.2f}, {ari[1]:.2f}]"] if ari else []
+    texts = [" ".join(brackets)] if brackets else []
+    texts += [f"{found['stable_clusters']} stable", f"NMI {found['nmi']:.2f}"]
+    texts += [] if found["purity"] is None else [f"purity {found['purity']:.2f}"]
+    return "; ".join(texts)
+
+
 def floors(part: dict) -> Table:
-    levels = [f"SNR {entry['snr']}" for entry in part["floors"][0]["unseen_auc_per_snr"]]
+    levels = [snr_text(entry["snr"]) for entry in part["floors"][0]["per_snr"]]
     rows = [
         (
             entry["embedding"],
             [
                 _cell(entry, "unseen_auc"),
-                *(_cell(level, "auc") for level in entry["unseen_auc_per_snr"]),
+                *(_cell(level, "unseen_auc") for level in entry["per_snr"]),
                 *(_cell(entry, key) for key in ("five_shot", "auroc", "known_accuracy")),
             ],
         )
@@ -182,8 +208,9 @@ def warnings(part: dict) -> list[str]:
 
 
 def heading(part: dict) -> str:
+    count = len(part["classes"])
     return (
-        f"{part['n']} volumes of {part['n_particles']} particles, {len(part['classes'])} unseen classes: "
+        f"{part['n']} volumes of {part['n_particles']} particles, {count} unseen {plural('class', count)}: "
         + " ".join(part["classes"])
     )
 
@@ -210,26 +237,21 @@ def summary(part: dict) -> str:
     return " ".join(sentences)
 
 
-def known_line(report: dict) -> str:
-    known = report["known"]
-    accuracy, pairs = (_cell(known, "prototype_accuracy"), _cell(known["seen_seen"], "auc"))
-    return (
-        f"known classes: accuracy by nearest prototype {accuracy[0]} {accuracy[1]}, n = {known['n']}; "
-        f"seen-seen pairs AUC {pairs[0]} {pairs[1]}"
-    )
-
-
 def format_open_set(report: dict) -> str:
     """Every table of an open-set report as text, without intervals."""
-    lines = [known_line(report), f"SNR convention: {report['snr_convention']}"]
+    lines = [f"SNR convention: {report['snr_convention']}", *_text_table(known(report))]
     for name in SETS:
         if name in report:
             lines += ["", f"{name}: {heading(report[name])}"]
             for table in tables(report[name]):
-                lines.append(_line(table.title, table.columns))
-                lines += [_line(f"  {label}", [value for value, _ in cells]) for label, cells in table.rows]
+                lines += _text_table(table)
             lines += [f"WARNING: {warning}" for warning in warnings(report[name])]
     return "\n".join(lines)
+
+
+def _text_table(table: Table) -> list[str]:
+    rows = [_line(f"  {label}", [value for value, _ in cells]) for label, cells in table.rows]
+    return [_line(table.title, table.columns), *rows]
 
 
 def _line(label: str, values: list[str]) -> str:
@@ -237,7 +259,7 @@ def _line(label: str, values: list[str]) -> str:
 
 
 def _levels(part: dict) -> list[str]:
-    return ["all", *(f"SNR {entry['snr']}" for entry in part["verification"]["per_snr"])]
+    return ["all", *(snr_text(entry["snr"]) for entry in part["verification"]["per_snr"])]
 
 
 def _cell(entry: dict, key: str, spread: str = "") -> tuple[str, str]:
@@ -282,7 +304,8 @@ def write_page(path: Path | str, report: dict, pictures: dict[str, list[tuple[Pa
         f"<p>Checkpoint <code>{html.escape(report['checkpoint'])}</code>, trained on "
         f"{len(report['known_classes'])} known classes: {html.escape(' '.join(report['known_classes']))}. Figures in "
         f"brackets are 95 % intervals from {report['bootstrap']} resamples of the particles.</p>",
-        f"<p>{html.escape(known_line(report))}; SNR convention: {html.escape(report['snr_convention'])}</p>",
+        f"<p>SNR convention: {html.escape(report['snr_convention'])}</p>",
+        _html_table(known(report)),
         *(_figure(*picture) for picture in pictures.get("all", [])),
     ]
     for name, title in SETS.items():

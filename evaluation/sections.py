@@ -5,12 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluation import rejection
-from evaluation.bootstrap import known_unknown_interval, mean_interval
+from evaluation.bootstrap import interval, known_unknown_weights, mean_interval
 from evaluation.closed_set import snr_order
 from evaluation.discovery import discover
 from evaluation.enrolment import SHOTS, few_shot
-from evaluation.floors import known_accuracy
+from evaluation.floors import known_correct
 from evaluation.verification import authors_protocol, pairs_at_scale
+
+FLOOR_PAIRS = 20_000  # pairs of each kind that the intervals of a floor's AUC rest on
 
 
 @dataclass(frozen=True)
@@ -41,37 +43,47 @@ class Embedded:
 
 
 def verify(unseen: Embedded, known: Embedded, seed: int, n_boot: int, prepare: bool = True) -> dict:
-    """Verification of unseen classes, overall and per SNR, and with seen against unseen as the different pairs."""
-    both = known.join(unseen)
-    is_seen = np.repeat([True, False], [len(known), len(unseen)])
-    result = _verify_one(unseen, seed, n_boot, prepare)
-    result["per_snr"] = [
-        {"snr": level, **_verify_one(unseen.keep(unseen.snr == level), seed, n_boot, prepare)}
+    """Verification of unseen classes, and with seen against unseen as the different pairs; overall and per SNR."""
+
+    def figures(unseen: Embedded, known: Embedded) -> dict:
+        sides = np.repeat([True, False], [len(known), len(unseen)])
+        return {
+            "n": len(unseen),
+            "authors": authors_protocol(
+                unseen.embeddings, unseen.classes, unseen.particles, seed=seed, prepare=prepare
+            ),
+            "unseen_unseen": _scale(unseen, seed, n_boot, prepare),
+            "seen_unseen": _scale(known.join(unseen), seed, n_boot, prepare, sides),
+        }
+
+    per_snr = [
+        {"snr": level, **figures(unseen.keep(unseen.snr == level), known.keep(known.snr == level))}
         for level in unseen.levels()
     ]
-    result["seen_unseen"] = _scale(both, seed, n_boot, prepare, is_seen)
-    return result
+    return {**figures(unseen, known), "per_snr": per_snr}
 
 
 def known_only(known: Embedded, correct: np.ndarray, seed: int, n_boot: int) -> dict:
-    """What the known classes alone say: accuracy by nearest prototype, and verification of seen-seen pairs."""
-    return {
-        "n": len(known),
-        "prototype_accuracy": float(correct.mean()),
-        "prototype_accuracy_interval": mean_interval(correct, known.particles, n_boot, seed),
-        "seen_seen": _scale(known, seed, n_boot, prepare=True),
-    }
+    """What the known classes say alone: accuracy by nearest prototype, and seen-seen pairs; overall and per SNR."""
+
+    def figures(chosen: np.ndarray) -> dict:
+        rows = known.keep(chosen)
+        return {
+            "n": len(rows),
+            "prototype_accuracy": float(correct[chosen].mean()),
+            "prototype_accuracy_interval": mean_interval(correct[chosen], rows.particles, n_boot, seed),
+            "seen_seen": _scale(rows, seed, n_boot, prepare=True),
+        }
+
+    per_snr = [{"snr": level, **figures(known.snr == level)} for level in known.levels()]
+    return {**figures(np.full(len(known), True)), "per_snr": per_snr}
 
 
-def _verify_one(rows: Embedded, seed: int, n_boot: int, prepare: bool) -> dict:
-    authors = authors_protocol(rows.embeddings, rows.classes, rows.particles, seed=seed, prepare=prepare)
-    return {"n": len(rows), "authors": authors, "unseen_unseen": _scale(rows, seed, n_boot, prepare)}
-
-
-def _scale(rows: Embedded, seed: int, n_boot: int, prepare: bool, sides: np.ndarray | None = None) -> dict:
-    return pairs_at_scale(
-        rows.embeddings, rows.classes, rows.particles, seed=seed, sides=sides, n_boot=n_boot, prepare=prepare
-    )
+def _scale(
+    rows: Embedded, seed: int, n_boot: int, prepare: bool, sides: np.ndarray | None = None, **options: int
+) -> dict:
+    options |= {"seed": seed, "sides": sides, "n_boot": n_boot, "prepare": prepare}
+    return pairs_at_scale(rows.embeddings, rows.classes, rows.particles, **options)
 
 
 def reject(
@@ -84,7 +96,7 @@ def reject(
     seed: int,
     n_boot: int,
 ) -> dict:
-    """Known against unseen by every score; the default score also per SNR, per unseen class and at its threshold.
+    """Known against unseen by every score, overall, per SNR and per unseen class; and the default at its threshold.
 
     Args:
         known_scores, unseen_scores: name -> (N,), as rejection.all_scores gives them.
@@ -92,60 +104,68 @@ def reject(
         calibration: of the checkpoint: score, threshold, false_rejection_rate.
     """
     name, threshold = calibration["score"], calibration["threshold"]
+    everywhere = np.full(len(known), True), np.full(len(unseen), True)
+    levels = {level: (known.snr == level, unseen.snr == level) for level in unseen.levels()}
+    classes = {str(label): (everywhere[0], unseen.classes == label) for label in np.unique(unseen.classes)}
 
     def figures(score: str, in_known: np.ndarray, in_unseen: np.ndarray) -> dict:
-        a, b, right = known_scores[score][in_known], unseen_scores[score][in_unseen], correct[in_known]
+        a, b = known_scores[score][in_known], unseen_scores[score][in_unseen]
+        counts = {"n_known": len(a), "n_unseen": len(b)}
         if not len(a) or not len(b):
-            return {"reason": f"{len(a)} known and {len(b)} unseen rows", "n_known": len(a), "n_unseen": len(b)}
-        measures = {
-            "auroc": lambda i, j: rejection.auroc(a[i], b[j]),
-            "aupr": lambda i, j: rejection.aupr(a[i], b[j]),
-            "fpr95": lambda i, j: rejection.fpr95(a[i], b[j]),
-            "oscr": lambda i, j: rejection.oscr(a[i], right[i], b[j]),
-        }
+            return {"reason": f"{len(a)} known and {len(b)} unseen rows", **counts}
         particles = known.particles[in_known], unseen.particles[in_unseen]
-        everything = np.arange(len(a)), np.arange(len(b))
-        result = {}
-        for measure, statistic in measures.items():
-            result[measure] = statistic(*everything)
-            result[f"{measure}_interval"] = known_unknown_interval(statistic, *particles, n_boot, seed)
-        return {**result, "n_known": len(a), "n_unseen": len(b)}
+        return _with_intervals(rejection.rank(a, b, correct[in_known]), particles, n_boot, seed) | counts
 
-    all_known, all_unseen = np.full(len(known), True), np.full(len(unseen), True)
-    false_rejections, detections = known_scores[name] < threshold, unseen_scores[name] < threshold
+    def rates(in_known: np.ndarray, in_unseen: np.ndarray) -> dict:
+        rejected = {
+            "false_rejection_rate": (known_scores[name] < threshold, known.particles, in_known),
+            "unknown_detection_rate": (unseen_scores[name] < threshold, unseen.particles, in_unseen),
+        }
+        result = {}
+        for rate, (values, particles, chosen) in rejected.items():
+            some = chosen.any()
+            result[rate] = float(values[chosen].mean()) if some else None
+            result[f"{rate}_interval"] = (
+                mean_interval(values[chosen], particles[chosen], n_boot, seed) if some else None
+            )
+        return result
+
+    def of_class(label: str) -> dict:
+        detected = {key: value for key, value in rates(*classes[label]).items() if key.startswith("unknown")}
+        return {"class": label, "most_like": _most_like(known, unseen.keep(classes[label][1])), **detected}
+
+    scores = {
+        score: figures(score, *everywhere)
+        | {"per_snr": [{"snr": level, **figures(score, *rows)} for level, rows in levels.items()]}
+        | {"per_class": [{"class": label, **figures(score, *rows)} for label, rows in classes.items()]}
+        for score in known_scores
+    }
     return {
-        "scores": {score: figures(score, all_known, all_unseen) for score in known_scores},
+        "scores": scores,
         "default_score": name,
         "closed_set_accuracy": float(correct.mean()),
         "threshold": threshold,
         "wished_false_rejection_rate": calibration["false_rejection_rate"],
-        "false_rejection_rate": float(false_rejections.mean()),
-        "false_rejection_rate_interval": mean_interval(false_rejections, known.particles, n_boot, seed),
-        "unknown_detection_rate": float(detections.mean()),
-        "unknown_detection_rate_interval": mean_interval(detections, unseen.particles, n_boot, seed),
-        "per_snr": [
-            {
-                "snr": level,
-                "false_rejection_rate": _mean(false_rejections[known.snr == level]),
-                "unknown_detection_rate": _mean(detections[unseen.snr == level]),
-                **figures(name, known.snr == level, unseen.snr == level),
-            }
-            for level in unseen.levels()
-        ],
-        "per_class": [
-            {
-                "class": str(label),
-                "unknown_detection_rate": _mean(detections[unseen.classes == label]),
-                "most_like": _most_like(known, unseen.keep(unseen.classes == label)),
-                **figures(name, all_known, unseen.classes == label),
-            }
-            for label in np.unique(unseen.classes)
-        ],
+        **rates(*everywhere),
+        "per_snr": [{"snr": level, **rates(*rows)} for level, rows in levels.items()],
+        "per_class": [of_class(label) for label in classes],
     }
 
 
-def _mean(values: np.ndarray) -> float | None:
-    return float(values.mean()) if len(values) else None
+def _with_intervals(
+    ranking: rejection.Ranking,
+    particles: tuple[np.ndarray, np.ndarray],
+    n_boot: int,
+    seed: int,
+    names: tuple[str, ...] = ("auroc", "aupr", "fpr95", "oscr"),
+) -> dict:
+    """Some measures of ranked rows, each with its interval over particles, those of known and of unseen rows."""
+    drawn = [rejection.measures(ranking, weights) for weights in known_unknown_weights(*particles, n_boot, seed)]
+    result = {}
+    measured = rejection.measures(ranking)
+    for name in names:
+        result |= {name: measured[name], f"{name}_interval": interval([draw[name] for draw in drawn])}
+    return result
 
 
 def _most_like(known: Embedded, unseen_class: Embedded) -> str:
@@ -161,7 +181,7 @@ def class_means(rows: Embedded) -> tuple[list[str], np.ndarray]:
 
 
 def enrol(unseen: Embedded, gallery: np.ndarray, seed: int, n_boot: int) -> dict:
-    """1-, 5- and 20-shot accuracy, of unseen classes alone and among the prototypes of known ones, and per SNR."""
+    """1-, 5- and 20-shot accuracy, of unseen classes alone and among prototypes of known ones; overall and per SNR."""
 
     def shots(rows: Embedded, prototypes: np.ndarray | None) -> list[dict]:
         return [
@@ -169,16 +189,16 @@ def enrol(unseen: Embedded, gallery: np.ndarray, seed: int, n_boot: int) -> dict
             for number in SHOTS
         ]
 
-    return {
-        "unseen_only": shots(unseen, None),
-        "with_known": shots(unseen, gallery),
-        "per_snr": [
-            {"snr": level, "unseen_only": shots(unseen.keep(unseen.snr == level), None)} for level in unseen.levels()
-        ],
-    }
+    def figures(rows: Embedded) -> dict:
+        return {"unseen_only": shots(rows, None), "with_known": shots(rows, gallery)}
+
+    per_snr = [{"snr": level, **figures(unseen.keep(unseen.snr == level))} for level in unseen.levels()]
+    return {**figures(unseen), "per_snr": per_snr}
 
 
-def discovery(known: Embedded, unseen: Embedded, rejected: tuple[np.ndarray, np.ndarray], seed: int) -> dict:
+def discovery(
+    known: Embedded, unseen: Embedded, rejected: tuple[np.ndarray, np.ndarray], seed: int, n_boot: int
+) -> dict:
     """Clusters of the particles called unknown (falsely rejected knowns among them), and of all unseen ones; per SNR.
 
     Args:
@@ -186,7 +206,7 @@ def discovery(known: Embedded, unseen: Embedded, rejected: tuple[np.ndarray, np.
     """
 
     def clusters(rows: Embedded) -> dict:
-        return discover(rows.embeddings, rows.classes, rows.particles, seed)
+        return discover(rows.embeddings, rows.classes, rows.particles, seed, n_boot)
 
     called_unknown = known.keep(rejected[0]).join(unseen.keep(rejected[1]))
     return {
@@ -206,7 +226,7 @@ def discovery(known: Embedded, unseen: Embedded, rejected: tuple[np.ndarray, np.
     }
 
 
-def floor(name: str, train: Embedded, known: Embedded, unseen: Embedded, seed: int, prepare: bool) -> dict:
+def floor(name: str, train: Embedded, known: Embedded, unseen: Embedded, seed: int, n_boot: int, prepare: bool) -> dict:
     """The figures that every embedding can be compared by: the network's, and the floors'.
 
     Known accuracy and known-against-unseen AUROC are by nearest training neighbours, so that no floor is at a
@@ -214,20 +234,23 @@ def floor(name: str, train: Embedded, known: Embedded, unseen: Embedded, seed: i
     """
     neighbours = min(rejection.NEIGHBOURS, len(train))
     scores = [rejection.knn_cosine(rows.embeddings, train.embeddings, neighbours) for rows in (known, unseen)]
+    particles = known.particles, unseen.particles
+    correct = known_correct(train.embeddings, train.classes, known.embeddings, known.classes)
+    five_shot = few_shot(unseen.embeddings, unseen.classes, unseen.particles, 5, 100, seed, n_boot=n_boot)
 
-    def auc(rows: Embedded) -> float | None:
-        return _scale(rows, seed, 0, prepare)["auc"]
+    def auc(rows: Embedded) -> dict:
+        found = _scale(rows, seed, n_boot, prepare, bootstrap_pairs=FLOOR_PAIRS)
+        return {"unseen_auc": found["auc"], "unseen_auc_interval": found["auc_interval"]}
 
-    five_shot = few_shot(unseen.embeddings, unseen.classes, unseen.particles, 5, 100, seed, n_boot=0)
     return {
         "embedding": name,
-        "unseen_auc": auc(unseen),
-        "unseen_auc_per_snr": [
-            {"snr": level, "auc": auc(unseen.keep(unseen.snr == level))} for level in unseen.levels()
-        ],
+        **auc(unseen),
+        "per_snr": [{"snr": level, **auc(unseen.keep(unseen.snr == level))} for level in unseen.levels()],
         "five_shot": five_shot["accuracy"],
-        "auroc": rejection.auroc(*scores),
-        "known_accuracy": known_accuracy(train.embeddings, train.classes, known.embeddings, known.classes),
+        "five_shot_interval": five_shot["accuracy_interval"],
+        **_with_intervals(rejection.rank(*scores), particles, n_boot, seed, ("auroc",)),
+        "known_accuracy": float(correct.mean()),
+        "known_accuracy_interval": mean_interval(correct, known.particles, n_boot, seed),
         "n_unseen": len(unseen),
         "n_known": len(known),
     }

@@ -197,8 +197,9 @@ def authors_protocol(
         prepare: subtract from each embedding the mean of its own components and give it length 1, as the authors do.
 
     Returns:
-        accuracy, its std over folds, `floor` (accuracy of always giving the more frequent answer), auc, eer, and the
-        numbers of pairs; the figures are None, with a `reason`, when there are fewer pairs of a kind than folds.
+        accuracy, its std over folds, `floor` (accuracy of always giving the more frequent answer), auc, eer, validation
+        rates where the pairs are enough for them, and the numbers of pairs; the figures are None, with a `reason`, when
+        there are fewer pairs of a kind than folds.
     """
     pools = pair_pools(labels, particles)
     rng = np.random.default_rng(seed)
@@ -206,7 +207,7 @@ def authors_protocol(
     counts = [len(pairs) for pairs in drawn]
     result = {"n_same": counts[0], "n_different": counts[1], "folds": folds, "seed": seed}
     if min(counts) < folds:
-        names = dict.fromkeys(["accuracy", "std", "floor", "auc", "eer"])
+        names = dict.fromkeys(["accuracy", "std", "floor", "auc", "eer", "val_at_far"])
         return {**names, **result, "reason": f"{counts[0]} same and {counts[1]} different pairs for {folds} folds"}
 
     features = center_and_normalise(embeddings) if prepare else embeddings
@@ -226,6 +227,7 @@ def authors_protocol(
         "floor": max(counts) / sum(counts),
         "auc": area(curve),
         "eer": equal_error_rate(curve),
+        "val_at_far": {f"{rate:g}": _validation_entry(curve, rate, counts[1], []) for rate in FALSE_ACCEPT_RATES},
         **result,
     }
 

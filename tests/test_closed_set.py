@@ -97,7 +97,7 @@ def test_report_as_text_shows_every_class_and_count():
     labels = np.array([0, 1, 1])
     report = closed_set_report(labels, labels, ["1bxn", "a_longer_name"], np.repeat("003", 3), np.arange(3), n_boot=10)
     text = format_report(report)
-    assert "SNR 003" in text and "a_longer_name" in text and "n = 3" in text and "column: predicted" in text
+    assert "SNR 0.03" in text and "a_longer_name" in text and "n = 3" in text and "column: predicted" in text
 
 
 def test_report_survives_a_class_without_rows():

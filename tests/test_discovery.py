@@ -21,7 +21,7 @@ def clusters(number: int, size: int, spread: float, seed: int = 0) -> tuple[np.n
 @pytest.mark.parametrize("method", ["hdbscan", "gaussian_mixture"])
 def test_the_number_of_clear_clusters_is_found(method):
     embeddings, classes = clusters(5, 40, 0.05)
-    found = discover(embeddings, classes, np.arange(200), n_boot=4)[method]
+    found = discover(embeddings, classes, np.arange(200), n_boot=4, reclusterings=4)[method]
     assert found["clusters"] == found["true_classes"] == found["stable_clusters"] == 5
     assert found["ari"] > 0.97 and found["nmi"] > 0.97 and found["purity"] > 0.99 and found["purity_floor"] == 0.2
     for entry in found["per_cluster"]:
@@ -31,16 +31,29 @@ def test_the_number_of_clear_clusters_is_found(method):
 
 def test_noise_has_no_stable_clusters_and_no_agreement():
     embeddings = np.random.default_rng(0).normal(size=(150, 32))
-    result = discover(embeddings, np.array(list("abc"))[np.arange(150) % 3], np.arange(150), n_boot=4)
+    result = discover(embeddings, np.array(list("abc"))[np.arange(150) % 3], np.arange(150), n_boot=4, reclusterings=4)
     for method in ("hdbscan", "gaussian_mixture"):
         assert abs(result[method]["ari"]) < 0.05
         assert result[method]["stable_clusters"] <= 1
 
 
+def test_intervals_hold_the_figures_and_narrow_with_more_particles():
+    def width(size: int) -> float:
+        embeddings, classes = clusters(4, size, 0.2)
+        classes = np.where(np.arange(len(classes)) % 5 == 0, "x", classes)  # a fifth is named wrongly
+        found = discover(embeddings, classes, np.arange(4 * size), n_boot=100, reclusterings=4)["hdbscan"]
+        low, high = found["ari_interval"]
+        assert low < found["ari"] < high and found["nmi_interval"] and found["purity_interval"]
+        assert found["clusters_interval"][0] <= found["clusters"] <= found["clusters_interval"][1]
+        return high - low
+
+    assert width(120) < 0.7 * width(30)
+
+
 def test_a_number_that_is_the_most_that_were_tried_says_so(monkeypatch):
     monkeypatch.setattr("evaluation.discovery.MOST_CLUSTERS", 3)
     embeddings, classes = clusters(5, 40, 0.05)
-    found = discover(embeddings, classes, np.arange(200), n_boot=2)
+    found = discover(embeddings, classes, np.arange(200), n_boot=2, reclusterings=2)
     assert found["gaussian_mixture"]["clusters"] == 3 and found["gaussian_mixture"]["at_limit"]
     assert not found["hdbscan"]["at_limit"]
 
@@ -50,7 +63,7 @@ def test_copies_of_a_particle_are_clustered_once():
     rows = one_per_particle(particles, seed=0)
     assert sorted(particles[rows]) == list(range(50)) and len(set(rows % 3)) == 3
     embeddings, classes = clusters(2, 30, 0.05)
-    assert discover(embeddings, classes, np.arange(60) // 2, n_boot=2)["n"] == 30
+    assert discover(embeddings, classes, np.arange(60) // 2, n_boot=2, reclusterings=2)["n"] == 30
 
 
 def test_too_few_particles_are_said_not_clustered():
@@ -84,10 +97,11 @@ def test_a_mixture_that_does_not_converge_is_passed_over(monkeypatch):
 def test_stability_is_one_for_a_rule_that_never_changes_and_low_for_a_random_one():
     points = np.random.default_rng(0).normal(size=(80, 2))
     found = (points[:, 0] > 0).astype(int)
-    same = stability(points, found, lambda some: (some[:, 0] > 0).astype(int), 5, seed=0)
+    same, numbers = stability(points, found, lambda some: (some[:, 0] > 0).astype(int), 5, seed=0)
     np.testing.assert_allclose(same, 1)
+    assert numbers.tolist() == [2] * 5
     rng = np.random.default_rng(1)
-    assert stability(points, found, lambda some: rng.integers(2, size=len(some)), 5, seed=0).max() < 0.6
+    assert stability(points, found, lambda some: rng.integers(2, size=len(some)), 5, seed=0)[0].max() < 0.6
 
 
 def test_principal_components_keep_distances_of_few_dimensions():
@@ -98,7 +112,9 @@ def test_principal_components_keep_distances_of_few_dimensions():
 
 
 def test_a_collapsed_embedding_is_one_cluster():
-    result = discover(np.ones((60, 8)), np.array(list("ab"))[np.arange(60) % 2], np.arange(60), n_boot=2)
+    result = discover(
+        np.ones((60, 8)), np.array(list("ab"))[np.arange(60) % 2], np.arange(60), n_boot=2, reclusterings=2
+    )
     for method in ("hdbscan", "gaussian_mixture"):
         assert result[method]["clusters"] == 1 and result[method]["ari"] == 0
 
@@ -106,7 +122,7 @@ def test_a_collapsed_embedding_is_one_cluster():
 def test_result_repeats_with_its_seed_and_inputs_stay():
     embeddings, classes = clusters(3, 30, 0.2)
     copy = embeddings.copy()
-    results = [discover(embeddings, classes, np.arange(90), seed=1, n_boot=2) for _ in range(2)]
+    results = [discover(embeddings, classes, np.arange(90), seed=1, n_boot=2, reclusterings=2) for _ in range(2)]
     assert results[0] == results[1]
     np.testing.assert_array_equal(embeddings, copy)
     np.testing.assert_array_equal(hdbscan(reduce(embeddings)), hdbscan(reduce(embeddings)))

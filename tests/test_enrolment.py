@@ -32,6 +32,14 @@ def test_more_shots_help_and_known_classes_in_the_gallery_hurt():
     assert crowded["chance"] == pytest.approx(1 / 13) and crowded["gallery"] == 13
 
 
+def test_one_class_alone_leaves_nothing_to_choose():
+    embeddings, labels, particles = clusters(30, 0.01)
+    mine = labels == "a"
+    alone = few_shot(embeddings[mine], labels[mine], particles[mine], 1)
+    assert alone["accuracy"] is None and "nothing to choose" in alone["reason"]
+    assert few_shot(embeddings[mine], labels[mine], particles[mine], 1, gallery=np.eye(6)[1:2])["accuracy"] == 1
+
+
 def test_a_query_nearest_to_a_known_prototype_is_wrong():
     embeddings, labels, particles = clusters(30, 0.01)
     result = few_shot(embeddings, labels, particles, 1, 5, gallery=np.eye(6)[:1] + 0.001 * np.eye(6)[1])

@@ -47,8 +47,8 @@ def evaluated() -> dict:
         "verification": sections.verify(unseen, known, 0, 10),
         "rejection": sections.reject(known, unseen, *scores, correct, CALIBRATION, 0, 10),
         "enrolment": sections.enrol(unseen, reference["prototypes"], 0, 10),
-        "discovery": sections.discovery(known, unseen, rejected, 0),
-        "floors": [sections.floor("this network", train, known, unseen, 0, True)],
+        "discovery": sections.discovery(known, unseen, rejected, 0, 10),
+        "floors": [sections.floor("this network", train, known, unseen, 0, 10, True)],
         "confounds": floors.confounds(*default, {"SNR": (known.snr, unseen.snr)}),
     }
     part["confounds"][0]["warning"] = "a warning <of sorts>"
@@ -80,6 +80,27 @@ def test_every_part_is_also_given_for_each_snr(evaluated):
     part = evaluated["report"]["unseen"]
     for name in ("verification", "rejection", "enrolment", "discovery"):
         assert [entry["snr"] for entry in part[name]["per_snr"]] == ["003", "infinity"], name
+    for entry in (*part["rejection"]["scores"].values(), *part["floors"], evaluated["report"]["known"]):
+        assert [level["snr"] for level in entry["per_snr"]] == ["003", "infinity"]
+
+
+def test_levels_and_classes_are_those_rows_alone_and_have_intervals(evaluated):
+    part, known, unseen = evaluated["report"]["unseen"]["rejection"], evaluated["known"], evaluated["unseen"]
+    for level in part["per_snr"]:
+        rows = known.snr == level["snr"], unseen.snr == level["snr"]
+        scores = [values[chosen] for values, chosen in zip(evaluated["default"], rows, strict=True)]
+        assert level["false_rejection_rate"] == np.mean(scores[0] < CALIBRATION["threshold"])
+        low, high = level["false_rejection_rate_interval"]
+        assert low <= level["false_rejection_rate"] <= high
+        entry = next(one for one in part["scores"]["max_cosine"]["per_snr"] if one["snr"] == level["snr"])
+        assert entry["auroc"] == rejection.auroc(*scores) and entry["auroc_interval"][0] <= entry["auroc"]
+        assert (entry["n_known"], entry["n_unseen"]) == (36, 75)
+    for one in part["per_class"]:
+        assert one["unknown_detection_rate_interval"][0] <= one["unknown_detection_rate"]
+    for score in part["scores"].values():
+        assert [one["class"] for one in score["per_class"]] == sorted(UNSEEN)
+    floor = evaluated["report"]["unseen"]["floors"][0]
+    assert all(floor[f"{key}_interval"] for key in ("unseen_auc", "five_shot", "auroc", "known_accuracy"))
 
 
 def test_one_snr_level_is_not_repeated():
@@ -105,6 +126,8 @@ def test_text_holds_every_question_and_the_warning(evaluated):
         "5-shot",
         "HDBSCAN",
         "always saying 'different'",
+        "SNR 0.03",
+        "no noise",
     ):
         assert words in text
     assert "WARNING: a warning <of sorts>" in text and max(map(len, text.splitlines())) < 130
@@ -134,7 +157,7 @@ def test_medoids_are_the_rows_that_were_called_unknown(evaluated, monkeypatch, t
     names = sorted({*parts[0].classes, *parts[1].classes})
     images = [torch.tensor([names.index(name) for name in rows.classes])[:, None, None, None, None] for rows in parts]
     drawn = {}
-    monkeypatch.setattr("evaluation.gallery.figures.contact_sheet", lambda path, volumes, titles: drawn.update(
+    monkeypatch.setattr("evaluation.gallery.figures.contact_sheet", lambda path, volumes, titles, title: drawn.update(
         zip(titles, volumes, strict=True)
     ))  # fmt: skip
     draw_medoids(tmp_path / "a.png", evaluated["report"]["unseen"], images, evaluated["rejected"])

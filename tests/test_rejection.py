@@ -24,8 +24,10 @@ from evaluation.rejection import (
     knn_cosine,
     mahalanobis,
     max_logit,
+    measures,
     oscr,
     prototypes,
+    rank,
     roc,
     unit,
 )
@@ -51,6 +53,16 @@ def test_auroc_aupr_and_roc_agree_with_scikit_learn_on_ties(seed):
     assert auroc(known, unknown) == pytest.approx(roc_auc_score(truth, scores))
     assert aupr(known, unknown) == pytest.approx(average_precision_score(truth, scores))
     np.testing.assert_allclose(roc(known, unknown), roc_curve(truth, scores, drop_intermediate=False)[:2])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_weights_count_rows_as_often_as_repeats_do(seed):
+    known, unknown = tied_scores(seed)
+    rng = np.random.default_rng(seed)
+    correct, weights = rng.random(40) < 0.8, rng.integers(0, 4, size=100)
+    known_rows, unknown_rows = np.repeat(np.arange(40), weights[:40]), np.repeat(np.arange(60), weights[40:])
+    repeated = rank(known[known_rows], unknown[unknown_rows], correct[known_rows])
+    assert measures(rank(known, unknown, correct), weights) == pytest.approx(measures(repeated))
 
 
 def test_auroc_is_the_chance_that_a_known_scores_higher():
