@@ -12,6 +12,8 @@ csv_split/{train,valid}.csv -> model_save/{checkpoint<epoch>,checkpoint,last}.pt
 checkpoint.pt is the best so far: the highest validation accuracy by class prototypes, ties by validation loss.
 """
 
+import math
+import shlex
 import sys
 import time
 from dataclasses import dataclass, field
@@ -20,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.cli import InputError, choose_device, is_first_process, run
+from common.cli import InputError, choose_device, is_first_process, plural, run
 from loader.dataset import Split, class_names, contrast_warning, load_split, particle_codes
 from loader.volume import central_brightness
 from training.batches import Batches, FileBatches
@@ -129,6 +131,7 @@ def load_data(cfg: Config, device: torch.device) -> tuple[Split, Split, list[str
     if class_names(valid.rows, folder / "valid.csv") != classes:
         raise InputError(f"{folder}: train.csv and valid.csv have different classes; run csv_split.py again")
     warn_of_contrast(train, cfg.contrast)
+    warn_of_few(len(valid), cfg.false_rejection_rate)
     return train.on_device(device, cfg.memory_share), valid, classes
 
 
@@ -138,6 +141,17 @@ def warn_of_contrast(train: Split, contrast: str) -> None:
     warning = contrast_warning(np.array([central_brightness(volume) for volume in some]), contrast)
     if warning and is_first_process():
         print(f"train.py: warning: {warning}", file=sys.stderr)
+
+
+def warn_of_few(count: int, rate: float) -> None:
+    """Say so where the threshold for unknowns can reject no validation volume."""
+    if rate and int(count * rate + 1e-9) == 0 and is_first_process():
+        print(
+            f"train.py: warning: {count} validation {plural('volume', count)}: --false-rejection-rate {rate:g} rejects "
+            f"none of fewer than {math.ceil(1 / rate - 1e-9)}, so the threshold for unknowns is the lowest score of "
+            "all; more particles, or a larger share of them for validation (csv_split.py --fractions), make it surer",
+            file=sys.stderr,
+        )
 
 
 def make_batches(cfg: Config, train: Split, classes: list[str], device: torch.device, group: Group) -> Batches:
@@ -171,9 +185,9 @@ def description(state: Run, batches: Batches, valid: Split) -> str:
     cfg = state.cfg
     parameters = sum(parameter.numel() for parameter in state.model.parameters())
     processes = f", {state.group.size} processes" if state.group.size > 1 else ""
-    begun = f"; goes on after epoch {state.epoch}, step {state.step}" if state.epoch or state.step else ""
+    begun = f"; goes on after {state.place}" if state.epoch or state.step else ""
     return (
-        f"{batches.text}; {len(valid)} validation volumes, {len(state.classes)} classes\n"
+        f"{batches.text}; {len(valid)} validation {plural('volume', len(valid))}, {len(state.classes)} classes\n"
         f"{cfg.loss}, {cfg.backbone}, depth {cfg.depth}, width {cfg.width} ({parameters / 1e6:.1f} M parameters), "
         f"{state.preprocessing['box']}^3 voxels, on {state.device}{processes}{begun}"
     )
@@ -183,9 +197,16 @@ def leave(state: Run, number: int) -> None:
     """End a run that a signal stopped, once it is saved; together, as torchrun stops all when one process is gone."""
     state.group.wait()
     if state.group.first:
-        place = f"epoch {state.epoch + 1}, step {state.step} of {state.steps_per_epoch}"
-        print(f"\nstopped in {place} and saved; train.py --resume goes on there", file=sys.stderr)
+        text = f"\nstopped after {state.place}, and saved; to go on there: {continuation(sys.argv, state.group.size)}"
+        print(text, file=sys.stderr)
     sys.exit(128 + number)
+
+
+def continuation(arguments: list[str], processes: int) -> str:
+    """The command that goes on with a run that was started with these arguments."""
+    options = [option for option in arguments[1:] if option not in ("--overwrite", "--resume")]
+    start = "python" if processes == 1 else "torchrun (with the same options)"
+    return f"{start} {shlex.join([arguments[0], *options, '--resume'])}"
 
 
 def finish_epoch(state: Run, train: Split, valid: Split, gallery: torch.Tensor, started: float, before: int) -> None:

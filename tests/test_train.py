@@ -1,5 +1,7 @@
 import dataclasses
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -111,7 +113,7 @@ def start(folder, *options):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_a_stopped_run_goes_on_and_ends_with_the_same_weights_bit_for_bit(copy, one_thread, number):
+def test_a_stopped_run_goes_on_and_ends_with_the_same_weights_bit_for_bit(copy, one_thread, number, capsys):
     process = start(copy)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
@@ -121,10 +123,15 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_weights_bit_for_bit(copy, 
         assert process.returncode == -signal.SIGKILL
     else:
         assert process.returncode == 128 + number
-        assert f"stopped in epoch {stopped['epoch'] + 1}, step {stopped['progress']['step']}" in errors
+        place = f"epoch {stopped['epoch'] + 1} of 12, step {stopped['progress']['step']} of 9"
+        assert f"stopped after {place}, and saved; to go on there: python " in errors
+        command = errors.splitlines()[-1].partition("to go on there: ")[2]
+        assert shlex.split(command)[1:] == [str(REPOSITORY / "train.py"), *SMALL_RUN, *LONG, "--resume"]
         assert "Traceback" not in errors
     options = {"batch_size": 4, "epochs": 12, "ema": 0.9}
     train.main(small(copy, **options, resume=True))
+    if number != signal.SIGKILL:
+        assert f"; goes on after {place}\n" in capsys.readouterr().out
     train.main(small(copy, **options, save_dir=str(copy / "whole")))
     whole, parts = (load_checkpoint(copy / name / "last.pt") for name in ("whole", "model_save"))
     for key in ("state_dict", "criterion"):
@@ -163,9 +170,10 @@ def test_a_finished_run_is_not_touched_unless_asked(trained):
     assert (trained / "model_save" / "last.pt").read_bytes() == before
 
 
-def test_resuming_with_other_settings_names_the_difference(trained):
-    cfg = small(trained, epochs=3, depth=18, resume=True)
-    with pytest.raises(InputError, match="depth was 10, is 18"):
+def test_resuming_with_other_settings_names_every_difference(trained):
+    cfg = small(trained, epochs=3, depth=18, lr=0.1, batch_size=18, resume=True)
+    differences = "depth was 10, is 18; batch_size was 16, is 18; lr was 0.003, is 0.1; steps_per_epoch was 3, is 2"
+    with pytest.raises(InputError, match=rf"last\.pt: {differences}; give the same, or --overwrite"):
         train.main(cfg)
 
 
@@ -292,10 +300,38 @@ def test_every_loss_trains(copy, name):
 
 
 def test_particles_of_the_other_contrast_are_warned_of(copy, capsys):
-    train.main(small(copy, epochs=1))
+    train.main(small(copy, epochs=1, false_rejection_rate=0.5))
     assert "warning" not in capsys.readouterr().err
     train.main(small(copy, epochs=1, contrast="dark", overwrite=True))
     assert "the particles look bright, not dark" in capsys.readouterr().err
+
+
+def test_a_threshold_that_can_reject_no_validation_volume_is_warned_of_once(copy, capsys):
+    train.main(small(copy, epochs=2, false_rejection_rate=0.15))
+    lines = capsys.readouterr().err.splitlines()
+    assert [
+        line
+        for line in lines
+        if "6 validation volumes: --false-rejection-rate 0.15 rejects none of fewer than 7" in line
+    ]
+    assert sum("warning" in line for line in lines) == 1
+
+
+def test_the_terms_of_an_epochs_line_add_up_to_its_loss(copy, capsys):
+    train.main(small(copy, epochs=1, loss_options={"margin_weight": "0.5"}))
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch 1/1"))
+    found = re.search(r"loss (\S+) = softmax (\S+) \+ 0\.5 x margin (\S+) \+ 0\.003 x center (\S+)  valid", line)
+    loss, softmax, margin, center = map(float, found.groups())
+    assert softmax + 0.5 * margin + 0.003 * center == pytest.approx(loss, abs=2e-4)
+    train.main(small(copy, epochs=1, loss="lmcl", overwrite=True))
+    assert re.search(r"loss \S+  valid", capsys.readouterr().out)
+
+
+def test_the_command_that_goes_on_is_that_of_the_start_with_resume():
+    assert train.continuation(["train.py", "--save-dir", "my run", "--overwrite"], 1) == (
+        "python train.py --save-dir 'my run' --resume"
+    )
+    assert train.continuation(["train.py", "--resume"], 2) == "torchrun (with the same options) train.py --resume"
 
 
 def test_accumulated_batches_make_one_step(copy):

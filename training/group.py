@@ -50,7 +50,8 @@ class Group:
 def join(device: torch.device) -> Iterator[tuple[Group, torch.device]]:
     """This process's group and device, for as long as the block lasts.
 
-    Under torchrun each process has a GPU of its own, and they talk over NCCL; on the CPU over Gloo.
+    Under torchrun each process has a GPU of its own, and they talk over NCCL; on the CPU over Gloo. Each reads the
+    whole split: host memory holds it once a process, until it is on the GPU, unless it is in a memory-mapped file.
 
     Raises InputError for more processes than GPUs.
     """

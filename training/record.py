@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from common.files import atomic_path, write_csv, write_text
+from loss.base import Loss
 from training.run import BOARD_FOLDER, Run
 
 
@@ -63,13 +64,20 @@ class Board:
             self.writer.flush()
 
 
+def weighted(row: dict, criterion: Loss) -> str:
+    """The terms that add up to the loss, each with its weight; empty where there is one alone."""
+    terms = zip(("softmax", "margin", "center"), criterion.term_weights, strict=True)
+    parts = [(weight, f"{name} {row[name]:.4f}") for name, weight in terms if weight and row[name]]
+    texts = [text if weight == 1 else f"{weight:g} x {text}" for weight, text in parts]
+    return f" = {' + '.join(texts)}" if len(texts) > 1 else ""
+
+
 def summary(state: Run, seconds_left: float) -> str:
     """The epoch in one line."""
     row = state.log[-1]
     best = " *" if epochs_since_best(state.log) == 0 else "  "
     return (
-        f"epoch {row['epoch']}/{state.cfg.epochs}  loss {row['train_loss']:.4f} (softmax {row['softmax']:.4f} "
-        f"margin {row['margin']:.4f} center {row['center']:.2f})  valid {row['valid_loss']:.4f}  "
-        f"accuracy {row['accuracy']:.4f}{best}  lr {row['lr']:.1e}  "
+        f"epoch {row['epoch']}/{state.cfg.epochs}  loss {row['train_loss']:.4f}{weighted(row, state.criterion)}  "
+        f"valid {row['valid_loss']:.4f}  accuracy {row['accuracy']:.4f}{best}  lr {row['lr']:.1e}  "
         f"{row['volumes_per_s']:.0f} volumes/s  {seconds_left / 60:.1f} min left"
     )

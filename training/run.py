@@ -118,6 +118,13 @@ class Run:
         """The network to validate and to keep: the average of the weights, where one is kept."""
         return self.average.module if self.average else self.model
 
+    @property
+    def place(self) -> str:
+        """How far it is, in words: what is done."""
+        if not self.step:
+            return f"epoch {self.epoch} of {self.cfg.epochs}"
+        return f"epoch {self.epoch + 1} of {self.cfg.epochs}, step {self.step} of {self.steps_per_epoch}"
+
     def advance(self) -> None:
         """One step of the optimiser, with what goes by steps: centres, averaged weights, learning rate."""
         self.optimizer.step()
@@ -137,19 +144,17 @@ class Run:
             self.scheduler.step()
 
     def load(self, path: Path) -> None:
-        """Take up a run from its last.pt; refuse one of other classes, data or settings, naming the difference."""
+        """Take up a run from its last.pt; refuse one of other classes, data or settings, naming every difference."""
         saved = load_checkpoint(path)
         now = {**comparable(dataclasses.asdict(self.cfg)), "classes": self.classes, "preprocessing": self.preprocessing}
         then = {**comparable(saved["config"]), "classes": saved["classes"], "preprocessing": saved["preprocessing"]}
         now["steps_per_epoch"], then["steps_per_epoch"] = self.steps_per_epoch, saved["progress"]["steps_per_epoch"]
-        for key in now:
-            if now[key] != then.get(key):
-                raise InputError(f"{path}: {key} was {then.get(key)}, is {now[key]}; give the same, or --overwrite")
+        changed = [f"{key} was {then.get(key)}, is {now[key]}" for key in now if now[key] != then.get(key)]
         progress = saved["progress"]
         if not torch.equal(self.particles, progress["particles"]):
-            raise InputError(
-                f"{path}: trained on other particles than train.csv has now; give the same split, or --overwrite"
-            )
+            changed.append("trained on other particles than train.csv has now")
+        if changed:
+            raise InputError(f"{path}: {'; '.join(changed)}; give the same, or --overwrite")
         self.model.load_state_dict(progress.get("weights", saved["state_dict"]))
         if self.average:
             self.average.load_state_dict(progress["average"])
