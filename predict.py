@@ -1,16 +1,20 @@
 """Which known class is each of these volumes, or is it unknown?
 
 CHECKPOINT, MRC files | N@stack.mrcs | a folder | a CSV file
-    -> results/<save_dir>-<checkpoint>/predict/{predictions.csv,embeddings.npz,predictions.png}
+    -> results/<save_dir>-<checkpoint>/predict/{predictions.csv,predictions.json,embeddings.npz,predictions.png}
 
     python predict.py model_save/checkpoint.pt new_particles
-    python predict.py model_save/checkpoint.pt one.mrc 17@stack.mrcs particles.csv
+    python predict.py model_save/checkpoint.pt one.mrc 17@stack.mrcs particles.csv --name second   # -> .../second/
 
 The files may have another box or voxel size than the training volumes; they are brought to these. A particle is unknown
-where its score is below the checkpoint's threshold; the nearest known class is told nevertheless.
+where its score is below the checkpoint's threshold; the nearest known class is told nevertheless. predictions.json
+says what the predictions were made from; those that are replaced are named.
 """
 
+import json
+import os
 import sys
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,13 +28,13 @@ import tyro
 from torch import nn
 from tqdm import tqdm
 
-from common.cli import InputError, choose_device, run
-from common.files import atomic_path, results_folder, write_csv
+from common.cli import InputError, choose_device, plural, run
+from common.files import atomic_path, results_folder, write_csv, write_json
 from evaluation import figures
 from evaluation.rejection import calibrated_score, unit
 from loader.dataset import CONTRASTS, READERS, contrast_warning
 from loader.inputs import Input, find_inputs, prepare
-from loader.labels import INPUT, relative
+from loader.labels import INPUT, absolute
 from model import embed, load_model
 
 
@@ -39,6 +43,7 @@ class Config:
     checkpoint: tyro.conf.Positional[str]  # a checkpoint of train.py
     inputs: tyro.conf.Positional[tuple[str, ...]]  # MRC files, N@stack.mrcs, folders, CSV files with Input Data
     results_dir: str = "results"  # folder of the results
+    name: str = "predict"  # of the folder in it; another one keeps earlier predictions
     contrast: str = ""  # of the particles in the files, bright or dark; empty: as in the training files
     voxel_size: float = 0.0  # A, of all inputs, where their headers are wrong; 0: as their headers say
     batch_size: int = 256  # volumes embedded at once
@@ -50,6 +55,8 @@ PREDICTION, SCORE, THRESHOLD = "Prediction", "Score", "Threshold"
 NEAREST, NEAREST_COSINE = "Nearest Class", "Nearest Cosine"
 RUNNER_UP, RUNNER_UP_COSINE = "Runner-up", "Runner-up Cosine"
 CHUNK = 2**25  # voxels in memory at once: 1,024 volumes of 32^3
+DECIMALS = 6  # of the numbers in predictions.csv
+MOST_NAMED = 3  # inputs in a line
 MOST_NOTES = 10  # lines on what was done to the volumes
 MOST_GROUPS, PER_GROUP = 8, 4  # classes in the picture, and volumes of each
 
@@ -64,17 +71,20 @@ def main(cfg: Config) -> None:
         inputs = [replace(given, voxel_size=cfg.voxel_size) for given in inputs]
     embeddings, brightness, notes = embed_inputs(model, inputs, preprocessing, cfg.batch_size, device)
     for note, count in notes.most_common(MOST_NOTES):
-        print(f"{count} volumes: {note}")
+        print(f"{count} {plural('volume', count)}: {note}")
     if len(notes) > MOST_NOTES:
         print(f"and {len(notes) - MOST_NOTES} more combinations of box and voxel size")
     warning = contrast_warning(brightness, preprocessing["contrast"])
     if warning:
         print(f"predict.py: warning: {warning}", file=sys.stderr)
 
-    folder = results_folder(cfg.results_dir, cfg.checkpoint) / "predict"
-    table = predictions(embeddings, checkpoint)
-    table.insert(0, INPUT, [relative(given.address, folder) for given in inputs])
+    folder = results_folder(cfg.results_dir, cfg.checkpoint) / cfg.name
+    table = rounded(predictions(embeddings, checkpoint))
+    table.insert(0, INPUT, [absolute(given.address, Path()) for given in inputs])
+    if (folder / "predictions.csv").is_file():
+        print(f"{folder}: replaces the predictions {origin(folder)}")
     write_csv(folder / "predictions.csv", table)
+    write_json(folder / "predictions.json", record(cfg, checkpoint, len(inputs)))
     with atomic_path(folder / "embeddings.npz") as temporary:
         np.savez(
             temporary,
@@ -86,7 +96,8 @@ def main(cfg: Config) -> None:
         )
     draw(folder / "predictions.png", table, inputs, preprocessing, checkpoint["calibration"]["score"], warning)
     print(summary(table, checkpoint["calibration"]))
-    print(f"written: {folder / 'predictions.csv'}, {folder / 'embeddings.npz'}, {folder / 'predictions.png'}")
+    names = ("predictions.csv", "predictions.json", "embeddings.npz", "predictions.png")
+    print(f"written: {', '.join(str(folder / name) for name in names)}")
 
 
 def check(cfg: Config, checkpoint: dict) -> None:
@@ -97,6 +108,10 @@ def check(cfg: Config, checkpoint: dict) -> None:
         raise InputError(f"--voxel-size {cfg.voxel_size:g}: expected a number of A, or 0")
     if cfg.contrast and cfg.contrast not in CONTRASTS:
         raise InputError(f"--contrast {cfg.contrast}: expected one of {', '.join(CONTRASTS)}")
+    if cfg.name in ("", "..") or Path(cfg.name).name != cfg.name:
+        raise InputError(f"--name {cfg.name!r}: expected the name of a folder, not a path")
+    if (results_folder(cfg.results_dir, cfg.checkpoint) / cfg.name).is_file():
+        raise InputError(f"--name {cfg.name}: a file of the results; expected the name of a folder")
     nothing = np.empty((0, checkpoint["config"]["embedding_dim"]), dtype=np.float32)
     try:
         calibrated_score(nothing, checkpoint["calibration"])
@@ -151,6 +166,41 @@ def predictions(embeddings: np.ndarray, checkpoint: dict) -> pd.DataFrame:
             RUNNER_UP_COSINE: cosines[rows, second].astype(float),
         }
     )
+
+
+def rounded(table: pd.DataFrame) -> pd.DataFrame:
+    """The numbers with DECIMALS decimals; a particle stays unknown where, and only where, its score is the lower."""
+    table = table.round(DECIMALS)
+    level = (table[PREDICTION] == UNKNOWN) & (table[SCORE] >= table[THRESHOLD])
+    table.loc[level, SCORE] = (table[THRESHOLD] - 10.0**-DECIMALS).round(DECIMALS)
+    return table
+
+
+def record(cfg: Config, checkpoint: dict, volumes: int) -> dict:
+    """What the predictions were made from: content of predictions.json."""
+    calibration = checkpoint["calibration"]
+    return {
+        "made": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "checkpoint": os.path.abspath(cfg.checkpoint),
+        "epoch": checkpoint["epoch"],
+        "inputs": list(cfg.inputs),
+        "volumes": volumes,
+        "contrast": cfg.contrast or checkpoint["preprocessing"]["contrast"],
+        "voxel_size": cfg.voxel_size,
+        "score": calibration["score"],
+        "threshold": float(calibration["threshold"]),
+    }
+
+
+def origin(folder: Path) -> str:
+    """What the predictions in a folder were made from, in words."""
+    try:
+        before = json.loads((folder / "predictions.json").read_text(encoding="utf-8"))
+        names = ", ".join(before["inputs"][:MOST_NAMED])
+        more = f" and {len(before['inputs']) - MOST_NAMED} more" if len(before["inputs"]) > MOST_NAMED else ""
+        return f"of {names}{more} by {before['checkpoint']}, made {before['made']} (--name keeps both)"
+    except (OSError, ValueError, KeyError):
+        return "that are there, made from what is not recorded (--name keeps both)"
 
 
 def draw(path: Path, table: pd.DataFrame, inputs: list[Input], preprocessing: dict, score: str, warning: str) -> None:

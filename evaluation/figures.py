@@ -11,6 +11,7 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 
+from common.cli import plural
 from common.files import atomic_path
 
 DPI = 150
@@ -203,7 +204,9 @@ def prediction_page(
     histogram.legend(frameon=False, fontsize=8)
     columns = max(len(volumes) for _, volumes, _ in examples)
     grid = right.subplots(len(examples), columns, squeeze=False)
-    right.suptitle("The surest of each: the middle third of the volume along z, and its score", fontsize=10)
+    hidden = len(counts) - len(examples)
+    more = f"\nand {hidden} more {plural('class', hidden)}, without slices" if hidden else ""
+    right.suptitle(f"The surest of each: the middle third of the volume along z, and its score{more}", fontsize=10)
     for axes, (name, volumes, titles) in zip(grid, examples, strict=True):
         for axis in axes[len(volumes) :]:
             axis.axis("off")

@@ -31,6 +31,17 @@ def test_each_picture_is_a_readable_file_and_nothing_else_is_left(tmp_path):
     assert sorted(path.stem for path in tmp_path.iterdir()) == sorted(drawn)
 
 
+@pytest.mark.parametrize(("classes", "text"), [(1, ""), (2, "and 1 more class,"), (3, "and 2 more classes,")])
+def test_the_page_of_predictions_says_how_many_classes_it_shows_no_slices_of(monkeypatch, classes, text):
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+    counts = dict.fromkeys("abc"[:classes], 4)
+    examples = [("a", np.random.default_rng(0).random((2, 8, 8, 8)), ["1", "0.9"])]
+    figures.prediction_page("page.png", counts, np.linspace(0, 1, 4), 0.5, "score", examples)
+    title = drawn[0].subfigs[1].get_suptitle()
+    assert text in title and ("more" in title) == bool(text)
+
+
 def test_pictures_do_not_touch_pyplot():
     code = "import sys; from evaluation import figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,5 +1,6 @@
 """predict.py on real files: the answers of the library, whatever the volumes are called, cut to or sampled on."""
 
+import json
 import os
 from pathlib import Path
 
@@ -110,8 +111,11 @@ def test_predictions_are_those_of_the_library_in_the_order_of_the_rows(trained, 
     class_prototypes = content["calibration"]["prototypes"].numpy()
     nearest, cosines = classify(embeddings, class_prototypes)
     names = np.array(content["classes"])
-    assert [os.path.abspath(folder / name) for name in table["Input Data"]] == list(split.rows["Input Data"])
-    assert set(table["Threshold"]) == {content["calibration"]["threshold"]}
+    assert list(table["Input Data"]) == list(split.rows["Input Data"])
+    assert set(table["Threshold"]) == {round(content["calibration"]["threshold"], 6)}
+    np.testing.assert_array_equal(table["Score"] >= table["Threshold"], table["Prediction"] != "unknown")
+    for column in ("Score", "Nearest Cosine", "Runner-up Cosine"):
+        assert pd.read_csv(folder / "predictions.csv", dtype=str)[column].str.fullmatch(r"-?\d\.\d{1,6}").all()
     np.testing.assert_array_equal(table["Nearest Class"], names[nearest])
     np.testing.assert_allclose(table["Nearest Cosine"], cosines, atol=1e-6)
     scores = calibrated_score(embeddings, content["calibration"])
@@ -136,6 +140,36 @@ def test_predictions_are_those_of_the_library_in_the_order_of_the_rows(trained, 
     assert f"{len(table)} volumes" not in output  # nothing had to be done to them, so nothing is said
     for name, count in table["Prediction"].value_counts().items():
         assert f"{name} " in output and f" {count} " in output
+
+
+def test_rounding_moves_no_score_across_the_threshold():
+    scores = [0.1234560, 0.12345609, 0.1234561, 0.12345449, 0.5]
+    columns = {"Prediction": ["unknown", "unknown", "a", "unknown", "a"], "Score": scores, "Threshold": 0.1234561}
+    table = predict.rounded(pd.DataFrame(columns))
+    assert set(table["Threshold"]) == {0.123456}
+    assert list(table["Score"]) == [0.123455, 0.123455, 0.123456, 0.123454, 0.5]
+    assert list(table["Score"] >= table["Threshold"]) == [False, False, True, False, True]
+
+
+def test_predictions_say_what_they_were_made_from_and_what_they_replace(checkpoint, files, tmp_path, capsys):
+    predicted(tmp_path, checkpoint, *files[:4])
+    assert "replaces" not in capsys.readouterr().out
+    folder = tmp_path / "model_save-checkpoint"
+    made = json.loads((folder / "predict" / "predictions.json").read_text())
+    assert (made["checkpoint"], made["inputs"], made["volumes"]) == (str(checkpoint), files[:4], 4)
+    predicted(tmp_path, checkpoint, *files[4:], name="second")
+    assert "replaces" not in capsys.readouterr().out
+    assert len(pd.read_csv(folder / "predict" / "predictions.csv")) == 4
+    assert len(pd.read_csv(folder / "second" / "predictions.csv")) == COUNT - 4
+    predicted(tmp_path, checkpoint, *files[4:])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "replaces" in line]
+    names = f"{', '.join(files[:3])} and 1 more"
+    assert line.startswith(
+        f"{folder}/predict: replaces the predictions of {names} by {checkpoint}, made {made['made']}"
+    )
+    (folder / "predict" / "predictions.json").unlink()
+    predicted(tmp_path, checkpoint, *files[4:])
+    assert "made from what is not recorded" in capsys.readouterr().out
 
 
 def test_every_name_of_a_volume_gives_the_same(checkpoint, files, expected, tmp_path):
@@ -302,6 +336,9 @@ def test_bad_options_and_calibrations_are_named(checkpoint, files, tmp_path):
         ({"contrast": "grey"}, "--contrast grey: expected one of bright, dark"),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"voxel_size": -1.0}, "--voxel-size -1"),
+        ({"name": "a/b"}, "--name 'a/b': expected the name of a folder"),
+        ({"name": ""}, "--name '': expected the name of a folder"),
+        ({"name": ".."}, "--name '..': expected the name of a folder"),
     ):
         with pytest.raises(InputError, match=message):
             predicted(tmp_path, checkpoint, *files, **options)
