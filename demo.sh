@@ -20,25 +20,46 @@ run python ../train.py --width 8 --epochs 20 --resume
 run python ../test.py model_save/checkpoint.pt
 run python ../open_set.py model_save/checkpoint.pt --bootstrap 50
 
+# New volumes, as a user has them: three of each known and each unseen class at SNR 0.5; their names tell what they are.
+python - new_particles <<'EOF'
+import shutil
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+folder = Path(sys.argv[1])
+folder.mkdir(exist_ok=True)
+rows = pd.concat([pd.read_csv(f"csv_split/{part}.csv", dtype=str) for part in ("test", "unseen")])
+for _, row in rows[rows["SNR Level"] == "05"].groupby("Actual Label").head(3).iterrows():
+    shutil.copyfile(Path("csv_split") / row["Input Data"], folder / f"{row['Particle']}.mrc")
+EOF
+run python ../predict.py model_save/checkpoint.pt new_particles
+
 echo
-python - results/model_save-checkpoint <<'EOF'
+PYTHONPATH=.. python - results/model_save-checkpoint <<'EOF'
 import json
 import sys
 from pathlib import Path
+
+from loader.labels import snr_text
 
 folder = Path(sys.argv[1])
 closed = json.loads((folder / "closed_set.json").read_text())
 unseen = json.loads((folder / "open_set.json").read_text())["unseen"]
 chance = 1 / len(closed["classes"])
 auc = unseen["verification"]["unseen_unseen"]["auc"]
+rejection = unseen["rejection"]
+auroc = rejection["scores"][rejection["default_score"]]["auroc"]
 print("THE DEMO IN SHORT")
-print(f"{len(closed['classes'])} known classes, test accuracy       {closed['accuracy']:.3f}   (chance {chance:.3f})")
+print(f"{len(closed['classes'])} known classes, test accuracy        {closed['accuracy']:.3f}   (chance {chance:.3f})")
 for row in closed["per_snr"]:
-    print(f"    at SNR {row['snr']:8s}                {row['accuracy']:.3f}")
-print(f"{len(unseen['classes'])} unseen classes, AUC of their pairs {auc:.3f}   (chance 0.500)")
+    print(f"    {snr_text(row['snr']):33s} {row['accuracy']:.3f}")
+print(f"{len(unseen['classes'])} unseen classes, AUC of their pairs  {auc:.3f}   (chance 0.500)")
+print(f"known against unseen, AUROC           {auroc:.3f}   (chance 0.500)")
 print("open demo/results/model_save-checkpoint/open_set.html first")
-print("written in demo/: data_/contact_sheet.png, csv_split/, model_save/checkpoint.pt, log.csv and")
-for path in sorted(folder.iterdir()):
+print("written in demo/: data_/contact_sheet.png, csv_split/, model_save/checkpoint.pt, log.csv, new_particles/ and")
+for path in sorted(path for path in folder.rglob("*") if path.is_file()):
     print(f"    {path}")
 if closed["accuracy"] < 3 * chance or auc < 0.7:
     sys.exit("the demo FAILED: expected a test accuracy of three times chance and an AUC of 0.7 at least")
