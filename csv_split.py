@@ -126,7 +126,8 @@ def split(table: pd.DataFrame, cfg: Config, source: str) -> dict[str, str]:
     particles = table.drop_duplicates(PARTICLE)
     counts = particles[LABEL].value_counts()
     for name, count in counts[counts < FEWEST].items():
-        raise InputError(f"{source}: class {name} has {count} particles; expected at least {FEWEST}, one for each part")
+        found = f"class {name} has {count} {plural('particle', count)}"
+        raise InputError(f"{source}: {found}; expected at least {FEWEST}, one for each part")
     part_of = split_by_tomogram(particles, cfg, source) if cfg.by_tomogram else split_particles(particles, cfg)
     parts = particles[PARTICLE].map(part_of)
     present = pd.crosstab(particles[LABEL], parts).reindex(columns=PARTS, fill_value=0)

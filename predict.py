@@ -183,7 +183,7 @@ def record(cfg: Config, checkpoint: dict, volumes: int) -> dict:
         "made": time.strftime("%Y-%m-%d %H:%M:%S"),
         "checkpoint": os.path.abspath(cfg.checkpoint),
         "epoch": checkpoint["epoch"],
-        "inputs": list(cfg.inputs),
+        "inputs": [absolute(name, Path()) for name in cfg.inputs],
         "volumes": volumes,
         "contrast": cfg.contrast or checkpoint["preprocessing"]["contrast"],
         "voxel_size": cfg.voxel_size,

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.cli import InputError, choose_device, run
+from common.cli import InputError, choose_device, plural, run
 from common.files import atomic_path, write_json
 from loader.volume import read_volume
 from simulation.auxiliary import neighbour_densities
@@ -92,14 +92,7 @@ class Config:
     overwrite: bool = False  # replace the data set that is in data_dir
 
 
-RUN_ONLY = (
-    "data_dir",
-    "structures",
-    "download",
-    "device",
-    "workers",
-    "overwrite",
-)  # options that do not change the data
+RUN_ONLY = ("data_dir", "structures", "download", "device", "workers", "overwrite")  # do not change the data
 
 
 def main(cfg: Config) -> None:
@@ -124,8 +117,9 @@ def main(cfg: Config) -> None:
     write_sheet(data, densities.numpy(), cfg)
     seconds = time.perf_counter() - start
     print(
-        f"{folder}: {len(names)} classes x {cfg.per_class} particles x {len(cfg.snr)} SNRs "
-        f"({cfg.snr_convention} convention), {made} volumes made now in {seconds:.0f} s; see {folder}/contact_sheet.png"
+        f"{folder}: {len(names)} {plural('class', len(names))} x {cfg.per_class} {plural('particle', cfg.per_class)} x "
+        f"{len(cfg.snr)} {plural('SNR', len(cfg.snr))} ({cfg.snr_convention} convention), {made} "
+        f"{plural('volume', made)} made now in {seconds:.0f} s; see {folder}/contact_sheet.png"
     )
 
 

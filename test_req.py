@@ -1,6 +1,6 @@
 """Check that every dependency is there and new enough, and say what torch runs on.
 
-requirements.txt, the installed packages -> a table; exit code 1 when one is missing or too old
+requirements.txt, the installed packages -> a table; exit code 1, and what to do, when one is missing or too old
 
     python test_req.py
 
@@ -11,6 +11,10 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 MIN_PYTHON = (3, 11)
+REMEDY = (
+    "in the repository: pip install -r requirements.txt; or ./run_tests.sh, which puts all of it into .venv, and then "
+    "source .venv/bin/activate"
+)
 # the oldest versions that the code runs on; requirements.txt pins those it is tested with
 MINIMA = {
     "torch": "2.11",
@@ -42,8 +46,9 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def main() -> int:
-    bad = sys.version_info[:2] < MIN_PYTHON
-    print(f"{'too old' if bad else 'ok':8s} python {sys.version.split()[0]}, at least {'.'.join(map(str, MIN_PYTHON))}")
+    old_python = sys.version_info[:2] < MIN_PYTHON
+    least, bad = ".".join(map(str, MIN_PYTHON)), False
+    print(f"{'too old' if old_python else 'ok':8s} python {sys.version.split()[0]}, at least {least}")
     for name, minimum in MINIMA.items():
         try:
             found = version(name)
@@ -54,10 +59,17 @@ def main() -> int:
         old = numbers(found) < numbers(minimum)
         print(f"{'too old' if old else 'ok':8s} {name} {found}, at least {minimum}")
         bad |= old
-    if bad:
-        print("install what is missing: pip install -r requirements.txt", file=sys.stderr)
+    if old_python:
+        print(f"python is too old: install python {least} or newer; {REMEDY}", file=sys.stderr)
         return 1
-    import torch
+    if bad:
+        print(f"something is missing or too old; {REMEDY}", file=sys.stderr)
+        return 1
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        print(f"torch is installed but cannot be imported ({error}); {REMEDY}", file=sys.stderr)
+        return 1
 
     if torch.cuda.is_available():
         print(f"device   cuda: {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from common.cli import InputError, is_first_process
+from common.cli import InputError, is_first_process, plural
 from loader.labels import (
     CLASS,
     INPUT,
@@ -294,8 +294,8 @@ def overlap_warning(rows: pd.DataFrame, trained: torch.Tensor, csv_path: Path | 
     if not count:
         return ""
     return (
-        f"{csv_path}: {count} particles have the names of particles that the checkpoint was trained on; unless they "
-        "are of another data set, its figures are too good: was csv_split.py run again after training?"
+        f"{csv_path}: {count} {plural('particle', count)} of the name of one that the checkpoint trained on; unless "
+        "they are of another data set, its figures are too good: was csv_split.py run again after training?"
     )
 
 

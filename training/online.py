@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from common.cli import InputError, find_data_dir
+from common.cli import InputError, find_data_dir, plural
 from loader.volume import same_voxel_size
 from simulation.auxiliary import auxiliary_densities, neighbour_densities
 from simulation.filters import Imaging
@@ -72,7 +72,8 @@ class OnlineBatches:
         self.simulator = Simulator(densities, self.imaging, crowd, variance)
         self.text = f"{self.volumes} volumes an epoch, simulated as they are needed"
         if cfg.auxiliary:
-            self.text += f", {cfg.auxiliary_share:.0%} of them of {cfg.auxiliary} auxiliary classes"
+            noun = plural("class", cfg.auxiliary)
+            self.text += f", {cfg.auxiliary_share:.0%} of them of {cfg.auxiliary} auxiliary {noun}"
 
     def size(self, number: int) -> int:
         return self.cfg.batch_size
