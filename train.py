@@ -81,6 +81,7 @@ class Config:
     false_rejection_rate: float = 0.05  # share of validation knowns that the threshold may call unknown
     memory_share: float = 0.5  # of the GPU's and the machine's memory that the training volumes may fill
     compile: bool = False  # torch.compile the network
+    bfloat16: bool = True  # autocast on CUDA; the CPU trains in float32
     sync_batchnorm: bool = False  # batch normalisation over the GPUs together
     tensorboard: bool = True  # write save_dir/tensorboard too
     save_every: int = 2000  # steps between writes of last.pt: the most that a killed run loses; 0 for whole epochs

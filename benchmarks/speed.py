@@ -8,16 +8,20 @@ Rows are ways to train; each is measured in the same run on the same volumes, wh
 
     native                   the box as it is, packed once; float32 channels-last on the CPU, bfloat16 autocast on CUDA
     native, default layout   the same without channels-last
+    native, compiled         the same by torch.compile
+    native, max pooling      another network: the box halved once more after the stem (train.py --backbone resnet_pool)
     enlarged on the device   the box doubled by trilinear interpolation on the device (train.py --upsample 2)
     original's recipe        MRC files read and enlarged by cubic splines one by one in the main process, in every
-                             epoch; default layout; float32 on the CPU
+                             epoch; default layout; float32
 
 Columns: loading (of what an epoch must load), augmentation, forward, training step, an epoch from end to end; the
 arithmetic rate of the training step as a share of that of a large matrix product in the same type; peak memory.
-Prints a table and writes <results>.json and .md.
+Below: where the time of a native step goes, by operator. Prints a table and writes <results>.json and .md.
 """
 
+import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,6 +34,7 @@ import numpy as np
 import pandas as pd
 import scipy.ndimage
 import torch
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import train
@@ -45,6 +50,7 @@ from training.stop import StopRequest
 
 MATRIX = {"cpu": 4096, "cuda": 8192}  # side of the matrices whose product is the machine's rate
 ORIGINAL_BATCH = 16
+PROFILED_STEPS, MOST_OPERATORS = 3, 8
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class Config:
     depth: int = 18  # of the network
     batch_size: int = 64  # volumes a step; the original's recipe has its own 16
     volumes: int = 512  # in the data set
+    compiled: bool = True  # with a row for torch.compile, where a C++ compiler is there
     seconds: float = 10.0  # of each measurement, at least one step
     device: str = "auto"  # auto, cpu or cuda
     results: str = "benchmarks/results/speed"  # .json and .md are added, with the device and width
@@ -60,10 +67,12 @@ class Config:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to train: how large the network sees a volume, in which layout, from where."""
+    """One way to train: which network sees a volume, how large, in which layout, from where."""
 
     upsample: int = 1
     channels_last: bool = True
+    compiled: bool = False
+    backbone: str = "resnet"
     per_item: bool = False  # read and enlarged by splines, one by one, every epoch
 
 
@@ -75,9 +84,15 @@ def main(cfg: Config) -> None:
     ways = {
         "native": Way(),
         "native, default layout": Way(channels_last=False),
+        "native, compiled": Way(compiled=True),
+        "native, max pooling": Way(backbone="resnet_pool"),
         "enlarged on the device": Way(upsample=2),
         "original's recipe": Way(channels_last=False, per_item=True),
     }
+    compiler = os.environ.get("CXX", "g++")
+    if not cfg.compiled or not shutil.which(compiler):
+        print(f"left out: native, compiled{f': no {compiler}' if cfg.compiled else ''}")
+        del ways["native, compiled"]
     content = {**machine(device), "rows": {}, "width": cfg.width, "depth": cfg.depth, "volumes": cfg.volumes}
     content |= {"seconds": cfg.seconds, "batch_size": cfg.batch_size, "original_batch_size": ORIGINAL_BATCH}
     path = f"{cfg.results}_{device.type}_width{cfg.width}"
@@ -118,7 +133,8 @@ def measure_way(
     options = {"half_turns": False, "shift": 0, "clip": 0.0} if way.per_item else {}
     settings = train.Config(
         width=cfg.width, depth=cfg.depth, batch_size=batch_size, upsample=way.upsample, epochs=10**4, save_every=0,
-        save_dir=str(folder), tensorboard=False, prototype_per_class=32, **options,
+        save_dir=str(folder), tensorboard=False, prototype_per_class=32, compile=way.compiled, backbone=way.backbone,
+        bfloat16=not way.per_item, **options,
     )  # fmt: skip
     batches = PerItem(split, batch_size, device) if way.per_item else FileBatches(
         settings, split.on_device(device), device, Group()
@@ -128,7 +144,8 @@ def measure_way(
     state.model.to(memory_format=state.layout)
     volumes, labels = batches.batch(0, 0)
     volumes = volumes.contiguous(memory_format=state.layout)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    kind = "bfloat16" if device.type == "cuda" and settings.bfloat16 else "float32"
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=kind == "bfloat16")
     kept = Kept(volumes, labels)
 
     def forward() -> None:
@@ -141,8 +158,9 @@ def measure_way(
         state.step = 0
         take_step(state, kept, StopRequest())
 
-    with FlopCounterMode(display=False) as counter:
-        step()
+    state.module.train()
+    with FlopCounterMode(display=False) as counter:  # by `forward`: a compiled network shows no operators
+        state.criterion(state.model.forward(volumes), labels).total.backward()
     flop = counter.get_total_flops() / batch_size
     reset_peak(device)
     row = {
@@ -152,10 +170,24 @@ def measure_way(
     row["augmentation"] = rate(counted(batches), batch_size, cfg.seconds, device) if not way.per_item else None
     row["loading"] = rate(lambda: enlarged(split, range(2)), 2, cfg.seconds, device) if way.per_item else loading
     row["epoch"] = epoch_rate(state, batches, device)
-    kind = "bfloat16" if device.type == "cuda" else "float32"
     row |= {"gflop": flop / 1e9, "matrix_share": row["step"] * flop / 1e12 / matrix[kind], "dtype": kind}
     row |= {"epoch_of_step": row["epoch"] / row["step"], "peak_memory_gb": peak(device) / 1e9}
+    if way == Way():
+        row["operators"] = operators(step, device)
     return row
+
+
+def operators(step: Callable[[], None], device: torch.device) -> dict[str, float]:
+    """The share of a step's time that each operator takes by itself, on the device, most first."""
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    with profile(activities=activities) as found:
+        for _ in range(PROFILED_STEPS):
+            step()
+        wait(device)
+    key = f"self_{'device' if device.type == 'cuda' else 'cpu'}_time_total"
+    times = {entry.key: getattr(entry, key) for entry in found.key_averages()}
+    whole = sum(times.values())
+    return {name: time / whole for name, time in sorted(times.items(), key=lambda pair: -pair[1])[:MOST_OPERATORS]}
 
 
 class Kept:
@@ -269,6 +301,8 @@ def table(content: dict) -> str:
         lines += ["", f"An epoch of `native` is {gain:.1f} times as fast as one of the original's recipe"]
         lines[-1] += f", {rows['native']['step'] / rows['enlarged on the device']['step']:.1f} times a training step of"
         lines[-1] += " `enlarged on the device`."
+    shares = [f"{name.removeprefix('aten::')} {share:.0%}" for name, share in rows["native"]["operators"].items()]
+    lines += ["", f"Where the time of a native step goes: {', '.join(shares)}."]
     return "\n".join(lines) + "\n"
 
 

@@ -1,6 +1,7 @@
 """3-D residual networks (He et al. 2016, with 3-D convolutions), of any depth and width, for one-channel volumes."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -66,14 +67,15 @@ def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
 class ResNet3D(nn.Module):
     """Stem of stride 2, four stages, global average pool: (N, 1, D, H, W) -> (N, features).
 
-    The stem halves the box once and has no max pooling: at the native 32^3 the stages work on 16, 8, 4 and 2 voxels.
+    The stem halves the box once: at the native 32^3 the stages work on 16, 8, 4 and 2 voxels.
 
     Args:
         depth: 10, 18 or 34 (basic blocks), 50 or 101 (bottlenecks).
         width: channels of the first stage; the following have 2, 4 and 8 times as many.
+        pool: halve the box once more after the stem, by the max pooling of the networks for pictures.
     """
 
-    def __init__(self, depth: int, width: int):
+    def __init__(self, depth: int, width: int, pool: bool = False):
         super().__init__()
         if depth not in BLOCKS_PER_STAGE:
             raise ValueError(f"depth {depth}: expected one of {sorted(BLOCKS_PER_STAGE)}")
@@ -83,6 +85,8 @@ class ResNet3D(nn.Module):
         self.stem = nn.Sequential(
             nn.Conv3d(1, width, 5, stride=2, padding=2, bias=False), nn.BatchNorm3d(width), nn.ReLU(inplace=True)
         )
+        if pool:
+            self.stem.append(nn.MaxPool3d(3, stride=2, padding=1))
         layers, channels = [], width
         for stage, blocks in enumerate(BLOCKS_PER_STAGE[depth]):
             for index in range(blocks):
@@ -108,4 +112,8 @@ def initialise(module: nn.Module) -> None:
 
 
 # name -> constructor(depth, width) of a module with `features`, the width of its output
-BACKBONES: dict[str, Callable[[int, int], nn.Module]] = {"resnet": ResNet3D, "sphere20": SphereFace20}
+BACKBONES: dict[str, Callable[[int, int], nn.Module]] = {
+    "resnet": ResNet3D,
+    "resnet_pool": partial(ResNet3D, pool=True),
+    "sphere20": SphereFace20,
+}

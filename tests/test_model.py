@@ -44,8 +44,14 @@ def test_an_unknown_depth_or_width_is_refused(depth, width):
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("box", [16, 32, 40])
 def test_every_backbone_says_how_wide_its_output_is(name, box):
-    network = BACKBONES[name]({"resnet": 10, "sphere20": 20}[name], 4).eval()
+    network = BACKBONES[name](20 if name == "sphere20" else 10, 4).eval()
     assert network(torch.randn(1, 1, box, box, box)).shape == (1, network.features)
+
+
+def test_the_pooled_stem_leaves_an_eighth_of_the_voxels():
+    volume = torch.randn(1, 1, 32, 32, 32)
+    plain, pooled = (BACKBONES[name](10, 4).stem(volume) for name in ("resnet", "resnet_pool"))
+    assert plain.shape[2:] == (16, 16, 16) and pooled.shape[2:] == (8, 8, 8)
 
 
 def test_sphere20_has_twenty_convolutions_and_at_32_voxels_flattens_all_that_is_left():

@@ -57,7 +57,7 @@ def take_step(state: Run, batches: Batches, stop: StopRequest) -> int:
         volumes = volumes.contiguous(memory_format=state.layout)
         alone = state.group.size == 1 or number == numbers[-1]
         with nullcontext() if alone else state.module.no_sync():
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and cfg.bfloat16):
                 terms = state.module(volumes, labels)
             (terms.total * (size / sum(sizes))).backward()
         values[:4] += torch.stack(terms).detach() * size
