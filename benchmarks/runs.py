@@ -2,6 +2,7 @@
 
 import json
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -78,7 +79,9 @@ def arguments(options: Mapping[str, object]) -> list[str]:
 
 
 def run_script(script: str, *given: str, log: Path) -> None:
-    """Run a script of the repository as a process that ends with this one; what it prints is added to the file `log`.
+    """Run a script of the repository as a process; what it prints is added to the file `log`.
+
+    Where this process is asked to end (Ctrl-C, SIGTERM) the script is, too, and is waited for: training saves its run.
 
     Raises ScriptError, with the last line that it printed, when it fails.
     """
@@ -87,10 +90,19 @@ def run_script(script: str, *given: str, log: Path) -> None:
         file.write(f"$ {script} {' '.join(given)}\n")
         file.flush()
         command = [sys.executable, str(REPOSITORY / script), *given]
-        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False)
-    if done.returncode:
+        before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    if code:
         last = log.read_text(encoding="utf-8").splitlines()[-1].strip()
-        raise ScriptError(f"{script} ended with exit code {done.returncode}: {last}; all that it printed is in {log}")
+        raise ScriptError(f"{script} ended with exit code {code}: {last}; all that it printed is in {log}")
 
 
 def once(path: Path, settings: dict, job: Callable[[], dict]) -> dict:

@@ -90,6 +90,28 @@ def test_a_script_that_fails_is_named_with_its_last_line_and_log(tmp_path, monke
     assert log.read_text().splitlines() == ["$ bad.py --seed 3", "one", "two"]
 
 
+def test_a_script_ends_with_the_benchmark_that_is_asked_to(tmp_path):
+    (tmp_path / "slow.py").write_text(
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(0)))\n"
+        "print('started', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    log = tmp_path / "log.txt"
+    text = (
+        "from pathlib import Path\nfrom benchmarks import runs\n"
+        f"runs.REPOSITORY = Path({str(tmp_path)!r})\nruns.run_script('slow.py', log=Path({str(log)!r}))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", text], cwd=REPOSITORY) as benchmark:
+        deadline = time.monotonic() + 60
+        while not (log.is_file() and "started" in log.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        benchmark.terminate()
+        assert benchmark.wait(60) == 128 + signal.SIGTERM
+    assert log.read_text().splitlines()[-1] == "saved"
+
+
 def test_without_structures_as_many_procedural_classes_take_the_same_parts():
     procedural, real = runs.class_set(""), runs.class_set("structures")
     for role in ("known", "valid_unseen", "unseen"):
