@@ -13,13 +13,13 @@ is its loss without auxiliary classes. Unseen classes are not simulated at all. 
 when called again with the same options.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 from benchmarks import runs
-from benchmarks.runs import Size, format_mean_std, mean_std
-from common.cli import InputError, choose_device, run
+from benchmarks.runs import Size, Study, format_mean_std, mean_std
+from common.cli import InputError, run
 
 FULL = Size(
     {"per_class": "300"},
@@ -30,18 +30,12 @@ MORE = {"more steps": {"epochs": 3}, "more width": {"width": 2}, "both": {"epoch
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Study):
     work_dir: str = "bench/class_diversity"  # folder for data, runs and logs
-    structures: str = ""  # folder of the benchmark's coordinate files; empty for procedural complexes
-    quick: bool = False  # the size for a CPU
     losses: tuple[str, ...] = ("softmax", "soft_lmccl")  # names in LOSSES
     auxiliary: tuple[int, ...] = (0, 100, 300, 1000, 3000)  # numbers of auxiliary classes
     more: tuple[str, ...] = ("more steps", "more width", "both")  # of the best; none to leave it out
     seeds: tuple[int, ...] = (9, 10)  # of weights, of what is simulated, and of the auxiliary shapes
-    simulate_options: dict[str, str] = field(default_factory=dict)  # of simulate.py, over the size's: envelope inf
-    train_options: dict[str, str] = field(default_factory=dict)  # of train.py, over the size's: width 16
-    device: str = "auto"  # auto, cpu or cuda
-    results: str = ""  # files, without their endings
 
 
 def main(cfg: Config) -> None:
@@ -52,13 +46,7 @@ def main(cfg: Config) -> None:
     classes = replace(runs.class_set(cfg.structures), unseen=())
     simulate = {**size.simulate, **cfg.simulate_options}
     csv_dir, data = runs.make_split(work_dir, classes, cfg.structures, cfg.device, simulate)
-    settings = {
-        "data": data,
-        "train": {**size.train, **cfg.train_options},
-        "seeds": list(cfg.seeds),
-        **runs.machine(choose_device(cfg.device)),
-    }
-    stem = cfg.results or str(runs.RESULTS / f"class_diversity{'_quick' if cfg.quick else ''}")
+    settings, stem = cfg.settings(size, data, cfg.seeds), cfg.stem("class_diversity")
     done: dict[str, list[dict]] = {}
     for seed, loss, auxiliary in product(cfg.seeds, cfg.losses, cfg.auxiliary):
         measure(cfg, work_dir, csv_dir, settings, done, (loss, auxiliary, ""), seed)

@@ -12,29 +12,23 @@ goes on when called again with the same options. The best row is the one of the 
 valid_unseen.csv; unseen.csv chooses nothing, and is not reported for rows that try an option.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 from benchmarks import runs
-from benchmarks.runs import ScriptError, format_mean_std, mean_std
-from common.cli import InputError, choose_device, run
+from benchmarks.runs import ScriptError, Study, format_mean_std, mean_std
+from common.cli import InputError, run
 from loss.loss import AUTHORS, LOSSES, ORIGINAL
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Study):
     work_dir: str = "bench/losses"  # folder for data, runs and logs
     csv_dir: str = ""  # a split to use; empty: one is simulated in work_dir
-    structures: str = ""  # folder of the benchmark's coordinate files; empty for procedural complexes
-    quick: bool = False  # the size for a CPU
     rows: tuple[str, ...] = tuple(LOSSES)  # names in ROWS
     seeds: tuple[int, ...] = (9, 10, 11)  # of weights, order and augmentation
-    simulate_options: dict[str, str] = field(default_factory=dict)  # of simulate.py, over the size's: per_class 300
-    train_options: dict[str, str] = field(default_factory=dict)  # of train.py, over the size's: width 16 epochs 10
     keep_weights: bool = False  # keep the checkpoints of finished runs
-    device: str = "auto"  # auto, cpu or cuda
-    results: str = ""  # files, without their endings; empty: benchmarks/results/losses, or losses_quick
 
 
 # name: (loss, options); other rows than the losses as they are must be asked for with --rows
@@ -65,13 +59,7 @@ def main(cfg: Config) -> None:
     if not cfg.csv_dir:
         classes, simulate = runs.class_set(cfg.structures), {**size.simulate, **cfg.simulate_options}
         csv_dir, data = runs.make_split(work_dir, classes, cfg.structures, cfg.device, simulate)
-    settings = {
-        "data": data,
-        "train": {**size.train, **cfg.train_options},
-        "seeds": list(cfg.seeds),
-        **runs.machine(choose_device(cfg.device)),
-    }
-    stem = cfg.results or str(runs.RESULTS / ("losses_quick" if cfg.quick else "losses"))
+    settings, stem = cfg.settings(size, data, cfg.seeds), cfg.stem("losses")
     done: dict[str, list[dict]] = {name: [] for name in cfg.rows}
     failed = []
     for seed, name in product(cfg.seeds, cfg.rows):

@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import count, islice
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from types import MappingProxyType
 import pandas as pd
 import torch
 
-from common.cli import REPOSITORY, InputError
+from common.cli import REPOSITORY, InputError, choose_device
 from common.files import results_folder, write_csv, write_json, write_text
 from simulation.structures import CLASS_SETS, ClassSet, procedural_name
 
@@ -39,6 +39,27 @@ class Size:
 
 FULL = Size({"per_class": "500"}, {"width": "64", "epochs": "30"})
 QUICK = Size({"per_class": "120"}, {"width": "8", "epochs": "10"})
+
+
+@dataclass(frozen=True)
+class Study:
+    """Options of every benchmark that trains networks on simulated data."""
+
+    structures: str = ""  # folder of the benchmark's coordinate files; empty for procedural complexes
+    quick: bool = False  # the size for a CPU
+    simulate_options: dict[str, str] = field(default_factory=dict)  # of simulate.py, over the size's: per_class 300
+    train_options: dict[str, str] = field(default_factory=dict)  # of train.py, over the size's: width 16 epochs 10
+    device: str = "auto"  # auto, cpu or cuda
+    results: str = ""  # files, without their endings; empty: benchmarks/results/<name>, or <name>_quick
+
+    def stem(self, name: str) -> str:
+        """Where the results go, without the endings of the files."""
+        return self.results or str(RESULTS / f"{name}{'_quick' if self.quick else ''}")
+
+    def settings(self, size: Size, data: dict, seeds: Sequence[int]) -> dict:
+        """What the figures were measured on, for the files of results."""
+        train = {**size.train, **self.train_options}
+        return {"data": data, "train": train, "seeds": list(seeds), **machine(choose_device(self.device))}
 
 
 def machine(device: torch.device) -> dict[str, str | int]:

@@ -18,7 +18,7 @@ valid.csv and valid_unseen.csv are read; where the data are simulated here, the 
 even made.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -27,25 +27,19 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from benchmarks import runs
-from benchmarks.runs import format_mean_std, mean_std
-from common.cli import InputError, choose_device, run
+from benchmarks.runs import Study, format_mean_std, mean_std
+from common.cli import InputError, run
 from evaluation.rejection import DEFAULT_SCORE
 from loader.dataset import class_names, read_split
 from loader.labels import CLASS, LABEL
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Study):
     work_dir: str = "bench/select_score"  # folder for data, runs and logs
     csv_dir: str = ""  # a split to use; empty: one is simulated in work_dir
-    structures: str = ""  # folder of the benchmark's coordinate files; empty for procedural complexes
-    quick: bool = False  # the size for a CPU
     folds: int = 5  # parts of the known classes, each left out of training once
     seeds: tuple[int, ...] = (9, 10, 11)  # of weights, order and augmentation
-    simulate_options: dict[str, str] = field(default_factory=dict)  # of simulate.py, over the size's: per_class 300
-    train_options: dict[str, str] = field(default_factory=dict)  # of train.py, over the size's: width 16 epochs 10
-    device: str = "auto"  # auto, cpu or cuda
-    results: str = ""  # files, without their endings; empty: benchmarks/results/select_score, or select_score_quick
 
 
 FRACTIONS = "0.6 0.3 0.1"  # train, valid, test of data simulated here: test is not read, the knowns come from valid
@@ -63,15 +57,8 @@ def main(cfg: Config) -> None:
         simulate, split = {**size.simulate, **cfg.simulate_options}, {"fractions": FRACTIONS}
         csv_dir, data = runs.make_split(work_dir, classes, cfg.structures, cfg.device, simulate, split)
     unknown_classes = write_cases(cfg, csv_dir, work_dir)
-    settings = {
-        "data": data,
-        "train": {**size.train, **cfg.train_options},
-        "seeds": list(cfg.seeds),
-        **runs.machine(choose_device(cfg.device)),
-        "default_score_before": DEFAULT_SCORE,
-        "unknown_classes": unknown_classes,
-    }
-    stem = cfg.results or str(runs.RESULTS / ("select_score_quick" if cfg.quick else "select_score"))
+    settings, stem = cfg.settings(size, data, cfg.seeds), cfg.stem("select_score")
+    settings |= {"default_score_before": DEFAULT_SCORE, "unknown_classes": unknown_classes}
     cases = []
     for seed, name in product(cfg.seeds, unknown_classes):
         cases.append(run_once(cfg, work_dir, settings, name, seed))
