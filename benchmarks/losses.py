@@ -97,22 +97,26 @@ def run_once(cfg: Config, work_dir: Path, csv_dir: Path, settings: dict, name: s
     options = {**settings["train"], "loss": loss, "seed": seed} | ({"loss_options": words} if words else {})
     folder = work_dir / f"{name}-{seed}"
 
-    def measure() -> dict:
+    def job() -> dict:
         print(f"{name}, seed {seed}: training", flush=True)
-        device = {"device": cfg.device}
-        checkpoint = runs.train(folder, csv_dir, options | device)
-        closed = runs.evaluate("test.py", folder, checkpoint, csv_dir, device)
-        opened = runs.evaluate("open_set.py", folder, checkpoint, csv_dir, device | {"bootstrap": 1, **runs.BRIEF})
-        result = {"seed": seed, **figures(closed, opened)}
+        result = {"seed": seed, **train_and_measure(folder, csv_dir, options, cfg.device)}
         if name not in LOSSES:  # a row that tries an option: its choice must not see the final figures
             result.pop("unseen", None)
         return result
 
     made_on = {"data": settings["data"], **({"csv_dir": str(csv_dir)} if cfg.csv_dir else {})}
-    result = runs.once(folder / "result.json", made_on | options, measure)
+    result = runs.once(folder / "result.json", made_on | options, job)
     if not cfg.keep_weights:
         runs.remove_weights(folder)
     return result
+
+
+def train_and_measure(folder: Path, csv_dir: Path, options: dict, device: str) -> dict:
+    """Train in `folder` with these options of train.py; the figures of the best checkpoint."""
+    checkpoint = runs.train(folder, csv_dir, options | {"device": device})
+    closed = runs.evaluate("test.py", folder, checkpoint, csv_dir, {"device": device})
+    brief = {"device": device, "bootstrap": 1, **runs.BRIEF}
+    return figures(closed, runs.evaluate("open_set.py", folder, checkpoint, csv_dir, brief))
 
 
 def figures(closed: dict, opened: dict) -> dict:
@@ -216,7 +220,7 @@ def page(content: dict) -> str:
 
 
 def table(rows: dict, best: str | None, part: str | None) -> list[str]:
-    """One line a row, the best row in bold; of an unseen set, or, for None, of the known classes."""
+    """One line a row of `report`, the best row in bold; of an unseen set, or, for None, of the known classes."""
     measures = MEASURES if part else {"accuracy": "accuracy"}
     lines = []
     for name, row in rows.items():

@@ -60,6 +60,7 @@ def jobs(cfg: Config, device: torch.device) -> dict[str, list[str]]:
         "class_diversity": study("class_diversity"),
         "select_score": study("select_score"),
         "losses": study("losses"),
+        "recipes": study("recipes"),
     }
 
 

@@ -17,11 +17,12 @@ import pytest
 import torch
 import tyro
 
-from benchmarks import class_diversity, hard_set, losses, runs, select_score
+from benchmarks import class_diversity, hard_set, losses, recipes, runs, select_score
 from benchmarks.runs import ScriptError
 from common.cli import REPOSITORY, InputError
 from simulation.structures import ClassSet
 from tests.conftest import SMALL_RUN
+from training.recipes import RECIPES
 
 TINY = dict(zip((name.removeprefix("--").replace("-", "_") for name in SMALL_RUN[::2]), SMALL_RUN[1::2], strict=True))
 TINY |= {"epochs": "2"}
@@ -38,7 +39,9 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, spec.name, module)
         spec.loader.exec_module(module)
-        module.main(tyro.cli(module.Config, args=given))
+        recipe = given[given.index("--recipe") + 1] if "--recipe" in given else ""
+        default = module.Config(**RECIPES[recipe]) if recipe else None
+        module.main(tyro.cli(module.Config, args=given, default=default))
 
     monkeypatch.setattr(runs, "run_script", run_here)
     threads = torch.get_num_threads()
@@ -163,6 +166,35 @@ def test_losses_killed_in_a_run_goes_on_with_it_and_repeats_no_other(workspace, 
     assert "unseen" not in trial  # a row that tries an option must not see the final figures
     assert "Not finished" not in (tmp_path / "losses.md").read_text()
     assert not list((tmp_path / "work").glob("*-9/model_save/*.pt"))
+
+
+def test_recipes_are_trained_each_with_its_own_options_and_the_size_of_all(tmp_path, in_process):
+    cfg = recipes.Config(
+        work_dir=str(tmp_path / "work"),
+        quick=True,
+        rows=("authors", "diverse"),
+        simulate_options={"per_class": "10", "snr": "0.1 inf", "box": "16", "voxel_size": "24", "resolution": "24"},
+        train_options={name: value for name, value in TINY.items() if name not in ("depth", "lr")},
+        device="cpu",
+        results=str(tmp_path / "recipes"),
+    )
+    with pytest.raises(InputError, match="--rows nothing: expected some of default, diverse"):
+        recipes.main(replace(cfg, rows=("nothing",)))
+    recipes.main(cfg)
+    trained = {}
+    for name in cfg.rows:
+        log = pd.read_csv(tmp_path / "work" / f"{name}-9" / "model_save" / "log.csv")
+        assert len(log) == int(TINY["epochs"])
+        trained[name] = log["lr"].iloc[-1]
+    assert trained["authors"] == RECIPES["authors"]["lr"] != trained["diverse"]
+    content = json.loads((tmp_path / "recipes.json").read_text())
+    assert content["rows"]["diverse"]["recipe"] == RECIPES["diverse"] and content["rows"].keys() == {*cfg.rows}
+    table = (tmp_path / "recipes.md").read_text()
+    for name, row in content["rows"].items():
+        assert f"| {name} | 1 | {row['mean']['accuracy']['mean']:.3f} |" in table
+    del in_process[:]
+    recipes.main(cfg)
+    assert not in_process
 
 
 def finished_run(seed: int, auc: float) -> dict:
