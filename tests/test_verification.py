@@ -1,6 +1,7 @@
 """Verification against naive loops, hand-computed cases and scikit-learn."""
 
 import json
+import tracemalloc
 from itertools import combinations
 
 import numpy as np
@@ -203,7 +204,18 @@ def test_scale_says_when_one_kind_of_pair_is_missing():
 def test_a_million_pairs_of_many_rows_are_drawn_in_bounded_memory():
     rng = np.random.default_rng(0)
     labels = rng.integers(8, size=100_000).astype(str)  # 5e9 pairs exist
+    features = rng.normal(size=(100_000, 64))
     pool = pair_pools(labels, np.arange(100_000))[1]
-    pairs = pool.draw(1_000_000, rng)
+    tracemalloc.start()
+    try:
+        pairs = pool.draw(1_000_000, rng)
+        drawing = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        scores = similarity(features, pairs)
+        scoring = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
     assert pairs.shape == (1_000_000, 2) and (labels[pairs[:, 0]] != labels[pairs[:, 1]]).all()
-    assert similarity(rng.normal(size=(100_000, 8)), pairs).shape == (1_000_000,)
+    assert scores.shape == (1_000_000,)
+    assert drawing < 400e6  # all pairs that exist would be 8e10 bytes
+    assert scoring < 100e6  # the offsets of all drawn pairs would be 5e8
