@@ -1,6 +1,8 @@
 """What only a GPU shows; on the CPU the rest of the tests hold."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ from loader.dataset import load_split
 from model import embed, load_checkpoint, load_model
 from simulation.imaging import Imaging, Simulator
 from simulation.structures import load_densities, procedural_name
+from tests.conftest import SMALL_RUN
+from tests.scripts import LIMIT_S, REPOSITORY
 from tests.test_train import small
 from training.batches import FileBatches
 from training.group import Group
@@ -71,3 +75,19 @@ def test_the_simulator_makes_the_same_signal_on_both_devices():
         target, _ = simulator.filters(moved.defocus)
         volumes.append(simulator.signal(simulator.pose(labels.to(simulator.device), moved), target).cpu())
     torch.testing.assert_close(volumes[0], volumes[1], rtol=1e-3, atol=1e-3 * float(volumes[0].abs().max()))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_synchronised_batch_normalisation_sees_the_whole_batch(workspace, tmp_path):
+    script = [str(REPOSITORY / "train.py"), *SMALL_RUN, "--epochs", "1", "--csv-dir", str(workspace / "csv_split")]
+    script += ["--no-bfloat16", "--lr", "0.0001"]
+    together = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *script, "--sync-batchnorm"]
+    kept = []
+    for name, command in (("alone", script), ("together", together)):
+        command = [sys.executable, *command, "--save-dir", str(tmp_path / name)]
+        subprocess.run(command, cwd=tmp_path, check=True, timeout=LIMIT_S)
+        kept.append(load_checkpoint(tmp_path / name / "last.pt")["state_dict"])
+    means = [name for name in kept[0] if name.endswith("running_mean")]
+    assert means and kept[1].keys() == kept[0].keys()
+    for name in means:
+        torch.testing.assert_close(kept[1][name], kept[0][name], rtol=1e-2, atol=1e-3)
