@@ -80,7 +80,7 @@ def test_the_simulator_makes_the_same_signal_on_both_devices():
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_synchronised_batch_normalisation_sees_the_whole_batch(workspace, tmp_path):
     script = [str(REPOSITORY / "train.py"), *SMALL_RUN, "--epochs", "1", "--csv-dir", str(workspace / "csv_split")]
-    script += ["--no-bfloat16", "--lr", "0.0001"]
+    script += ["--no-bfloat16"]
     together = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *script, "--sync-batchnorm"]
     kept = []
     for name, command in (("alone", script), ("together", together)):
