@@ -31,19 +31,23 @@ class Config(Study):
     keep_weights: bool = False  # keep the checkpoints of finished runs
 
 
-# name: (loss, options); other rows than the losses as they are must be asked for with --rows
-ROWS: dict[str, tuple[str, dict]] = {name: (name, {}) for name in LOSSES} | {
-    "soft_lmccl_authors": ("soft_lmccl", AUTHORS),
-    "soft_lmccl_original": ("soft_lmccl", ORIGINAL),
-    "soft_lmccl_s64": ("soft_lmccl", {"s": 64.0}),
-    "soft_lmccl_s_auto": ("soft_lmccl", {"s": "auto"}),
-    "soft_lmccl_m0": ("soft_lmccl", {"m": 0.0}),
-    "soft_lmccl_m0.2": ("soft_lmccl", {"m": 0.2}),
-    "soft_lmccl_warmup": ("soft_lmccl", {"warmup_epochs": 5}),
-    "soft_lmccl_margin0.1": ("soft_lmccl", {"margin_weight": 0.1}),
-    "soft_lmccl_no_center": ("soft_lmccl", {"center_weight": 0.0}),
-    "soft_lmccl_center0.03": ("soft_lmccl", {"center_weight": 0.03}),
-    "soft_lmccl_raw_center": ("soft_lmccl", {"center_features": "raw"}),
+BALANCED = {"class_samples": 8}  # volumes of each of the classes in a batch
+# name: (loss, its options, options of train.py); other rows than the losses as they are must be asked for with --rows
+ROWS: dict[str, tuple[str, dict, dict]] = {name: (name, {}, {}) for name in LOSSES} | {
+    "soft_lmccl_authors": ("soft_lmccl", AUTHORS, {}),
+    "soft_lmccl_original": ("soft_lmccl", ORIGINAL, {}),
+    "soft_lmccl_s64": ("soft_lmccl", {"s": 64.0}, {}),
+    "soft_lmccl_s_auto": ("soft_lmccl", {"s": "auto"}, {}),
+    "soft_lmccl_m0": ("soft_lmccl", {"m": 0.0}, {}),
+    "soft_lmccl_m0.2": ("soft_lmccl", {"m": 0.2}, {}),
+    "soft_lmccl_warmup": ("soft_lmccl", {"warmup_epochs": 5}, {}),
+    "soft_lmccl_margin0.1": ("soft_lmccl", {"margin_weight": 0.1}, {}),
+    "soft_lmccl_no_center": ("soft_lmccl", {"center_weight": 0.0}, {}),
+    "soft_lmccl_center0.03": ("soft_lmccl", {"center_weight": 0.03}, {}),
+    "soft_lmccl_raw_center": ("soft_lmccl", {"center_features": "raw"}, {}),
+    "soft_lmccl_balanced": ("soft_lmccl", {}, BALANCED),
+    "triplet_balanced": ("triplet", {}, BALANCED),
+    "supcon_balanced": ("supcon", {}, BALANCED),
 }
 REFERENCE = "soft_lmccl"
 SETS = ("valid_unseen", "unseen")
@@ -92,9 +96,9 @@ def check(cfg: Config) -> None:
 
 def run_once(cfg: Config, work_dir: Path, csv_dir: Path, settings: dict, name: str, seed: int) -> dict:
     """The figures of one row and seed: trained, tested, and kept in its folder."""
-    loss, loss_options = ROWS[name]
+    loss, loss_options, more = ROWS[name]
     words = [str(word) for pair in loss_options.items() for word in pair]
-    options = {**settings["train"], "loss": loss, "seed": seed} | ({"loss_options": words} if words else {})
+    options = {**settings["train"], "loss": loss, "seed": seed, **more} | ({"loss_options": words} if words else {})
     folder = work_dir / f"{name}-{seed}"
 
     def job() -> dict:
@@ -150,12 +154,12 @@ def report(done: dict[str, list[dict]]) -> dict:
     """Every run, the mean and standard deviation of each row over its seeds, the best row, and what that means."""
     rows = {}
     for name, finished in done.items():
-        loss, options = ROWS[name]
+        loss, options, more = ROWS[name]
         mean = {"accuracy": mean_std([each["accuracy"] for each in finished])}
         for part in SETS:
             if all(part in each for each in finished):
                 mean[part] = {key: mean_std([each[part][key] for each in finished]) for key in MEASURES}
-        rows[name] = {"loss": loss, "options": options, "mean": mean, "runs": finished}
+        rows[name] = {"loss": loss, "options": options | more, "mean": mean, "runs": finished}
     ranked = [name for name in rows if choice(rows[name]) is not None]
     best = max(ranked, key=lambda name: choice(rows[name]), default=None)
     return {"rows": rows, "best": best, "verdict": verdict(rows, best)}
