@@ -20,6 +20,7 @@ from pathlib import Path
 from benchmarks import runs
 from benchmarks.runs import Size, Study, format_mean_std, mean_std
 from common.cli import InputError, run
+from loader.labels import snr_text
 
 FULL = Size(
     {"per_class": "300"},
@@ -121,7 +122,7 @@ def page(settings: dict, done: dict[str, list[dict]]) -> str:
     keys = [key for key in rows[0] if key.startswith("auc")] + ["val", "accuracy"]
     heads = {"auc": "pair AUC, all", "val": "VAL at FAR 1e-2", "accuracy": "known accuracy"}
     head = ["loss", "auxiliary classes", "budget"]
-    head += [heads.get(key, f"pair AUC, SNR {key.removeprefix('auc_')}") for key in keys]
+    head += [heads.get(key, f"pair AUC, {snr_text(key.removeprefix('auc_'))}") for key in keys]
     cells = [
         [row["loss"], str(row["auxiliary"]), row["more"] or "same", *(format_mean_std(row[key]) for key in keys)]
         for row in rows

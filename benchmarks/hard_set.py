@@ -29,7 +29,7 @@ import tyro
 from benchmarks import runs
 from common.cli import InputError, choose_device, run
 from loader.dataset import class_names, read_split
-from loader.labels import LABEL, PARTICLE
+from loader.labels import LABEL, PARTICLE, snr_text
 from model import load_checkpoint
 from simulation.structures import ClassSet
 
@@ -151,7 +151,7 @@ def known_figures(closed: dict) -> dict[str, list]:
     """Of closed_set.json: accuracies by the linear classifier, overall and per SNR, and by nearest prototype."""
     result = {"accuracy, linear classifier": [closed["accuracy"], closed["accuracy_interval"]]}
     for entry in closed["per_snr"]:
-        result[f"accuracy, linear classifier, SNR {entry['snr']}"] = [entry["accuracy"], entry["accuracy_interval"]]
+        result[f"accuracy, linear classifier, {snr_text(entry['snr'])}"] = [entry["accuracy"], entry["accuracy_interval"]]
     return result | {"accuracy, nearest prototype": [closed["nearest_prototype_accuracy"], None]}
 
 
@@ -161,7 +161,7 @@ def unseen_figures(part: dict) -> dict[str, list]:
     score = rejection["default_score"]
     result = {"pair AUC": [pairs["unseen_unseen"]["auc"], pairs["unseen_unseen"]["auc_interval"]]}
     for entry in pairs["per_snr"]:
-        result[f"pair AUC, SNR {entry['snr']}"] = [entry["unseen_unseen"][key] for key in ("auc", "auc_interval")]
+        result[f"pair AUC, {snr_text(entry['snr'])}"] = [entry["unseen_unseen"][key] for key in ("auc", "auc_interval")]
     result[f"rejection AUROC, {score}"] = [rejection["scores"][score][key] for key in ("auroc", "auroc_interval")]
     wished = f"knowns called unknown, wished {rejection['wished_false_rejection_rate']:g}"
     for label, key in ((wished, "false_rejection_rate"), ("unknowns detected", "unknown_detection_rate")):
