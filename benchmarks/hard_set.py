@@ -151,7 +151,8 @@ def known_figures(closed: dict) -> dict[str, list]:
     """Of closed_set.json: accuracies by the linear classifier, overall and per SNR, and by nearest prototype."""
     result = {"accuracy, linear classifier": [closed["accuracy"], closed["accuracy_interval"]]}
     for entry in closed["per_snr"]:
-        result[f"accuracy, linear classifier, {snr_text(entry['snr'])}"] = [entry["accuracy"], entry["accuracy_interval"]]
+        label = f"accuracy, linear classifier, {snr_text(entry['snr'])}"
+        result[label] = [entry["accuracy"], entry["accuracy_interval"]]
     return result | {"accuracy, nearest prototype": [closed["nearest_prototype_accuracy"], None]}
 
 
