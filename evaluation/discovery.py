@@ -44,12 +44,16 @@ def smallest_cluster(count: int) -> int:
     return max(SMALLEST_CLUSTER, round(SMALLEST_SHARE * count))
 
 
-def hdbscan(points: np.ndarray) -> np.ndarray:
-    """Clusters by density (Campello et al. 2013), (N, F) -> (N,) from 0, NOISE for rows in none."""
+def hdbscan(points: np.ndarray, of: int = 0) -> np.ndarray:
+    """Clusters by density (Campello et al. 2013), (N, F) -> (N,) from 0, NOISE for rows in none.
+
+    Where the points are some of `of`, the smallest cluster and the neighbourhood are smaller in proportion.
+    """
     if np.ptp(points, axis=0).max() < 1e-6:  # all in one place: density is infinite and would be split at random
         return np.zeros(len(points), dtype=int)
-    size = smallest_cluster(len(points))
-    return HDBSCAN(min_cluster_size=size, min_samples=SMALLEST_CLUSTER // 2, copy=True).fit_predict(points)
+    of = of or len(points)
+    size, neighbours = (round(count * len(points) / of) for count in (smallest_cluster(of), SMALLEST_CLUSTER // 2))
+    return HDBSCAN(min_cluster_size=max(size, 2), min_samples=max(neighbours, 2), copy=True).fit_predict(points)
 
 
 def gaussian_mixture(points: np.ndarray, numbers: range, seed: int) -> np.ndarray:
@@ -99,6 +103,7 @@ def stability(
     """For each cluster, the mean over resamples of its best Jaccard index with a cluster found again, (K,).
 
     Each row is a particle. Rows that a resample draws more than once are clustered once: repeats are not neighbours.
+    So a resample holds about 63 % of the rows.
 
     Returns:
         These means, and how many clusters each resample had, (n_boot,).
@@ -128,13 +133,21 @@ def agreement(found: np.ndarray, classes: np.ndarray) -> dict[str, float | None]
 
 
 def _agreement_intervals(found: np.ndarray, classes: np.ndarray, n_boot: int, seed: int) -> dict[str, list | None]:
-    """The intervals of the agreement over resamples of the particles, the clusters being as they are."""
-    draws = []
-    for weights in particle_weights(np.arange(len(found)), n_boot, seed):
-        rows = np.repeat(np.arange(len(found)), weights)
-        draws.append(agreement(found[rows], classes[rows]))
-    values = {key: [draw[key] for draw in draws if draw[key] is not None] for key in ("ari", "nmi", "purity")}
-    return {f"{key}_interval": interval(some) for key, some in values.items()}
+    """The intervals of the agreement, the clusters being as they are.
+
+    Drawn with repeats, copies of a particle would agree with themselves; so half of the particles are drawn without,
+    which spreads as much. All three measures also depend on the number of particles: the spread is put around the
+    figure of all.
+    """
+    rng = np.random.default_rng(seed)
+    halves = [rng.permutation(len(found))[: len(found) // 2] for _ in range(n_boot)]
+    draws = [agreement(found[rows], classes[rows]) for rows in halves]
+    result = {}
+    for key, value in agreement(found, classes).items():
+        values = np.array([draw[key] for draw in draws if draw[key] is not None])
+        enough = value is not None and len(values) > 1
+        result[f"{key}_interval"] = interval(np.clip(value + values - values.mean(), -1, 1)) if enough else None
+    return result
 
 
 def discover(
@@ -151,7 +164,7 @@ def discover(
         embeddings: (N, E).
         classes: (N,) true class names; they judge the clusters and do not make them.
         particles: (N,) an identity that all copies of one particle share; one copy of each is used.
-        n_boot: resamples of the particles for the intervals of ARI, NMI and purity, the clusters being as they are.
+        n_boot: draws of half of the particles for the intervals of ARI, NMI and purity, the clusters being as they are.
         reclusterings: resamples that are clustered again, for stability and for the interval of the number.
 
     Returns:
@@ -172,7 +185,7 @@ def discover(
     by_mixture = gaussian_mixture(points, range(1, most + 1), seed)
     number = by_mixture.max() + 1
     methods = {
-        "hdbscan": (hdbscan(points), hdbscan),
+        "hdbscan": (hdbscan(points), lambda some: hdbscan(some, len(points))),
         "gaussian_mixture": (by_mixture, lambda some: _mixture_again(some, number, seed)),
     }
     for method, (found, cluster) in methods.items():

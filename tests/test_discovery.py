@@ -8,7 +8,18 @@ from sklearn.metrics.cluster import contingency_matrix
 from sklearn.mixture import GaussianMixture
 
 from evaluation import discovery
-from evaluation.discovery import NOISE, discover, gaussian_mixture, hdbscan, one_per_particle, purity, reduce, stability
+from evaluation.discovery import (
+    NOISE,
+    _agreement_intervals,
+    agreement,
+    discover,
+    gaussian_mixture,
+    hdbscan,
+    one_per_particle,
+    purity,
+    reduce,
+    stability,
+)
 
 
 def clusters(number: int, size: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -48,6 +59,38 @@ def test_intervals_hold_the_figures_and_narrow_with_more_particles():
         return high - low
 
     assert width(120) < 0.7 * width(30)
+
+
+@pytest.mark.parametrize(("size", "number"), [(60, 10), (500, 30)])
+def test_intervals_of_clusters_that_have_nothing_to_do_with_the_classes_hold_chance(size, number):
+    rng = np.random.default_rng(0)
+    found, classes = rng.integers(number, size=size), rng.integers(6, size=size)
+    figures = agreement(found, classes)
+    intervals = _agreement_intervals(found, classes, 100, seed=0)
+    for key, value in figures.items():
+        low, high = intervals[f"{key}_interval"]
+        assert low < value < high, key
+    low, high = intervals["ari_interval"]
+    assert low < 0 < high
+
+
+def test_an_interval_is_as_wide_as_the_figure_varies_from_sample_to_sample():
+    def sample(seed: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(seed)
+        classes = rng.integers(4, size=200)
+        return np.where(rng.random(200) < 0.3, rng.integers(4, size=200), classes), classes
+
+    figures = [agreement(*sample(seed))["ari"] for seed in range(200)]
+    low, high = np.percentile(figures, [2.5, 97.5])
+    drawn = _agreement_intervals(*sample(0), 200, seed=0)["ari_interval"]
+    assert 0.6 < (drawn[1] - drawn[0]) / (high - low) < 1.5
+
+
+def test_small_clear_classes_are_stable_and_their_number_is_certain():
+    embeddings, classes = clusters(6, 15, 0.02)
+    found = discover(embeddings, classes, np.arange(90), n_boot=4, reclusterings=10)["hdbscan"]
+    assert found["clusters"] == found["stable_clusters"] == 6
+    assert found["clusters_interval"] == [6, 6]
 
 
 def test_a_number_that_is_the_most_that_were_tried_says_so(monkeypatch):
