@@ -12,8 +12,8 @@ then, with a network trained on the hard data beside it:
 
 The easy data are those of simulate.py. They are made again with the same seed, classes and options but for those of
 the hard set, and split alike: each particle is in the same part of both, so that none that is tested on was trained
-on. Each checkpoint is evaluated by test.py and open_set.py three times: on easy data; on hard data with easy train.csv
-and valid.csv, to which test.py fits its linear classifier and with which scores compare; and on hard data throughout.
+on. Each checkpoint is evaluated by test.py and open_set.py twice, on easy and on hard test and unseen particles. Its
+train.csv and valid.csv, to which test.py fits its linear classifier, are always of the data that it was trained on.
 Nothing is chosen.
 """
 
@@ -53,7 +53,7 @@ class Config:
     results: str = str(runs.RESULTS / "hard_set")  # files, without their endings
 
 
-EASY, HARD_ON_EASY, HARD = "easy", "hard, fitted on easy", "hard, fitted on hard"
+KINDS = ("easy", "hard")  # of data
 NOT_OPTIONS = ("classes", "files", "procedural")  # of simulation.json: what the data came to be, not how
 
 
@@ -65,8 +65,8 @@ def main(cfg: Config) -> None:
     simulate = {key: value for key, value in before.items() if key not in NOT_OPTIONS} | hard
     classes = classes_by_use(easy, cfg.csv_dir)
     csv_dir, data = runs.make_split(work_dir, classes, cfg.structures, cfg.device, simulate, cfg.split_options)
-    conditions = {EASY: Path(cfg.csv_dir).absolute(), HARD_ON_EASY: work_dir / "csv_mixed", HARD: csv_dir}
-    write_mixed(conditions[HARD_ON_EASY], easy, read_parts(csv_dir))
+    parts = {"easy": easy, "hard": read_parts(csv_dir)}
+    check_same_particles(parts)
 
     checkpoints = {"easy": cfg.checkpoint} | ({"hard": cfg.hard_checkpoint} if cfg.hard_checkpoint else {})
     content = {
@@ -78,13 +78,14 @@ def main(cfg: Config) -> None:
         "checkpoints": {trained_on: network_of(path) for trained_on, path in checkpoints.items()},
         "figures": {trained_on: {} for trained_on in checkpoints},
     }
-    for trained_on, condition in product(checkpoints, conditions):
-        print(f"trained on {trained_on} data, evaluated on: {condition}", flush=True)
-        folder = work_dir / f"trained_on_{trained_on}" / condition.replace(", ", "_").replace(" ", "_")
+    for trained_on, tested_on in product(checkpoints, KINDS):
+        print(f"trained on {trained_on} data, evaluated on {tested_on}", flush=True)
+        folder = work_dir / f"trained_on_{trained_on}" / tested_on
+        write_mixed(folder / "csv_split", parts[trained_on], parts[tested_on])
         settings = {"data": data, "checkpoint": content["checkpoints"][trained_on], "bootstrap": cfg.bootstrap}
-        checkpoint, split = Path(checkpoints[trained_on]).absolute(), conditions[condition]
-        content["figures"][trained_on][condition] = runs.once(
-            folder / "result.json", settings, lambda f=folder, c=checkpoint, s=split: measure(cfg, f, c, s)
+        checkpoint = Path(checkpoints[trained_on]).absolute()
+        content["figures"][trained_on][tested_on] = runs.once(
+            folder / "result.json", settings, lambda f=folder, c=checkpoint: measure(cfg, f, c)
         )
         runs.write_results(cfg.results, content, page(content))
     print(page(content))
@@ -115,18 +116,19 @@ def classes_by_use(easy: dict[str, pd.DataFrame], csv_dir: str) -> ClassSet:
     return ClassSet(tuple(known), *(tuple(easy[name][LABEL].unique()) for name in ("valid_unseen", "unseen")))
 
 
-def write_mixed(folder: Path, easy: dict[str, pd.DataFrame], hard: dict[str, pd.DataFrame]) -> None:
-    """The split of easy train and valid and hard everything else.
-
-    Raises InputError when a particle is in another part of the hard data than of the easy.
-    """
+def check_same_particles(parts: dict[str, dict[str, pd.DataFrame]]) -> None:
+    """Raises InputError when a particle is in another part of the hard data than of the easy."""
     for name in runs.PARTS:
-        if {*easy[name][PARTICLE]} != {*hard[name][PARTICLE]}:
+        if {*parts["easy"][name][PARTICLE]} != {*parts["hard"][name][PARTICLE]}:
             raise InputError(
                 f"{name}.csv: other particles in the hard data than in the easy; give --split-options as csv_split.py "
                 "was given, and another --work-dir"
             )
-    runs.write_parts(folder, hard | {name: easy[name] for name in ("train", "valid")})
+
+
+def write_mixed(folder: Path, trained_on: dict[str, pd.DataFrame], tested_on: dict[str, pd.DataFrame]) -> None:
+    """The split of train and valid of one kind of data, and everything else of another."""
+    runs.write_parts(folder, tested_on | {name: trained_on[name] for name in ("train", "valid")})
 
 
 def network_of(checkpoint: str) -> dict:
@@ -136,11 +138,11 @@ def network_of(checkpoint: str) -> dict:
     return {**kept, "sha256": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()}
 
 
-def measure(cfg: Config, folder: Path, checkpoint: Path, csv_dir: Path) -> dict:
-    """Every figure of one checkpoint on one split, name -> [value, 95 % interval or None], by set."""
-    device = {"device": cfg.device}
+def measure(cfg: Config, folder: Path, checkpoint: Path) -> dict:
+    """Every figure of one checkpoint on the split in `folder`, name -> [value, 95 % interval or None], by set."""
+    csv_dir, device = folder / "csv_split", {"device": cfg.device}
     closed = runs.evaluate("test.py", folder, checkpoint, csv_dir, device)
-    options = device | {"bootstrap": cfg.bootstrap, "umap": False}
+    options = device | {"bootstrap": cfg.bootstrap, "umap": False, "floors": False}
     opened = runs.evaluate("open_set.py", folder, checkpoint, csv_dir, options)
     sets = {name: unseen_figures(opened[name]) for name in ("valid_unseen", "unseen") if name in opened}
     counts = {"test": closed["n"]} | {name: opened[name]["n"] for name in sets}
@@ -192,9 +194,8 @@ def page(content: dict) -> str:
         f"Data: {content['data']['source']}. SNR convention: {first['snr_convention']}. {content['device']}, "
         f"torch {content['torch']}. 95 % intervals over particles. `python -m benchmarks.hard_set`",
         "",
-        f'"{HARD_ON_EASY}": the linear classifier and what the scores compare with are of easy train.csv, the '
-        f'regularisation of easy valid.csv; the rest is hard. "{HARD}": all of hard data. Class prototypes of the '
-        "prototype accuracy and the threshold of unknowns are the checkpoint's, always.",
+        "The linear classifier is fitted to data of the kind that the checkpoint was trained on; class prototypes, "
+        "what scores compare with and the threshold of unknowns are the checkpoint's own.",
     ]
     for trained_on, conditions in content["figures"].items():
         if not conditions:

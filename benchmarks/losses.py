@@ -89,7 +89,9 @@ def check(cfg: Config) -> None:
         raise InputError(f"--rows {' '.join(unknown)}: expected some of {', '.join(ROWS)}")
     if not cfg.rows or not cfg.seeds:
         raise InputError(f"{len(cfg.rows)} --rows, {len(cfg.seeds)} --seeds: expected at least one of each")
-    taken = {"loss", "loss_options", "seed", "device", "csv_dir", "save_dir"} & cfg.train_options.keys()
+    given = {"loss", "loss_options", "seed", "device", "csv_dir", "save_dir"}
+    given.update(*(ROWS[name][2] for name in cfg.rows))
+    taken = given & cfg.train_options.keys()
     if taken:
         raise InputError(f"--train-options {', '.join(sorted(taken))}: not to be given, the benchmark does")
 

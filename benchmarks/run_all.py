@@ -42,7 +42,7 @@ def jobs(cfg: Config, device: torch.device) -> dict[str, list[str]]:
     where = ["--device", device.type]
     data = ["--structures", str(Path(cfg.structures).absolute())] if cfg.structures else []
     quick = [] if device.type == "cuda" else ["--quick"]
-    batch = ["--batch-size", "256" if device.type == "cuda" else "64"]
+    batch = ["--batch-size", "256", "--volumes", "8192"] if device.type == "cuda" else ["--batch-size", "64"]
     results, work = Path(cfg.results_dir).absolute(), Path(cfg.work_dir).absolute()
 
     def module(name: str, *options: str) -> list[str]:

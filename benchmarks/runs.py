@@ -62,8 +62,17 @@ class Study:
         return {"data": data, "train": train, "seeds": list(seeds), **machine(choose_device(self.device))}
 
 
+def commit() -> str:
+    """The commit of the code that runs, with `-dirty` where files differ from it; empty outside of git."""
+    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
 def machine(device: torch.device) -> dict[str, str | int]:
-    """What times depend on."""
+    """What figures depend on beside data and options: the machine, the versions, the code."""
     processor = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -74,6 +83,7 @@ def machine(device: torch.device) -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
+        "commit": commit(),
     }
 
 

@@ -81,6 +81,7 @@ def main(cfg: Config) -> None:
         raise InputError(f"--volumes {cfg.volumes}: expected at least a batch, {max(cfg.batch_size, ORIGINAL_BATCH)}")
     device = choose_device(cfg.device)
     fast = device.type == "cuda"
+    torch.set_float32_matmul_precision("high" if fast else "highest")  # the product in TF32, as cuDNN convolves float32
     ways = {
         "native": Way(),
         "native, default layout": Way(channels_last=False),
@@ -169,7 +170,7 @@ def measure_way(
     }
     row["augmentation"] = rate(counted(batches), batch_size, cfg.seconds, device) if not way.per_item else None
     row["loading"] = rate(lambda: enlarged(split, range(2)), 2, cfg.seconds, device) if way.per_item else loading
-    row["epoch"] = epoch_rate(state, batches, device)
+    row["epoch"] = epoch_rate(state, batches, cfg.seconds, device)
     row |= {"gflop": flop / 1e9, "matrix_share": row["step"] * flop / 1e12 / matrix[kind], "dtype": kind}
     row |= {"epoch_of_step": row["epoch"] / row["step"], "peak_memory_gb": peak(device) / 1e9}
     if way == Way():
@@ -237,14 +238,16 @@ def counted(batches: FileBatches) -> Callable[[], None]:
     return make
 
 
-def epoch_rate(state: Run, batches: FileBatches | PerItem, device: torch.device) -> float:
-    """An epoch as train.py runs it, drawing its order and checking every step; validation and saving are not in it."""
-    state.epoch, state.step, state.seen = state.epoch + 1, 0, 0
+def epoch_rate(state: Run, batches: FileBatches | PerItem, seconds: float, device: torch.device) -> float:
+    """Epochs as train.py runs them, drawing their order and checking every step; without validation and saving."""
     wait(device)
-    start = time.perf_counter()
-    train_epoch(state, batches, StopRequest())
+    start, count = time.perf_counter(), 0
+    while count == 0 or time.perf_counter() - start < seconds:
+        state.epoch, state.step, state.seen = state.epoch + 1, 0, 0
+        train_epoch(state, batches, StopRequest())
+        count += 1
     wait(device)
-    return batches.volumes / (time.perf_counter() - start)
+    return count * batches.volumes / (time.perf_counter() - start)
 
 
 def rate(job: Callable[[], None], volumes: int, seconds: float, device: torch.device) -> float:
@@ -313,9 +316,11 @@ def page(content: dict, cfg: Config) -> str:
         "# Speed of training\n\n"
         f"3-D ResNet-{cfg.depth} of width {cfg.width}, volumes of 32^3, batches of {cfg.batch_size} (original's "
         f"recipe: {ORIGINAL_BATCH}); {content['device']}, {content['threads']} threads, torch {content['torch']}. "
-        f"Large matrix product: {products}. Each figure from {cfg.seconds:g} s of one run. Peak memory on the CPU is "
-        "that of the process so far.\n"
-        f"`python -m benchmarks.speed --width {cfg.width} --batch-size {cfg.batch_size}`\n\n" + table(content)
+        f"Large matrix product: {products}. Each figure from at least {cfg.seconds:g} s of one run, an epoch from "
+        f"whole epochs of {cfg.volumes} volumes, loading from one pass. Peak memory on the CPU is that of the process "
+        "so far.\n"
+        f"`python -m benchmarks.speed --width {cfg.width} --batch-size {cfg.batch_size} --volumes {cfg.volumes}`\n\n"
+        + table(content)
     )
 
 

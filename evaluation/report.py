@@ -266,9 +266,8 @@ def _cell(entry: dict, key: str, spread: str = "") -> tuple[str, str]:
     value, low_high = entry.get(key), entry.get(f"{key}_interval")
     if value is None:
         return "-", ""
-    if spread:
-        return f"{value:.3f}", f"± {entry[spread]:.3f} over folds"
-    return f"{value:.3f}", "" if low_high is None else f"[{low_high[0]:.3f}, {low_high[1]:.3f}]"
+    more = f"± {entry[spread]:.3f} over folds " if spread else ""
+    return f"{value:.3f}", more + ("" if low_high is None else f"[{low_high[0]:.3f}, {low_high[1]:.3f}]")
 
 
 def _rate(entry: dict, rate: str) -> tuple[str, str]:

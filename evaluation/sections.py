@@ -50,7 +50,7 @@ def verify(unseen: Embedded, known: Embedded, seed: int, n_boot: int, prepare: b
         return {
             "n": len(unseen),
             "authors": authors_protocol(
-                unseen.embeddings, unseen.classes, unseen.particles, seed=seed, prepare=prepare
+                unseen.embeddings, unseen.classes, unseen.particles, seed=seed, prepare=prepare, n_boot=n_boot
             ),
             "unseen_unseen": _scale(unseen, seed, n_boot, prepare),
             "seen_unseen": _scale(known.join(unseen), seed, n_boot, prepare, sides),

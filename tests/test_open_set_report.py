@@ -99,6 +99,8 @@ def test_levels_and_classes_are_those_rows_alone_and_have_intervals(evaluated):
         assert one["unknown_detection_rate_interval"][0] <= one["unknown_detection_rate"]
     for score in part["scores"].values():
         assert [one["class"] for one in score["per_class"]] == sorted(UNSEEN)
+    authors = evaluated["report"]["unseen"]["verification"]["authors"]
+    assert authors["accuracy_interval"][0] <= authors["accuracy"] <= authors["accuracy_interval"][1]
     floor = evaluated["report"]["unseen"]["floors"][0]
     assert all(floor[f"{key}_interval"] for key in ("unseen_auc", "five_shot", "auroc", "known_accuracy"))
 
