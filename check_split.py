@@ -4,7 +4,8 @@ csv_split/*.csv -> a table of particles and volumes; exit code 2 when something 
 
     python check_split.py
 
-A leak is a particle, a file or (with --by-tomogram) a tomogram on two sides, or a held-out class among the known.
+A leak is a particle or a file on two sides, a held-out class among the known, or (with --by-tomogram) a tomogram in two
+of train, valid and test. The held-out classes may come from any tomogram.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,7 @@ SHOWN = 10  # problems printed before the rest is only counted
 class Config:
     csv_dir: str = "csv_split"  # folder of the five CSV files
     volumes: bool = True  # open every volume and mask
-    by_tomogram: bool = False  # a tomogram on two sides is a leak
+    by_tomogram: bool = False  # a tomogram in two of train, valid and test is a leak
 
 
 def main(cfg: Config) -> None:
@@ -89,8 +90,9 @@ def leaks(files: dict[str, pd.DataFrame], by_tomogram: bool) -> list[str]:
     rows = pd.concat([rows.assign(File=name) for name, rows in files.items()])
     for name in rows[INPUT][rows[INPUT].duplicated()].unique():
         problems.append(f"{name}: stands {int((rows[INPUT] == name).sum())} times in the split")
-    for column in (PARTICLE, TOMOGRAM) if by_tomogram else (PARTICLE,):
-        sides = rows[rows.get(column, "") != ""].groupby(column)["File"].unique()
+    kinds = {PARTICLE: rows} | ({TOMOGRAM: rows[rows["File"].isin(KNOWN)]} if by_tomogram else {})
+    for column, those in kinds.items():
+        sides = those[those[column] != ""].groupby(column)["File"].unique()
         for name, found in sides[sides.map(len) > 1].items():
             problems.append(f"{column.lower()} {name}: on {len(found)} sides: {', '.join(found)}")
     return problems

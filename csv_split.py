@@ -6,7 +6,8 @@ data_/ (or a STAR file) -> csv_split/{train,valid,test,valid_unseen,unseen}.csv
     python csv_split.py --unseen 1qvr 2cg9 --valid-unseen 2hpi
     python csv_split.py --unseen benchmark --valid-unseen benchmark --classes benchmark
 
-The unit is the particle: all SNR copies of one particle fall on one side. The split is stratified by class.
+The unit is the particle: all SNR copies of one particle fall on one side. The split is stratified by class. With
+--by-tomogram no tomogram is in two of train, valid and test; the held-out classes may come from any.
 """
 
 import sys
@@ -40,7 +41,7 @@ class Config:
     unseen: tuple[str, ...] = ()  # classes held out of everything but the final figures; or a set's name
     valid_unseen: tuple[str, ...] = ()  # classes held out of training, for choices; or a set's name
     fractions: tuple[float, float, float] = (0.6, 0.1, 0.3)  # of a class's particles: train, valid, test
-    by_tomogram: bool = False  # keep all particles of a tomogram on one side
+    by_tomogram: bool = False  # no tomogram in two of train, valid and test; held-out classes come from any
     seed: int = 9  # of the split
     class_names: tuple[str, ...] = CLASS_SETS["original"].known  # of numbered files: class i // per_class
     per_class: int = 500  # numbered files of a class

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 import tyro
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+HOLD_S = 10  # until a process speaks itself: torchrun ends all when the first has spoken and ended
 
 
 class InputError(ValueError):
@@ -27,14 +29,16 @@ def run(
 ) -> None:
     """Read the command line into `config_class` and call `main`; an `InputError` ends with one line and exit code 2.
 
+    Of the processes that torchrun started, the first on each machine says it; another does where the first has no error.
     With `recipes`, `--recipe NAME` puts the recipe's values in the place of the defaults; other options override them.
     """
     try:
         default = config_class(**chosen_recipe(recipes)) if recipes else None
         main(tyro.cli(config_class, description=description, default=default))
     except InputError as error:
-        if is_first_process():
-            print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(HOLD_S)
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

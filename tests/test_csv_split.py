@@ -79,6 +79,21 @@ def test_tomograms_stay_whole_when_asked(data):
     assert counts == [6, 1, 3]
 
 
+def test_held_out_classes_may_share_tomograms_with_the_known_which_share_none_between_them(data):
+    files = split(data, by_tomogram=True, unseen=("d",), valid_unseen=("c",))
+    for table in files.values():
+        for name in table["Input Data"]:
+            (data / "csv_split" / name).touch()
+    cfg = check_split.Config(csv_dir=str(data / "csv_split"), volumes=False, by_tomogram=True)
+    check_split.main(cfg)
+    tomogram = files["train"]["Tomogram"].iloc[0]
+    assert tomogram in set(files["unseen"]["Tomogram"])
+    path = data / "csv_split" / "test.csv"
+    files["test"].assign(Tomogram=tomogram).to_csv(path, index=False)
+    with pytest.raises(InputError, match=f"1 problem\n  tomogram {tomogram}: on 2 sides: train, test$"):
+        check_split.main(cfg)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from common.cli import InputError
+from common.cli import InputError, plural
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,17 @@ def join(device: torch.device) -> Iterator[tuple[Group, torch.device]]:
     Under torchrun each process has a GPU of its own, and they talk over NCCL; on the CPU over Gloo. Each reads the
     whole split: host memory holds it once a process, until it is on the GPU, unless it is in a memory-mapped file.
 
-    Raises InputError for more processes than GPUs.
+    Raises InputError, on every process of a machine, where it has fewer GPUs than processes.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield Group(), device
         return
     if device.type == "cuda":
-        number = int(os.environ["LOCAL_RANK"])
-        if number >= torch.cuda.device_count():
-            raise InputError(
-                f"more processes than the {torch.cuda.device_count()} GPUs here; expected --nproc_per_node of that"
-            )
-        device = torch.device("cuda", number)
+        processes, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        if processes > gpus:
+            found = f"{processes} processes on a machine with {gpus} {plural('GPU', gpus)}"
+            raise InputError(f"{found}; expected --nproc_per_node of at most {gpus}")
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
