@@ -29,7 +29,7 @@ def run(
 ) -> None:
     """Read the command line into `config_class` and call `main`; an `InputError` ends with one line and exit code 2.
 
-    Of the processes that torchrun started, the first on each machine says it; another does where the first has no error.
+    Of the processes that torchrun started, the first on each machine says it; another does where the first goes on.
     With `recipes`, `--recipe NAME` puts the recipe's values in the place of the defaults; other options override them.
     """
     try:

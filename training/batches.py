@@ -1,4 +1,7 @@
-"""Where the batches of an epoch come from: the volumes of a split. A batch follows from (seed, epoch, number) alone."""
+"""Where the batches of an epoch come from: the volumes of a split.
+
+A batch follows from seed, epoch and number; of several processes each makes its part of it, and knows which that is.
+"""
 
 from typing import Any, Protocol
 
@@ -8,6 +11,8 @@ from common.cli import InputError, plural
 from loader import augment
 from loader.dataset import Split
 from training.group import Group
+
+FEWEST = 2  # volumes of a batch on a process: batch normalisation needs them
 
 
 class Batches(Protocol):
@@ -34,8 +39,8 @@ class FileBatches:
         group: the processes that share each batch.
 
     Raises:
-        InputError: rotations are wanted, and the tilt range is unknown; shifts beyond the box; a batch of fewer than
-            two volumes a process, or that cannot hold the class samples.
+        InputError: rotations are wanted, and the tilt range is unknown; shifts beyond the box; a batch or a split of
+            fewer than two volumes a process; a batch that cannot hold the class samples.
     """
 
     def __init__(self, cfg: Any, split: Split, device: torch.device, group: Group):
@@ -46,15 +51,17 @@ class FileBatches:
             raise InputError("--rotate: the tilt range of the volumes is unknown (columns Tilt Min and Tilt Max)")
         self.tilt_range = tuple(tilts) if cfg.rotate else None
         self.turns = augment.safe_half_turns(*(tilts or (None, None))) if cfg.half_turns else ()
-        # Batch normalisation needs two volumes on each process: a last batch of fewer is left out.
-        last = len(split) % cfg.batch_size
-        self.count = len(split) // cfg.batch_size + (last >= 2 * group.size)
+        check_batch_size(cfg.batch_size, group)
+        fewest = FEWEST * group.size
+        if len(split) < fewest:
+            found = f"{len(split)} training {plural('volume', len(split))}"
+            raise InputError(f"{found}: expected {fewest} or more, {FEWEST} for each process, for batch normalisation")
+        last = len(split) % cfg.batch_size  # a last batch of too few volumes is left out
+        self.count = len(split) // cfg.batch_size + (last >= fewest)
         self.volumes = sum(map(self.size, range(self.count)))
         side = split.images.shape[-1]
         if cfg.shift >= side / 2:
             raise InputError(f"--shift {cfg.shift}: expected less than half of the box, {side} voxels")
-        if cfg.batch_size < 2 * group.size:
-            raise InputError(f"--batch-size {cfg.batch_size}: expected 2 or more for each of {group.size} processes")
         self.text = f"{len(split)} training volumes {split.place}; half turns: {', '.join(self.turns) or 'none'}"
         self._draw(0)
 
@@ -64,18 +71,18 @@ class FileBatches:
     def batch(self, epoch: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         if epoch != self.epoch:
             self._draw(epoch)
-        index = self.order[number * self.cfg.batch_size : (number + 1) * self.cfg.batch_size]
-        index = index[self.group.rank :: self.group.size]
+        whole = slice(number * self.cfg.batch_size, (number + 1) * self.cfg.batch_size)
+        index, drawn = (numbers[whole][self.group.rank :: self.group.size] for numbers in (self.order, self.drawn))
         volumes = self.split.images[index.to(self.split.images.device, non_blocking=True)]
         volumes = volumes.to(self.device, torch.float32)
         if self.tilt_range:
-            volumes = augment.apply_rotations(volumes, self.rotations[index], self.tilt_range)
+            volumes = augment.apply_rotations(volumes, self.rotations[drawn], self.tilt_range)
         if self.turns:
-            volumes = augment.apply_half_turns(volumes, self.choice[index], self.turns)
+            volumes = augment.apply_half_turns(volumes, self.choice[drawn], self.turns)
         if self.cfg.shift:
-            volumes = augment.apply_shifts(volumes, self.shifts[index].to(self.device, non_blocking=True))
+            volumes = augment.apply_shifts(volumes, self.shifts[drawn].to(self.device, non_blocking=True))
         if self.cfg.noise:
-            volumes = augment.apply_noise(volumes, self.noise[index], self.cfg.noise)
+            volumes = augment.apply_noise(volumes, self.noise[drawn], self.cfg.noise)
         return volumes, self.labels[index.to(self.device, non_blocking=True)]
 
     def _draw(self, epoch: int) -> None:
@@ -83,11 +90,19 @@ class FileBatches:
         cfg, n = self.cfg, len(self.split)
         generator = torch.Generator().manual_seed(epoch_seed(cfg.seed, epoch))
         self.order = epoch_order(self.split.labels, cfg.batch_size, cfg.class_samples, generator)
+        # Which augmentation each has: that of its place where a volume may recur, else that of the volume.
+        self.drawn = torch.arange(n) if cfg.class_samples else self.order
         self.choice = augment.draw_half_turns(n, self.turns, generator)
         self.shifts = augment.draw_shifts(n, cfg.shift, generator)
         self.noise = augment.draw_noise(n, generator)
         self.rotations = augment.draw_rotations(n, generator)
         self.epoch = epoch
+
+
+def check_batch_size(batch_size: int, group: Group) -> None:
+    """Refuse a batch of which a process would get too few volumes for batch normalisation."""
+    if batch_size < FEWEST * group.size:
+        raise InputError(f"--batch-size {batch_size}: expected {FEWEST} or more for each of {group.size} processes")
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -15,7 +15,7 @@ from simulation.auxiliary import auxiliary_densities, neighbour_densities
 from simulation.filters import Imaging
 from simulation.imaging import Simulator
 from simulation.structures import find_structures, load_densities
-from training.batches import epoch_seed
+from training.batches import check_batch_size, epoch_seed
 from training.group import Group
 
 CPU_BATCH = 16  # particles simulated at once on the CPU, whose caches they then fit
@@ -26,7 +26,8 @@ class OnlineBatches:
 
     Labels are those of the known classes; auxiliary classes follow them, `auxiliary_share` of each batch is of them.
     Volumes are uniform over the classes of each kind. Poses and shifts are as simulate.py draws them; the SNR is
-    log-uniform in `online_snr`, but for the share `online_noise_free` of the volumes, which have no noise.
+    log-uniform in `online_snr`, but for the share `online_noise_free` of the volumes, which have no noise. Each process
+    draws its own part of a batch, so that another number of processes gives other batches.
 
     Args:
         cfg: of train.py: data_dir, structures, auxiliary, auxiliary_share, online_*, batch_size, seed.
@@ -35,13 +36,15 @@ class OnlineBatches:
         volumes: of an epoch.
 
     Raises:
-        InputError: no record of a simulation in the data folder, or one of other classes, structures or volumes.
+        InputError: no record of a simulation in the data folder, or one of other classes, structures or volumes; a
+            batch of fewer than two volumes a process.
     """
 
     def __init__(
         self, cfg: Any, classes: list[str], preprocessing: dict, volumes: int, device: torch.device, group: Group
     ):
         self.cfg, self.device, self.group, self.known = cfg, device, group, len(classes)
+        check_batch_size(cfg.batch_size, group)
         self.count = max(1, volumes // cfg.batch_size)
         self.volumes = self.count * cfg.batch_size
         folder = find_data_dir(cfg.data_dir)
