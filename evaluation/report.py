@@ -151,8 +151,8 @@ def discovery(part: dict) -> Table:
     note = (
         "Clusters found / true classes; adjusted Rand index (1 is perfect, 0 is chance). The number of clusters is "
         "estimated; with a + it is the most that were tried; in brackets the numbers in "
-        f"{part['discovery']['all_unseen']['reclusterings']} resamples, and the interval of the index. 'Called unknown' "
-        "is what a user would have; 'all unseen' is without any mistake in rejection."
+        f"{part['discovery']['all_unseen']['reclusterings']} resamples, and the interval of the index. 'Called "
+        "unknown' is what a user would have; 'all unseen' is without any mistake in rejection."
     )
     return Table("How many new classes?", note, _levels(part), rows)
 
