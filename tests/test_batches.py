@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -44,6 +45,14 @@ def test_a_last_batch_of_one_volume_is_left_out_as_batch_normalisation_cannot_us
     assert (source.count, source.volumes) == (2, 16)
 
 
+def test_every_process_needs_two_volumes_of_a_batch():
+    with pytest.raises(InputError, match=r"^3 training volumes: expected 4 or more, 2 for each process"):
+        batches(Group(0, 2), n=3)
+    with pytest.raises(InputError, match="--batch-size 8: expected 2 or more for each of 5 processes"):
+        batches(Group(0, 5))
+    assert batches(Group(0, 2), n=4).count == 1
+
+
 def test_a_batch_follows_from_seed_epoch_and_number_whatever_was_asked_before():
     options = {"half_turns": True, "shift": 1, "noise": 0.5, "rotate": True}
     source, fresh = batches(**options), batches(**options)
@@ -61,6 +70,22 @@ def test_processes_share_each_batch_and_its_augmentation():
         for rank in range(2):
             assert torch.equal(parts[rank][number][0], volumes[rank::2])
             assert torch.equal(parts[rank][number][1], labels[rank::2])
+
+
+@pytest.mark.parametrize("options", [{"half_turns": True}, {"shift": 1}, {"noise": 0.5}, {"rotate": True}])
+def test_a_volume_that_recurs_in_an_epoch_is_augmented_anew(options):
+    """Of 22 volumes the two of the one class come as often as the twenty of the other."""
+    labels = torch.tensor([0] * 2 + [1] * 20)
+    images = torch.randn(22, 1, 4, 4, 4, generator=torch.Generator().manual_seed(0)).to(torch.float16)
+    few = replace(split(), images=images, labels=labels)
+    cfg = SimpleNamespace(**{**PLAIN, "batch_size": 4, "class_samples": 2, **options})
+    source, parts = (FileBatches(cfg, few, DEVICE, group) for group in (Group(), Group(1, 2)))
+    volumes = torch.cat([source.batch(0, number)[0] for number in range(source.count)])
+    assert torch.equal(parts.batch(0, 1)[0], source.batch(0, 1)[0][1::2])
+    for number in range(2):
+        found = volumes[source.order[: len(volumes)] == number].flatten(1)
+        assert len(found) >= 5
+        assert len(found.unique(dim=0)) > 1
 
 
 def test_nothing_is_turned_where_the_tilt_range_is_unknown():

@@ -174,6 +174,24 @@ def test_a_cut_off_online_run_ends_with_the_same_weights(shared, tmp_path):
     assert same(whole["state_dict"], parts["state_dict"])
 
 
+def test_an_online_run_keeps_its_number_of_processes(shared, tmp_path):
+    options = {"save_dir": str(tmp_path / "run"), "epochs": 1}
+    train.main(settings(shared, **options))
+    path = tmp_path / "run" / "last.pt"
+    saved = load_checkpoint(path)
+    assert saved["progress"].pop("processes") == 1
+    torch.save(saved, path)
+    train.main(settings(shared, resume=True, **options))  # a run of before the number was kept
+    torch.save({**saved, "progress": {**saved["progress"], "processes": 2}}, path)
+    with pytest.raises(InputError, match=r"last\.pt: processes was 2, is 1; give the same, or --overwrite"):
+        train.main(settings(shared, resume=True, **options))
+
+
+def test_every_process_needs_two_volumes_of_a_batch(shared):
+    with pytest.raises(InputError, match="--batch-size 7: expected 2 or more for each of 4 processes"):
+        source(shared, Group(0, 4), batch_size=7)
+
+
 def test_what_does_not_belong_together_is_refused(shared, tmp_path):
     run = ("train.py", "--simulate-online", "--csv-dir", str(shared / "csv_split"), "--width", "4")
     assert "simulation.json: no such file" in refuse(*run, "--data-dir", str(tmp_path), cwd=tmp_path)

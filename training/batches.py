@@ -1,6 +1,7 @@
 """Where the batches of an epoch come from: the volumes of a split.
 
-A batch follows from seed, epoch and number; of several processes each makes its part of it, and knows which that is.
+A batch follows from seed, epoch and number alone, and several processes share it; but simulated ones (online.py) follow
+from the number of processes too, each of which draws its own part.
 """
 
 from typing import Any, Protocol

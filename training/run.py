@@ -148,9 +148,11 @@ class Run:
         saved = load_checkpoint(path)
         now = {**comparable(dataclasses.asdict(self.cfg)), "classes": self.classes, "preprocessing": self.preprocessing}
         then = {**comparable(saved["config"]), "classes": saved["classes"], "preprocessing": saved["preprocessing"]}
-        now["steps_per_epoch"], then["steps_per_epoch"] = self.steps_per_epoch, saved["progress"]["steps_per_epoch"]
-        changed = [f"{key} was {then.get(key)}, is {now[key]}" for key in now if now[key] != then.get(key)]
         progress = saved["progress"]
+        now["steps_per_epoch"], then["steps_per_epoch"] = self.steps_per_epoch, progress["steps_per_epoch"]
+        if self.cfg.simulate_online:  # each process draws its own part of a batch; a run of before may not say how many
+            now["processes"], then["processes"] = self.group.size, progress.get("processes", self.group.size)
+        changed = [f"{key} was {then.get(key)}, is {now[key]}" for key in now if now[key] != then.get(key)]
         if not torch.equal(self.particles, progress["particles"]):
             changed.append("trained on other particles than train.csv has now")
         if changed:
@@ -168,7 +170,7 @@ class Run:
     def save(self, path: Path) -> None:
         """Write everything that `load` needs, in one step."""
         progress = {"steps_per_epoch": self.steps_per_epoch, "step": self.step, "sums": self.sums, "seen": self.seen}
-        progress["particles"] = self.particles
+        progress |= {"particles": self.particles, "processes": self.group.size}
         if self.average:
             progress |= {"weights": self.model.state_dict(), "average": self.average.state_dict()}
         save_checkpoint(
