@@ -54,6 +54,7 @@ def main(cfg: Config) -> None:
     unseen, valid_unseen = expand(cfg.unseen, "unseen"), expand(cfg.valid_unseen, "valid_unseen")
     classes = choose_classes(table, expand(cfg.classes, "all"), unseen, valid_unseen, source)
     known = [name for name in classes if name not in {*unseen, *valid_unseen}]
+    labels.check_known(known, source)
 
     table[CLASS] = table[LABEL].map({name: index for index, name in enumerate(known)}).fillna(-1).astype(int)
     files = {"valid_unseen": table[table[LABEL].isin(valid_unseen)], "unseen": table[table[LABEL].isin(unseen)]}

@@ -34,7 +34,7 @@ from evaluation import figures
 from evaluation.rejection import calibrated_score, unit
 from loader.dataset import CONTRASTS, READERS, contrast_warning
 from loader.inputs import Input, find_inputs, prepare
-from loader.labels import INPUT, absolute
+from loader.labels import INPUT, UNKNOWN, absolute
 from model import embed, load_model
 
 
@@ -50,7 +50,6 @@ class Config:
     device: str = "auto"  # auto, cpu or cuda
 
 
-UNKNOWN = "unknown"
 PREDICTION, SCORE, THRESHOLD = "Prediction", "Score", "Threshold"
 NEAREST, NEAREST_COSINE = "Nearest Class", "Nearest Cosine"
 RUNNER_UP, RUNNER_UP_COSINE = "Runner-up", "Runner-up Cosine"

@@ -25,6 +25,7 @@ from loader.labels import (
     TILT_MIN,
     VOXEL_SIZE,
     absolute,
+    check_known,
     read_csv,
 )
 from loader.volume import normalise, read_volume, same_voxel_size, split_address
@@ -63,12 +64,13 @@ def read_split(csv_path: Path | str) -> pd.DataFrame:
 def class_names(rows: pd.DataFrame, csv_path: Path | str) -> list[str]:
     """The names of the known classes, by index.
 
-    Raises InputError when an index has two names, or the indices are not 0, 1, 2, ...
+    Raises InputError when an index has two names, the indices are not 0, 1, 2, ..., or a name means something else.
     """
     pairs = rows[[CLASS, LABEL]].drop_duplicates().sort_values(CLASS)
     if list(pairs[CLASS]) != list(range(len(pairs))) or pairs[LABEL].duplicated().any():
         found = ", ".join(f"{index} {name}" for index, name in pairs.itertuples(index=False))
         raise InputError(f"{csv_path}: classes {found or 'none'}; expected one name for each of 0, 1, 2, ...")
+    check_known(list(pairs[LABEL]), csv_path)
     return list(pairs[LABEL])
 
 

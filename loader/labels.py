@@ -6,6 +6,7 @@ A table has one row a volume. Its columns are text, empty where unknown: Input D
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,7 @@ INPUT, MASK, CLASS, SNR, LABEL = "Input Data", "Segmentation Ground Truth", "Cla
 PARTICLE, TOMOGRAM, VOXEL_SIZE = "Particle", "Tomogram", "Voxel Size"
 TILT_MIN, TILT_MAX = "Tilt Min", "Tilt Max"
 SNR_CONVENTION = "SNR Convention"
+UNKNOWN = "unknown"  # the prediction for a particle of no known class, so the name of none
 TABLE_COLUMNS = (INPUT, MASK, SNR, LABEL, PARTICLE, TOMOGRAM, VOXEL_SIZE)
 
 PARTICLES_FILE = "particles.csv"
@@ -66,10 +68,19 @@ def read_particles(data_dir: Path, star: str, class_names: tuple[str, ...], per_
 
 def left_out(data_dir: Path, table: pd.DataFrame) -> list[str]:
     """The folders of MRC files in a data folder, as classes or numbered files lie there, of which no file is taken."""
-    taken = {folder.resolve() for folder in {Path(split_address(name)[1]).parent for name in table[INPUT]}}
+    named = {Path(split_address(name)[1]).parent for column in (INPUT, MASK) for name in table[column] if name}
+    taken = {folder.resolve() for folder in named}
     below = [path for path in data_dir.iterdir() if path.is_dir()]
     folders = sorted([*below, *(folder for folder in data_dir.glob(f"*/{TARGET_FOLDER}") if folder.is_dir())])
     return [str(path.relative_to(data_dir)) for path in folders if path.resolve() not in taken and mrc_files(path)]
+
+
+def check_known(names: Iterable[str], source: Path | str) -> None:
+    """Refuse a known class that could not be told from a rejection."""
+    if UNKNOWN in names:
+        raise InputError(
+            f"{source}: a known class is named {UNKNOWN!r}, as predict.py calls what is of no known class; rename it"
+        )
 
 
 def read_star(path: Path) -> pd.DataFrame:

@@ -112,6 +112,15 @@ def test_a_mistake_is_named_and_writes_nothing(data, options, message):
     assert not (data / "csv_split").exists()
 
 
+def test_only_a_held_out_class_may_be_named_unknown(data):
+    path = data / "data_" / "particles.csv"
+    pd.read_csv(path, dtype=str).replace({"Actual Label": {"d": "unknown"}}).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"particles\.csv: a known class is named 'unknown', .*; rename it"):
+        split(data)
+    assert not (data / "csv_split").exists()
+    assert set(split(data, unseen=("unknown",))["unseen"]["Actual Label"]) == {"unknown"}
+
+
 def test_a_mistake_is_one_line_on_the_terminal(data):
     assert refuse("csv_split.py", "--unseen", "zzz", cwd=data).startswith("csv_split.py: error: data_/particles.csv:")
     assert not (data / "csv_split").exists()
@@ -134,6 +143,17 @@ def test_volumes_that_the_labels_leave_out_are_warned_of(data, capsys):
         "particles.csv; left out, as it names none of their volumes: data1_SNR003/subtomogram_mrc, ribosome in " in line
     )
     assert line.endswith("give it with --data-dir")
+
+
+def test_masks_that_the_labels_name_are_not_left_out(data, capsys):
+    path = data / "data_" / "particles.csv"
+    table = pd.read_csv(path, dtype=str)
+    for column, folder in (("Input Data", "vols"), ("Segmentation Ground Truth", "masks")):
+        table[column] = [f"{folder}/{number}.mrc" for number in range(len(table))]
+        write_volume(data / "data_" / folder / "0.mrc", np.ones((4, 4, 4), dtype=np.float32), 10.0)
+    table.to_csv(path, index=False)
+    split(data)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_data_set_that_is_taken_whole_is_not_warned_of(workspace, tmp_path, capsys):

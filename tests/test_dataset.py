@@ -166,6 +166,12 @@ def test_class_names_need_one_name_for_each_index(split):
         class_names(read_split(split), split)
 
 
+def test_a_known_class_that_could_not_be_told_from_a_rejection_is_refused(split):
+    rows = read_split(split).replace({LABEL: {"b": "unknown"}})
+    with pytest.raises(InputError, match=r"train\.csv: a known class is named 'unknown', .*; rename it"):
+        class_names(rows, split)
+
+
 def test_mask_sizes_count_voxels_or_are_unknown(split):
     assert mask_sizes(read_split(split)).tolist() == [1, 2, 3]
     change(split, MASK, "")
