@@ -61,10 +61,10 @@ class Config:
     clip: float = 5.0  # largest norm of the network's gradient; 0 for no limit
     ema: float = 0.0  # decay of the running average of weights that is validated and kept; 0 for the weights themselves
     patience: int = 0  # epochs without improvement until training stops early; 0 for never
-    half_turns: bool = True  # augment by the half turns that keep the missing wedge
-    shift: int = 2  # augment by shifts of so many voxels at most along each axis
-    noise: float = 0.0  # augment by white noise of so many standard deviations at most
-    rotate: bool = False  # augment by any rotation, and cut the missing wedge out again
+    half_turns: bool = True  # augment volumes of files by the half turns that keep the missing wedge
+    shift: int = 2  # augment volumes of files by shifts of so many voxels at most along each axis
+    noise: float = 0.0  # augment volumes of files by white noise of so many standard deviations at most
+    rotate: bool = False  # augment volumes of files by any rotation, and cut the missing wedge out again
     simulate_online: bool = False  # draw every batch afresh from the structures that data_dir was simulated from
     data_dir: str = "data_"  # for simulate_online: folder of simulation.json
     structures: str = ""  # for simulate_online: folder of the structures; empty for procedural complexes

@@ -1,5 +1,6 @@
 """Settings of train.py that make no sense are refused before anything is read, written or deleted."""
 
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ def check(cfg: Any) -> None:
             raise InputError(f"--{name} {getattr(cfg, name)}: expected one of {', '.join(choices)}")
     if cfg.batch_size < 2:
         raise InputError("--batch-size 1: expected at least 2, for batch normalisation")
-    for name in ("ema", "auxiliary_share", "online_noise_free", "memory_share", "false_rejection_rate"):
+    if not 0 <= cfg.ema < 1:
+        raise InputError(f"--ema {cfg.ema:g}: expected 0 or more, below 1; 1 would keep the weights of the start")
+    for name in ("auxiliary_share", "online_noise_free", "memory_share", "false_rejection_rate"):
         if not 0 <= getattr(cfg, name) <= 1:
             raise InputError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: expected 0 to 1")
     if cfg.false_rejection_rate == 1:
@@ -53,7 +56,10 @@ def check_online(cfg: Any) -> None:
         if values and not (len(values) == 2 and 0 < values[0] <= values[1] <= largest):
             given = " ".join(f"{value:g}" for value in values)
             raise InputError(f"--{name.replace('_', '-')} {given}: expected two, above 0, the smaller first")
-    if cfg.auxiliary and not cfg.simulate_online:
-        raise InputError("--auxiliary: these classes are simulated; give --simulate-online too")
+    for field in [] if cfg.simulate_online else fields(cfg):
+        default = getattr(type(cfg), field.name, None)
+        if field.name.startswith(("online_", "auxiliary")) and getattr(cfg, field.name) != default:
+            option = f"--{field.name.replace('_', '-')}"
+            raise InputError(f"{option}: of volumes that are simulated; give --simulate-online too")
     if cfg.simulate_online and (cfg.rotate or cfg.noise or cfg.class_samples):
         raise InputError("--rotate, --noise, --class-samples: for files; with --simulate-online every volume is new")
