@@ -1,6 +1,7 @@
 """Two processes: the same gradients as one process with the same global batch, and one run under torchrun."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,12 +13,14 @@ import pytest
 import torch
 
 import train
+from common import cli
+from common.cli import InputError
 from loader.dataset import Split
 from model import load_checkpoint
 from tests.conftest import SMALL_RUN
 from tests.scripts import LIMIT_S, REPOSITORY, on_two_processes
 from training.batches import FileBatches
-from training.group import Group
+from training.group import Group, join
 from training.loop import take_step
 from training.run import Run
 from training.stop import StopRequest
@@ -73,35 +76,56 @@ def test_two_processes_have_the_gradients_of_one(two_processes, case):
             )
 
 
-def stop_together(command, script, folder, environment):
-    """SIGTERM to all, as a cluster sends it, in a longer run: it is saved, and goes on."""
-    longer = [*script, "--epochs", "200", "--save-dir", "long"]
-    with subprocess.Popen(
-        [*command, *longer], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
-    ) as process:
-        end = time.monotonic() + LIMIT_S
-        while not (folder / "long" / "checkpoint.pt").is_file():
-            assert process.poll() is None and time.monotonic() < end
-            time.sleep(0.01)
-        workers = subprocess.run(
-            ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
-        ).stdout.split()
-        for number in (*map(int, workers), process.pid):
-            os.kill(number, signal.SIGTERM)
-        assert "and saved" in process.communicate(timeout=LIMIT_S)[1]
-    assert process.returncode != 0
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+
+
+def torchrun(script, folder):
+    return subprocess.run(
+        [*TORCHRUN, *script], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=LIMIT_S
+    )
+
+
+def stop_once(ready, script, folder):
+    """SIGTERM to all processes of a longer run, as a cluster sends it, once it is `ready`; where it says it stopped."""
+    said, errors = folder / "said.txt", folder / "errors.txt"
+    with (
+        said.open("w") as out,
+        errors.open("w") as err,
+        subprocess.Popen([*TORCHRUN, *script], cwd=folder, env=ENVIRONMENT, stdout=out, stderr=err) as process,
+    ):
+        try:
+            end = time.monotonic() + LIMIT_S
+            while not ready(said.read_text()):
+                assert process.poll() is None and time.monotonic() < end, errors.read_text()
+                time.sleep(0.01)
+            workers = subprocess.run(
+                ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
+            ).stdout.split()
+            for number in (*map(int, workers), process.pid):
+                os.kill(number, signal.SIGTERM)
+            assert process.wait(LIMIT_S) != 0
+        finally:
+            process.terminate()
+    (place,) = re.findall("stopped after (.*), and saved", errors.read_text())
     saved = load_checkpoint(folder / "long" / "last.pt")
-    assert saved["progress"]["step"] > 0 or saved["epoch"] >= 1
+    step = saved["progress"]["step"]
+    done = f"epoch {saved['epoch'] + 1} of 200, step {step} of 3" if step else f"epoch {saved['epoch']} of 200"
+    assert place == done
+    return place
+
+
+def stop_together(script, folder):
+    """A run that all processes were asked to stop is saved where it says, and goes on there."""
+    longer = [*script, "--epochs", "200", "--save-dir", "long"]
+    place = stop_once(lambda said: (folder / "long" / "checkpoint.pt").is_file(), longer, folder)
+    stop_once(lambda said: f"; goes on after {place}\n" in said, [*longer, "--resume"], folder)
 
 
 def test_torchrun_trains_with_one_voice(workspace, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     options = [*SMALL_RUN, "--epochs", "2", "--csv-dir", str(workspace / "csv_split")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     script = [str(REPOSITORY / "train.py"), *options]
-    run = subprocess.run(
-        [*command, *script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=LIMIT_S
-    )
+    run = torchrun(script, tmp_path)
     assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
     assert sum(line.startswith("epoch 1/2") for line in lines) == 1
@@ -110,10 +134,84 @@ def test_torchrun_trains_with_one_voice(workspace, tmp_path):
     assert saved["epoch"] == 2
     assert saved["progress"]["steps_per_epoch"] == 3  # 36 volumes, 16 a batch, on both processes together
     assert not any(name.startswith("module.") for name in saved["state_dict"])
-    stop_together(command, script, tmp_path, environment)
+    stop_together(script, tmp_path)
     # a mistake is said once, and both processes end
-    again = subprocess.run(
-        [*command, *script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=LIMIT_S
-    )
+    again = torchrun(script, tmp_path)
     assert again.returncode != 0
     assert again.stderr.count("holds a run") == 1
+
+
+KEEP_DRAWN = """
+import torch
+import train
+from training.online import OnlineBatches
+
+draw = OnlineBatches.batch
+
+
+def draw_and_keep(self, epoch, number):
+    volumes, labels = draw(self, epoch, number)
+    torch.save(volumes, f"drawn{self.group.rank}-{number}.pt")
+    return volumes, labels
+
+
+OnlineBatches.batch = draw_and_keep
+train.run(train.main, train.Config, None)
+"""
+
+
+def test_processes_under_torchrun_train_on_simulated_volumes_of_their_own(workspace, tmp_path):
+    (tmp_path / "keep_drawn.py").write_text(KEEP_DRAWN)
+    places = ["--csv-dir", str(workspace / "csv_split"), "--data-dir", str(workspace / "data_")]
+    run = torchrun(["keep_drawn.py", *SMALL_RUN, *places, "--simulate-online", "--epochs", "1"], tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert "32 volumes an epoch, simulated as they are needed" in run.stdout
+    saved = load_checkpoint(tmp_path / "model_save" / "last.pt")
+    assert (saved["epoch"], saved["progress"]["processes"]) == (1, 2)
+    for number in range(2):
+        parts = [torch.load(tmp_path / f"drawn{rank}-{number}.pt").flatten(1) for rank in range(2)]
+        assert [len(part) for part in parts] == [8, 8]
+        assert len(torch.cat(parts).unique(dim=0)) == 16
+
+
+@pytest.mark.parametrize(
+    ("rank", "local_rank", "ended", "said"),
+    [("0", "0", True, 1), ("1", "1", True, 0), ("2", "0", True, 1), ("1", "1", False, 1)],
+    ids=["the first", "one beside it", "the first of another machine", "one that finds it alone"],
+)
+def test_a_mistake_is_said_once_a_machine(monkeypatch, capsys, rank, local_rank, ended, said):
+    """torchrun ends a process that waits to speak where the first has spoken; where not, it speaks itself."""
+
+    def wait(seconds):
+        if ended:
+            sys.exit("ended")
+
+    def refuse(cfg):
+        raise InputError("a mistake")
+
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setattr(time, "sleep", wait)
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    with pytest.raises(SystemExit):
+        cli.run(refuse, train.Config, None)
+    assert capsys.readouterr().err.count("train.py: error: a mistake") == said
+
+
+@pytest.mark.parametrize("local_rank", ["0", "1"])
+def test_every_process_refuses_a_machine_with_too_few_gpus(monkeypatch, local_rank):
+    for name, value in (
+        ("RANK", local_rank),
+        ("WORLD_SIZE", "2"),
+        ("LOCAL_RANK", local_rank),
+        ("LOCAL_WORLD_SIZE", "2"),
+    ):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend: pytest.fail("joined"))
+    with (
+        pytest.raises(InputError, match=r"^2 processes on a machine with 1 GPU; expected --nproc_per_node of"),
+        join(torch.device("cuda")),
+    ):
+        pass
