@@ -95,6 +95,7 @@ def main(cfg: Config) -> None:
         )
     draw(folder / "predictions.png", table, inputs, preprocessing, checkpoint["calibration"]["score"], warning)
     print(summary(table, checkpoint["calibration"]))
+    print(trust(checkpoint))
     names = ("predictions.csv", "predictions.json", "embeddings.npz", "predictions.png")
     print(f"written: {', '.join(str(folder / name) for name in names)}")
 
@@ -182,6 +183,7 @@ def record(cfg: Config, checkpoint: dict, volumes: int) -> dict:
         "made": time.strftime("%Y-%m-%d %H:%M:%S"),
         "checkpoint": os.path.abspath(cfg.checkpoint),
         "epoch": checkpoint["epoch"],
+        "validation_accuracy": checkpoint["metrics"]["log"][-1]["accuracy"],
         "inputs": [absolute(name, Path()) for name in cfg.inputs],
         "volumes": volumes,
         "contrast": cfg.contrast or checkpoint["preprocessing"]["contrast"],
@@ -237,6 +239,15 @@ def summary(table: pd.DataFrame, calibration: dict) -> str:
         f"{calibration['false_rejection_rate']:.0%} of the {calibration['n']} validation volumes of known classes"
     )
     return "\n".join(lines)
+
+
+def trust(checkpoint: dict) -> str:
+    """How often the checkpoint names known classes rightly, with a warning where that is hardly better than chance."""
+    accuracy, chance = checkpoint["metrics"]["log"][-1]["accuracy"], 1 / len(checkpoint["classes"])
+    text = f"the checkpoint names {accuracy:.0%} of the validation volumes of known classes right (chance {chance:.0%})"
+    if len(checkpoint["classes"]) > 1 and accuracy < min(2 * chance, (1 + chance) / 2):
+        text += "; WARNING: that is too little for its answers to mean anything: train longer, or with more volumes"
+    return text
 
 
 if __name__ == "__main__":

@@ -190,7 +190,8 @@ def description(state: Run, batches: Batches, valid: Split) -> str:
     return (
         f"{batches.text}; {len(valid)} validation {plural('volume', len(valid))}, {len(state.classes)} classes\n"
         f"{cfg.loss}, {cfg.backbone}, depth {cfg.depth}, width {cfg.width} ({parameters / 1e6:.1f} M parameters), "
-        f"{state.preprocessing['box']}^3 voxels, on {state.device}{processes}{begun}"
+        f"{state.preprocessing['box']}^3 voxels, on {state.device}{processes}; "
+        f"{state.steps_per_epoch} {plural('step', state.steps_per_epoch)} an epoch{begun}"
     )
 
 
@@ -217,9 +218,8 @@ def finish_epoch(state: Run, train: Split, valid: Split, gallery: torch.Tensor, 
     speed = round((state.seen - before) / seconds, 1)
     found = validate(state, train, valid, gallery) if state.group.first else None
     figures, state.calibration = state.group.share(found)
-    lr = state.scheduler.get_last_lr()[0]
     state.end_epoch(figures["valid_loss"])
-    state.log.append({"epoch": state.epoch, **terms, **figures, "lr": lr, "volumes_per_s": speed})
+    state.log.append({"epoch": state.epoch, **terms, **figures, "lr": state.lr, "volumes_per_s": speed})
     if state.group.first:
         save_epoch(state)
         left = (state.cfg.epochs - state.epoch) * (time.perf_counter() - started)

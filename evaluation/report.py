@@ -142,15 +142,16 @@ def discovery(part: dict) -> Table:
                 ("-", "")
                 if one is None
                 else (
-                    f"{one['clusters']}{'+' if one['at_limit'] else ''}/{one['true_classes']}; {one['ari']:.2f}",
+                    f"{one['clusters']}{'+' if one['at_limit'] else ''}/{one['true_classes']}; "
+                    + (f"{one['ari']:.2f}" if one["clusters"] and one["true_classes"] > 1 else "-"),
                     _clusters_more(one),
                 )
                 for one in found
             ]
             rows.append((f"{label}, {short}", cells))
     note = (
-        "Clusters found / true classes; adjusted Rand index (1 is perfect, 0 is chance). The number of clusters is "
-        "estimated; with a + it is the most that were tried; in brackets the numbers in "
+        "Clusters found / true classes; adjusted Rand index (1 is perfect, 0 is chance; none for a single class). The "
+        "number of clusters is estimated; with a + it is the most that were tried; in brackets the numbers in "
         f"{part['discovery']['all_unseen']['reclusterings']} resamples, and the interval of the index. 'Called "
         "unknown' is what a user would have; 'all unseen' is without any mistake in rejection."
     )
@@ -159,11 +160,12 @@ def discovery(part: dict) -> Table:
 
 def _clusters_more(found: dict) -> str:
     """What stands small below a number of clusters."""
-    numbers, ari = found["clusters_interval"], found["ari_interval"]
+    comparable = found["clusters"] and found["true_classes"] > 1
+    numbers, ari = found["clusters_interval"], found["ari_interval"] if comparable else None
     brackets = [f"[{numbers[0]:.0f}, {numbers[1]:.0f}]"] if numbers else []
     brackets += [f"[{ari[0]:.2f}, {ari[1]:.2f}]"] if ari else []
     texts = [" ".join(brackets)] if brackets else []
-    texts += [f"{found['stable_clusters']} stable", f"NMI {found['nmi']:.2f}"]
+    texts += [f"{found['stable_clusters']} stable", *([f"NMI {found['nmi']:.2f}"] if comparable else [])]
     texts += [] if found["purity"] is None else [f"purity {found['purity']:.2f}"]
     return "; ".join(texts)
 
@@ -205,7 +207,15 @@ def confounds(part: dict) -> Table:
 
 def warnings(part: dict) -> list[str]:
     """What the reader must know before believing the figures."""
-    return [entry["warning"] for entry in part["confounds"] if entry["warning"]]
+    network, *others = part["floors"]
+    measures = {"unseen_auc": "tells pairs of unseen classes apart", "auroc": "tells known from unseen"}
+    better = [
+        f"{floor['embedding']} alone {text} better than this network: {floor[key]:.3f} against {network[key]:.3f}"
+        for floor in others
+        for key, text in measures.items()
+        if floor[key] is not None and network[key] is not None and floor[key] > network[key]
+    ]
+    return [entry["warning"] for entry in part["confounds"] if entry["warning"]] + better
 
 
 def heading(part: dict) -> str:

@@ -110,7 +110,7 @@ def stop_once(ready, script, folder):
     (place,) = re.findall("stopped after (.*), and saved", errors.read_text())
     saved = load_checkpoint(folder / "long" / "last.pt")
     step = saved["progress"]["step"]
-    done = f"epoch {saved['epoch'] + 1} of 200, step {step} of 3" if step else f"epoch {saved['epoch']} of 200"
+    done = f"step {step} of 3 in epoch {saved['epoch'] + 1} of 200" if step else f"epoch {saved['epoch']} of 200"
     assert place == done
     return place
 

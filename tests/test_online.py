@@ -183,7 +183,7 @@ def test_an_online_run_keeps_its_number_of_processes(shared, tmp_path):
     torch.save(saved, path)
     train.main(settings(shared, resume=True, **options))  # a run of before the number was kept
     torch.save({**saved, "progress": {**saved["progress"], "processes": 2}}, path)
-    with pytest.raises(InputError, match=r"last\.pt: processes was 2, is 1; give the same, or --overwrite"):
+    with pytest.raises(InputError, match=r"last\.pt: processes was 2, is 1; give the same"):
         train.main(settings(shared, resume=True, **options))
 
 

@@ -9,7 +9,7 @@ import torch
 
 from evaluation import floors, rejection, sections
 from evaluation.gallery import draw_map, draw_medoids, draw_set
-from evaluation.report import SETS, format_open_set, summary, write_page
+from evaluation.report import SETS, discovery, format_open_set, summary, warnings, write_page
 from evaluation.sections import Embedded
 
 KNOWN, UNSEEN = ("1bxn", "3gl1", "3hhb"), ("1qvr", "2cg9", "<b>")
@@ -133,6 +133,24 @@ def test_text_holds_every_question_and_the_warning(evaluated):
     ):
         assert words in text
     assert "WARNING: a warning <of sorts>" in text and max(map(len, text.splitlines())) < 130
+
+
+def test_a_floor_that_beats_the_network_is_a_warning(evaluated):
+    part = evaluated["report"]["unseen"]
+    network = part["floors"][0]
+    floor = {**network, "embedding": "intensity only", "unseen_auc": 0.5, "auroc": 1.0}
+    assert warnings({**part, "floors": [{**network, "auroc": 0.7}, floor]})[-1] == (
+        "intensity only alone tells known from unseen better than this network: 1.000 against 0.700"
+    )
+    assert warnings({**part, "floors": [network, {**floor, "auroc": 0.1}]}) == warnings(part)
+
+
+def test_clusters_of_a_single_class_have_no_agreement(evaluated):
+    found = {**evaluated["report"]["unseen"]["discovery"]["all_unseen"]["hdbscan"], "clusters": 0, "true_classes": 1}
+    part = evaluated["report"]["unseen"]
+    changed = {**part["discovery"], "all_unseen": {**part["discovery"]["all_unseen"], "hdbscan": found}}
+    cells = {label: cells[0] for label, cells in discovery({**part, "discovery": changed}).rows}
+    assert cells["all unseen, HDBSCAN"][0] == "0/1; -" and "NMI" not in cells["all unseen, HDBSCAN"][1]
 
 
 def test_summary_is_in_plain_words(evaluated):

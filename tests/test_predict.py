@@ -361,3 +361,12 @@ def test_a_checkpoint_calibrated_by_neighbours_is_scored_by_them(checkpoint, fil
     table = predicted(tmp_path, saved(content, tmp_path), *files)
     assert table["Score"][0] == pytest.approx(1, abs=1e-4)
     assert list(table["Prediction"] == "unknown") == [False] + [True] * (COUNT - 1)
+
+
+def test_a_checkpoint_at_chance_is_warned_of():
+    def trust(accuracy: float) -> str:
+        log = [{"accuracy": 0.1}, {"accuracy": accuracy}]
+        return predict.trust({"classes": ["a", "b", "c"], "metrics": {"log": log}})
+
+    assert "names 34% of the validation volumes of known classes right (chance 33%); WARNING" in trust(0.34)
+    assert "WARNING" not in trust(0.8)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -42,6 +43,20 @@ def small(folder, **options):
 
 def same(first: dict, second: dict) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_logged_learning_rate_is_that_of_the_last_step_of_the_epoch(trained):
+    saved = load_checkpoint(trained / "model_save" / "last.pt")
+    epochs, steps, peak = saved["config"]["epochs"], saved["progress"]["steps_per_epoch"], saved["config"]["lr"]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=peak, total_steps=epochs * steps)
+    used = []
+    for _ in range(epochs * steps):
+        used.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    log = pd.read_csv(trained / "model_save" / "log.csv")
+    np.testing.assert_allclose(log["lr"], used[steps - 1 :: steps])
 
 
 def test_a_run_writes_its_checkpoints_and_logs(trained):
@@ -123,7 +138,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_weights_bit_for_bit(copy, 
         assert process.returncode == -signal.SIGKILL
     else:
         assert process.returncode == 128 + number
-        place = f"epoch {stopped['epoch'] + 1} of 12, step {stopped['progress']['step']} of 9"
+        place = f"step {stopped['progress']['step']} of 9 in epoch {stopped['epoch'] + 1} of 12"
         assert f"stopped after {place}, and saved; to go on there: python " in errors
         command = errors.splitlines()[-1].partition("to go on there: ")[2]
         assert shlex.split(command)[1:] == [str(REPOSITORY / "train.py"), *SMALL_RUN, *LONG, "--resume"]
@@ -173,7 +188,7 @@ def test_a_finished_run_is_not_touched_unless_asked(trained):
 def test_resuming_with_other_settings_names_every_difference(trained):
     cfg = small(trained, epochs=3, depth=18, lr=0.1, batch_size=18, resume=True)
     differences = "depth was 10, is 18; batch_size was 16, is 18; lr was 0.003, is 0.1; steps_per_epoch was 3, is 2"
-    with pytest.raises(InputError, match=rf"last\.pt: {differences}; give the same, or --overwrite"):
+    with pytest.raises(InputError, match=rf"last\.pt: {differences}; give the same, another --save-dir"):
         train.main(cfg)
 
 

@@ -68,6 +68,7 @@ def take_step(state: Run, batches: Batches, stop: StopRequest) -> int:
     failed, stopped = state.group.largest(flags, device)
     if failed:
         raise not_finite(state, "loss or gradient")
+    state.lr = state.optimizer.param_groups[0]["lr"]
     state.advance()
     state.step += 1
     state.sums += values[:4]

@@ -95,6 +95,7 @@ class Run:
         groups = [group for group in groups if group["params"]]
         self.optimizer = OPTIMIZERS[cfg.optimizer](groups, lr=cfg.lr, eps=cfg.eps, fused=True)
         self.scheduler = make_schedule(cfg.schedule, self.optimizer, cfg.lr, cfg.epochs * steps_per_epoch)
+        self.lr = cfg.lr  # learning rate of the latest step
         self.epoch = 0  # epochs done
         self.step = 0  # steps done of the epoch that is under way
         self.sums, self.seen = torch.zeros(4, dtype=torch.float64), 0  # of its loss terms, each times its volumes
@@ -123,7 +124,7 @@ class Run:
         """How far it is, in words: what is done."""
         if not self.step:
             return f"epoch {self.epoch} of {self.cfg.epochs}"
-        return f"epoch {self.epoch + 1} of {self.cfg.epochs}, step {self.step} of {self.steps_per_epoch}"
+        return f"step {self.step} of {self.steps_per_epoch} in epoch {self.epoch + 1} of {self.cfg.epochs}"
 
     def advance(self) -> None:
         """One step of the optimiser, with what goes by steps: centres, averaged weights, learning rate."""
@@ -156,7 +157,7 @@ class Run:
         if not torch.equal(self.particles, progress["particles"]):
             changed.append("trained on other particles than train.csv has now")
         if changed:
-            raise InputError(f"{path}: {'; '.join(changed)}; give the same, or --overwrite")
+            raise InputError(f"{path}: {'; '.join(changed)}; give the same, another --save-dir, or --overwrite")
         self.model.load_state_dict(progress.get("weights", saved["state_dict"]))
         if self.average:
             self.average.load_state_dict(progress["average"])
