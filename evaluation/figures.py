@@ -83,7 +83,7 @@ def _histograms(axes: Axes, scores: dict[str, np.ndarray], threshold: float | No
         axes.hist(np.maximum(values, low), histtype="step", lw=1.6, label=f"{name}, n = {len(values)}", **options)
     if threshold is not None:
         axes.axvline(threshold, color="black", ls="--", lw=1.2, label=f"threshold {threshold:.3f}")
-    axes.set(ylabel="share of particles")
+    axes.set(ylabel="share of volumes")
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -206,7 +206,7 @@ def prediction_page(
     grid = right.subplots(len(examples), columns, squeeze=False)
     hidden = len(counts) - len(examples)
     more = f"\nand {hidden} more {plural('class', hidden)}, without slices" if hidden else ""
-    right.suptitle(f"The surest of each: the middle third of the volume along z, and its score{more}", fontsize=10)
+    right.suptitle(f"The surest of each (of unknown: the lowest scores): the middle third along z{more}", fontsize=10)
     for axes, (name, volumes, titles) in zip(grid, examples, strict=True):
         for axis in axes[len(volumes) :]:
             axis.axis("off")

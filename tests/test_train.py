@@ -199,7 +199,7 @@ def test_resuming_with_other_settings_names_every_difference(trained):
         ({"batch_size": 1}, "--batch-size 1"),
         ({"shift": -1}, "--shift -1"),
         ({"loss": "none"}, "--loss none: expected one of soft_lmccl"),
-        ({"loss_options": {"q": "3"}}, "q"),
+        ({"loss_options": {"q": "3"}}, "--loss-options q: soft_lmccl has s, m, bias"),
         ({"backbone": "vgg"}, "backbone 'vgg'"),
         ({"csv_dir": "nowhere"}, "nowhere/train.csv: no such file"),
         ({"device": "tpu"}, "--device tpu"),

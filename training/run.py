@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import inspect
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ FREE = {
     *("recipe", "resume", "overwrite", "device", "keep", "csv_dir", "save_dir", "data_dir", "structures"),
     *("save_every", "memory_share", "compile", "tensorboard", "patience"),
 }
+MADE_HERE = ("embedding_dim", "num_classes", "validate")  # of a loss, not by --loss-options
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 PLATEAU_PATIENCE = 3  # epochs without a lower validation loss until the plateau schedule divides the rate by ten
 DECAY = {"step_size": 20, "gamma": 0.9}  # epochs, factor
@@ -199,6 +201,10 @@ def make_loss(cfg: Any, num_classes: int) -> nn.Module:
             options[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             options[name] = text
+    known = [name for name in inspect.signature(LOSSES[cfg.loss]).parameters if name not in MADE_HERE]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise InputError(f"--loss-options {' '.join(unknown)}: {cfg.loss} has {', '.join(known) or 'none'}")
     return LOSSES[cfg.loss](cfg.embedding_dim, num_classes, validate=False, **options)
 
 
