@@ -9,6 +9,8 @@ from common.cli import plural
 from common.files import write_text
 from loader.labels import snr_text
 
+BETTER = {"unseen_auc": "pairs of unseen classes are told apart", "auroc": "known is told from unseen"}
+BETTER_BY = 0.01  # how much a floor's figure must be above the network's for a warning
 LABEL_WIDTH, COLUMN_WIDTH = 34, 13
 SETS = {
     "valid_unseen": "Held-out classes for choices (valid_unseen.csv)",
@@ -207,15 +209,18 @@ def confounds(part: dict) -> Table:
 
 def warnings(part: dict) -> list[str]:
     """What the reader must know before believing the figures."""
-    network, *others = part["floors"]
-    measures = {"unseen_auc": "tells pairs of unseen classes apart", "auroc": "tells known from unseen"}
-    better = [
-        f"{floor['embedding']} alone {text} better than this network: {floor[key]:.3f} against {network[key]:.3f}"
-        for floor in others
-        for key, text in measures.items()
-        if floor[key] is not None and network[key] is not None and floor[key] > network[key]
-    ]
-    return [entry["warning"] for entry in part["confounds"] if entry["warning"]] + better
+    confounded = [entry["warning"] for entry in part["confounds"] if entry["warning"]]
+    return confounded + [text for key in BETTER for text in _better_floors(part["floors"], key)]
+
+
+def _better_floors(floors: list[dict], key: str) -> list[str]:
+    """A warning where floors, which follow the network's own entry, have the higher figure."""
+    network, *others = floors
+    known = [(floor["embedding"], floor[key]) for floor in others if floor[key] is not None]
+    if network[key] is None:
+        return []
+    better = [f"{name} {value:.3f}" for name, value in known if value > network[key] + BETTER_BY]
+    return [f"{BETTER[key]} better without this network ({network[key]:.3f}): {', '.join(better)}"] if better else []
 
 
 def heading(part: dict) -> str:

@@ -140,7 +140,7 @@ def test_a_floor_that_beats_the_network_is_a_warning(evaluated):
     network = part["floors"][0]
     floor = {**network, "embedding": "intensity only", "unseen_auc": 0.5, "auroc": 1.0}
     assert warnings({**part, "floors": [{**network, "auroc": 0.7}, floor]})[-1] == (
-        "intensity only alone tells known from unseen better than this network: 1.000 against 0.700"
+        "known is told from unseen better without this network (0.700): intensity only 1.000"
     )
     assert warnings({**part, "floors": [network, {**floor, "auroc": 0.1}]}) == warnings(part)
 
