@@ -1,14 +1,14 @@
 """A small simulated data set, its split and a trained checkpoint, made once by the scripts themselves."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.scripts import succeed
+from tests.scripts import SMALL_RUN, succeed
 
 SMALL_DATA = ("--procedural", "6", "--per-class", "10", "--snr", "0.1", "inf", "--box", "16", "--voxel-size", "20")
 HELD_OUT = ("--unseen", "complex04", "complex05", "--valid-unseen", "complex03")
-SMALL_RUN = ("--width", "4", "--embedding-dim", "16", "--depth", "10", "--batch-size", "16", "--lr", "0.003")
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +25,11 @@ def trained(workspace: Path) -> Path:
     """The workspace with a run of three epochs in model_save."""
     succeed("train.py", *SMALL_RUN, "--epochs", "3", cwd=workspace)
     return workspace
+
+
+@pytest.fixture
+def copy(workspace: Path, tmp_path: Path) -> Path:
+    """The split alone, pointing at the workspace's data."""
+    shutil.copytree(workspace / "csv_split", tmp_path / "csv_split")
+    (tmp_path / "data_").symlink_to(workspace / "data_")
+    return tmp_path

@@ -1,5 +1,6 @@
 """Run the project's scripts as a user does, and functions on two processes that train together."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -13,7 +14,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+import train
+
 LIMIT_S = 180  # for processes that wait for each other for ever
+SMALL_RUN = ("--width", "4", "--embedding-dim", "16", "--depth", "10", "--batch-size", "16", "--lr", "0.003")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -60,3 +64,18 @@ def _work(rank: int, job: Callable[[int], dict], folder: str) -> None:
     torch.save(job(rank), f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
+
+
+def small(folder, **options):
+    """The settings of SMALL_RUN, for a call in this process."""
+    given = dict(zip(SMALL_RUN[::2], SMALL_RUN[1::2], strict=True))
+    types = {field.name: field.type for field in dataclasses.fields(train.Config)}
+    names = {option.removeprefix("--").replace("-", "_"): value for option, value in given.items()}
+    settings = {name: types[name](value) for name, value in names.items()}
+    places = {"csv_dir": str(folder / "csv_split"), "save_dir": str(folder / "model_save")}
+    return train.Config(**{**settings, **places, **options})
+
+
+def same(first: dict, second: dict) -> bool:
+    """Whether two dicts hold the same tensors."""
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)

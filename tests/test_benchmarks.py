@@ -20,7 +20,7 @@ from benchmarks import class_diversity, hard_set, losses, recipes, runs, select_
 from benchmarks.runs import ScriptError
 from common.cli import REPOSITORY, InputError
 from simulation.structures import ClassSet
-from tests.conftest import SMALL_RUN
+from tests.scripts import SMALL_RUN
 from training.recipes import RECIPES
 
 TINY = dict(zip((name.removeprefix("--").replace("-", "_") for name in SMALL_RUN[::2]), SMALL_RUN[1::2], strict=True))

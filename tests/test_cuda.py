@@ -1,6 +1,5 @@
 """What only a GPU shows; on the CPU the rest of the tests hold."""
 
-import shutil
 import subprocess
 import sys
 
@@ -12,21 +11,12 @@ from loader.dataset import load_split
 from model import embed, load_checkpoint, load_model
 from simulation.imaging import Imaging, Simulator
 from simulation.structures import load_densities, procedural_name
-from tests.conftest import SMALL_RUN
-from tests.scripts import LIMIT_S, REPOSITORY
-from tests.test_train import small
+from tests.scripts import LIMIT_S, REPOSITORY, SMALL_RUN, small
 from training.batches import FileBatches
 from training.group import Group
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CUDA = torch.device("cuda")
-
-
-@pytest.fixture
-def copy(workspace, tmp_path):
-    shutil.copytree(workspace / "csv_split", tmp_path / "csv_split")
-    (tmp_path / "data_").symlink_to(workspace / "data_")
-    return tmp_path
 
 
 @pytest.mark.parametrize(

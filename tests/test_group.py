@@ -17,8 +17,7 @@ from common import cli
 from common.cli import InputError
 from loader.dataset import Split
 from model import load_checkpoint
-from tests.conftest import SMALL_RUN
-from tests.scripts import LIMIT_S, REPOSITORY, on_two_processes
+from tests.scripts import LIMIT_S, REPOSITORY, SMALL_RUN, on_two_processes
 from training.batches import FileBatches
 from training.group import Group, join
 from training.loop import take_step

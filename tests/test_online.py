@@ -14,8 +14,7 @@ from model import load_checkpoint
 from simulation.auxiliary import FIRST_AUXILIARY, auxiliary_densities, fitting
 from simulation.imaging import Simulator
 from simulation.structures import load_densities, procedural_complex
-from tests.scripts import refuse, succeed
-from tests.test_train import same, small
+from tests.scripts import refuse, same, small, succeed
 from training.group import Group
 from training.online import OnlineBatches, draw_labels
 

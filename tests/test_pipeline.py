@@ -11,8 +11,7 @@ import pytest
 
 import test_req
 from loader.volume import write_volume
-from tests.conftest import SMALL_RUN
-from tests.scripts import REPOSITORY, refuse, run_script, succeed
+from tests.scripts import REPOSITORY, SMALL_RUN, refuse, run_script, succeed
 
 ORIGINAL_HEADER = ["Input Data", "Segmentation Ground Truth", "Class", "SNR Level", "Actual Label"]
 PER_CLASS = 5
