@@ -16,8 +16,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from common.cli import InputError, plural, run
+from loader.columns import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR, TOMOGRAM, snr_text
 from loader.dataset import READERS, check_volume, class_names, first_preprocessing, read_split
-from loader.labels import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR, TOMOGRAM, snr_text
 from loader.volume import normalise, read_volume
 
 KNOWN, HELD_OUT = ("train", "valid", "test"), ("valid_unseen", "unseen")

@@ -20,13 +20,13 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from common.cli import InputError, find_data_dir, plural, run
 from common.files import write_csv
-from loader import labels
-from loader.labels import CLASS, INPUT, LABEL, MASK, PARTICLE, TOMOGRAM
-from simulation.structures import CLASS_SETS
+from loader import sources
+from loader.columns import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR, TABLE_COLUMNS, TOMOGRAM, VOXEL_SIZE
+from simulation.class_sets import CLASS_SETS
 
 PARTS = ("train", "valid", "test")
 FILES = (*PARTS, "valid_unseen", "unseen")
-HEADER = [INPUT, MASK, CLASS, labels.SNR, LABEL, PARTICLE, TOMOGRAM, labels.VOXEL_SIZE]
+HEADER = [INPUT, MASK, CLASS, SNR, LABEL, PARTICLE, TOMOGRAM, VOXEL_SIZE]
 FEWEST = len(PARTS)  # particles of a known class: one a part
 MOST_NAMED = 10  # folders in a warning
 FOLDS = 10  # of the split by tomogram; a part is a number of folds
@@ -50,11 +50,11 @@ class Config:
 def main(cfg: Config) -> None:
     check(cfg)
     data_dir = Path() if cfg.star else find_data_dir(cfg.data_dir)
-    table, source = labels.read_particles(data_dir, cfg.star, cfg.class_names, cfg.per_class)
+    table, source = sources.read_particles(data_dir, cfg.star, cfg.class_names, cfg.per_class)
     unseen, valid_unseen = expand(cfg.unseen, "unseen"), expand(cfg.valid_unseen, "valid_unseen")
     classes = choose_classes(table, expand(cfg.classes, "all"), unseen, valid_unseen, source)
     known = [name for name in classes if name not in {*unseen, *valid_unseen}]
-    labels.check_known(known, source)
+    sources.check_known(known, source)
 
     table[CLASS] = table[LABEL].map({name: index for index, name in enumerate(known)}).fillna(-1).astype(int)
     files = {"valid_unseen": table[table[LABEL].isin(valid_unseen)], "unseen": table[table[LABEL].isin(unseen)]}
@@ -77,7 +77,7 @@ def main(cfg: Config) -> None:
 
 def warn_of_left_out(data_dir: Path, table: pd.DataFrame, source: str) -> None:
     """Say so where the data folder holds volumes that another source of labels would have given."""
-    folders = labels.left_out(data_dir, table)
+    folders = sources.left_out(data_dir, table)
     if folders:
         more = f" and {len(folders) - MOST_NAMED} more" if len(folders) > MOST_NAMED else ""
         print(
@@ -170,10 +170,10 @@ def split_by_tomogram(particles: pd.DataFrame, cfg: Config, source: str) -> dict
 def movable(table: pd.DataFrame, csv_dir: Path) -> pd.DataFrame:
     """Our columns first; paths relative to the CSV's own folder, so that the data set can be moved."""
     paths = {
-        column: [labels.relative(name, csv_dir) if name else "" for name in table[column]] for column in (INPUT, MASK)
+        column: [sources.relative(name, csv_dir) if name else "" for name in table[column]] for column in (INPUT, MASK)
     }
     table = table.assign(**paths)
-    return table[HEADER + [column for column in table if column not in (*HEADER, *labels.TABLE_COLUMNS)]]
+    return table[HEADER + [column for column in table if column not in (*HEADER, *TABLE_COLUMNS)]]
 
 
 if __name__ == "__main__":

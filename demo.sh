@@ -42,7 +42,7 @@ import json
 import sys
 from pathlib import Path
 
-from loader.labels import snr_text
+from loader.columns import snr_text
 
 folder = Path(sys.argv[1])
 closed = json.loads((folder / "closed_set.json").read_text())

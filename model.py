@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from common.cli import InputError, is_first_process
 from common.files import atomic_path
+from loader.prepare import Preprocessing
 from models.ResNet import BACKBONES
 
 VERSION = 2  # of the checkpoint format
@@ -125,7 +126,7 @@ def load_checkpoint(path: Path | str) -> dict:
 
 
 def load_model(path: Path | str, device: torch.device) -> tuple[Conv3D, dict]:
-    """The trained network, in eval mode on `device`, and the whole checkpoint (on the CPU).
+    """The trained network, in eval mode on `device`, and the checkpoint (on the CPU), its preprocessing as dataclass.
 
     Raises InputError as load_checkpoint does, when the weights do not fit the network that the file describes, and for
     a last.pt from before the end of its first epoch.
@@ -136,7 +137,8 @@ def load_model(path: Path | str, device: torch.device) -> tuple[Conv3D, dict]:
     try:
         model = build_model(checkpoint["config"])
         model.load_state_dict(checkpoint["state_dict"])
-    except (RuntimeError, KeyError, ValueError) as error:
+        checkpoint["preprocessing"] = Preprocessing.read(checkpoint["preprocessing"])
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise InputError(f"{path}: its weights do not fit its own configuration ({_first_line(error)})") from error
     return model.to(device, memory_format=torch.channels_last_3d).eval(), checkpoint
 

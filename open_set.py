@@ -27,8 +27,8 @@ from evaluation import floors, rejection, sections
 from evaluation.gallery import draw_map, draw_medoids, draw_set
 from evaluation.report import format_open_set, write_page
 from evaluation.sections import Embedded
+from loader.columns import LABEL, PARTICLE, SNR, TOMOGRAM
 from loader.dataset import Split, check_classes, load_split, mask_sizes, overlap_warning, snr_convention
-from loader.labels import LABEL, PARTICLE, SNR, TOMOGRAM
 from model import build_model, embed, load_model
 
 

@@ -32,9 +32,10 @@ from common.cli import InputError, choose_device, plural, run
 from common.files import atomic_path, results_folder, write_csv, write_json
 from evaluation import figures
 from evaluation.rejection import calibrated_score, unit
-from loader.dataset import CONTRASTS, READERS, contrast_warning
-from loader.inputs import Input, find_inputs, prepare
-from loader.labels import INPUT, UNKNOWN, absolute
+from loader.columns import INPUT, UNKNOWN
+from loader.dataset import READERS, contrast_warning
+from loader.prepare import CONTRASTS, Input, Preprocessing, find_inputs, prepare
+from loader.sources import absolute
 from model import embed, load_model
 
 
@@ -64,7 +65,7 @@ def main(cfg: Config) -> None:
     device = choose_device(cfg.device)
     model, checkpoint = load_model(cfg.checkpoint, device)
     check(cfg, checkpoint)
-    preprocessing = checkpoint["preprocessing"] | ({"contrast": cfg.contrast} if cfg.contrast else {})
+    preprocessing = replace(checkpoint["preprocessing"], **({"contrast": cfg.contrast} if cfg.contrast else {}))
     inputs = find_inputs(cfg.inputs)
     if cfg.voxel_size:
         inputs = [replace(given, voxel_size=cfg.voxel_size) for given in inputs]
@@ -73,7 +74,7 @@ def main(cfg: Config) -> None:
         print(f"{count} {plural('volume', count)}: {note}")
     if len(notes) > MOST_NOTES:
         print(f"and {len(notes) - MOST_NOTES} more combinations of box and voxel size")
-    warning = contrast_warning(brightness, preprocessing["contrast"])
+    warning = contrast_warning(brightness, preprocessing.contrast)
     if warning:
         print(f"predict.py: warning: {warning}", file=sys.stderr)
 
@@ -120,13 +121,13 @@ def check(cfg: Config, checkpoint: dict) -> None:
 
 
 def embed_inputs(
-    model: nn.Module, inputs: list[Input], preprocessing: dict, batch_size: int, device: torch.device
+    model: nn.Module, inputs: list[Input], preprocessing: Preprocessing, batch_size: int, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray, Counter]:
     """Embeddings (N, E), not normalised, brightness of the centres (N,), and how often each thing was done to a volume.
 
     As many volumes as make CHUNK voxels are in memory at once.
     """
-    box = preprocessing["box"]
+    box = preprocessing.box
     size = max(1, CHUNK // box**3)
     embeddings = np.empty((len(inputs), model.embedding_dim), dtype=np.float32)
     brightness, notes = np.empty(len(inputs)), Counter()
@@ -186,7 +187,7 @@ def record(cfg: Config, checkpoint: dict, volumes: int) -> dict:
         "validation_accuracy": checkpoint["metrics"]["log"][-1]["accuracy"],
         "inputs": [absolute(name, Path()) for name in cfg.inputs],
         "volumes": volumes,
-        "contrast": cfg.contrast or checkpoint["preprocessing"]["contrast"],
+        "contrast": cfg.contrast or checkpoint["preprocessing"].contrast,
         "voxel_size": cfg.voxel_size,
         "score": calibration["score"],
         "threshold": float(calibration["threshold"]),
@@ -204,7 +205,9 @@ def origin(folder: Path) -> str:
         return "that are there, made from what is not recorded (--name keeps both)"
 
 
-def draw(path: Path, table: pd.DataFrame, inputs: list[Input], preprocessing: dict, score: str, warning: str) -> None:
+def draw(
+    path: Path, table: pd.DataFrame, inputs: list[Input], preprocessing: Preprocessing, score: str, warning: str
+) -> None:
     """The picture: how many of each class, the scores, and slices of the surest volumes of the largest classes."""
     counts = table[PREDICTION].value_counts()
     rows = []

@@ -35,10 +35,11 @@ from tqdm import tqdm
 from common.cli import InputError, choose_device, plural, run
 from common.files import atomic_path, write_json
 from loader.volume import read_volume
+from physics.imaging import Imaging
 from simulation.auxiliary import neighbour_densities
+from simulation.class_sets import CLASS_SETS
 from simulation.contact_sheet import MOST_CLASSES, contact_sheet
 from simulation.download import download_missing
-from simulation.imaging import Imaging, Simulator
 from simulation.particles import (
     COLUMNS,
     MASK_FOLDER,
@@ -51,7 +52,8 @@ from simulation.particles import (
     snr_folders,
     volume_path,
 )
-from simulation.structures import CLASS_SETS, find_structures, load_densities, procedural_name
+from simulation.simulator import Simulator
+from simulation.structures import find_structures, load_densities, procedural_name
 
 BATCH = 16  # particles a thread images at once
 

@@ -19,8 +19,8 @@ from common.files import results_folder, write_json
 from evaluation import figures
 from evaluation.closed_set import closed_set_report, format_report, linear_probe
 from evaluation.rejection import classify
+from loader.columns import PARTICLE, SNR
 from loader.dataset import check_classes, load_split, overlap_warning, snr_convention
-from loader.labels import PARTICLE, SNR
 from model import embed, load_model
 
 

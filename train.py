@@ -190,7 +190,7 @@ def description(state: Run, batches: Batches, valid: Split) -> str:
     return (
         f"{batches.text}; {len(valid)} validation {plural('volume', len(valid))}, {len(state.classes)} classes\n"
         f"{cfg.loss}, {cfg.backbone}, depth {cfg.depth}, width {cfg.width} ({parameters / 1e6:.1f} M parameters), "
-        f"{state.preprocessing['box']}^3 voxels, on {state.device}{processes}; "
+        f"{state.preprocessing.box}^3 voxels, on {state.device}{processes}; "
         f"{state.steps_per_epoch} {plural('step', state.steps_per_epoch)} an epoch{begun}"
     )
 

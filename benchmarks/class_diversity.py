@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks import runs
 from benchmarks.runs import Size, Study, format_mean_std, mean_std
 from common.cli import InputError, run
-from loader.labels import snr_text
+from loader.columns import snr_text
 
 FULL = Size(
     {"per_class": "300"},

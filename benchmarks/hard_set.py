@@ -28,10 +28,10 @@ import tyro
 
 from benchmarks import runs
 from common.cli import InputError, choose_device, run
+from loader.columns import LABEL, PARTICLE, snr_text
 from loader.dataset import class_names, read_split
-from loader.labels import LABEL, PARTICLE, snr_text
 from model import load_checkpoint
-from simulation.structures import ClassSet
+from simulation.class_sets import ClassSet
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ import torch
 
 from common.cli import REPOSITORY, InputError, choose_device
 from common.files import results_folder, write_csv, write_json, write_text
-from simulation.structures import CLASS_SETS, ClassSet, procedural_name
+from simulation.class_sets import CLASS_SETS, ClassSet
+from simulation.structures import procedural_name
 
 
 class ScriptError(InputError):

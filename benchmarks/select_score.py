@@ -30,8 +30,8 @@ from benchmarks import runs
 from benchmarks.runs import Study, format_mean_std, mean_std
 from common.cli import InputError, run
 from evaluation.rejection import DEFAULT_SCORE
+from loader.columns import CLASS, LABEL
 from loader.dataset import class_names, read_split
-from loader.labels import CLASS, LABEL
 
 
 @dataclass(frozen=True)

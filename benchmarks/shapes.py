@@ -20,11 +20,12 @@ from tqdm import tqdm
 
 from benchmarks.runs import RESULTS, machine, markdown_table, write_results
 from common.cli import run
+from physics.pose import pose, posing_grid
 from simulation.auxiliary import FIRST_AUXILIARY
-from simulation.imaging import MASK_LEVEL
-from simulation.pose import pose, posing_grid
+from simulation.class_sets import CLASS_SETS
 from simulation.procedural import RESIDUE_VOLUME
-from simulation.structures import CLASS_SETS, find_structures, load_densities, procedural_name
+from simulation.simulator import MASK_LEVEL
+from simulation.structures import find_structures, load_densities, procedural_name
 
 RELATIVES = ("3cf3",)  # of unseen classes: AAA+, as 1qvr
 DEGREES = 8  # of the rotational power spectrum

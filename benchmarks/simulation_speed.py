@@ -20,8 +20,9 @@ import torch
 
 from benchmarks import runs
 from common.cli import choose_device, run
-from simulation.imaging import Imaging, Simulator
+from physics.imaging import Imaging
 from simulation.particles import DataSet
+from simulation.simulator import Simulator
 from simulation.structures import load_densities, procedural_name
 
 

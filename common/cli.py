@@ -6,10 +6,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import tyro
+if TYPE_CHECKING:
+    import torch
+
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 HOLD_S = 10  # until a process speaks itself: torchrun ends all when the first has spoken and ended
@@ -32,6 +33,8 @@ def run(
     Of the processes that torchrun started, the first on each machine says it; another does where the first goes on.
     With `recipes`, `--recipe NAME` puts the recipe's values in the place of the defaults; other options override them.
     """
+    import tyro  # here, as torch below: a folder that takes but an InputError from this module needs neither
+
     try:
         default = config_class(**chosen_recipe(recipes)) if recipes else None
         main(tyro.cli(config_class, description=description, default=default))
@@ -62,11 +65,13 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str) -> "torch.device":
     """The torch device for `auto`, `cpu` or `cuda`; `auto` is CUDA where there is one.
 
     Raises InputError for another name, or for `cuda` without one.
     """
+    import torch
+
     if name not in ("auto", "cpu", "cuda"):
         raise InputError(f"--device {name}: expected auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
 from evaluation.bootstrap import CONFIDENCE, interval, particle_weights
-from loader.labels import snr_text
+from loader.columns import snr_text
 
 REGULARISATIONS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of scikit-learn, strongest first
 MAX_STEPS = 5000

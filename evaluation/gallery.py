@@ -7,7 +7,7 @@ import torch
 
 from evaluation import figures
 from evaluation.sections import Embedded, class_means
-from loader.labels import snr_text
+from loader.columns import snr_text
 
 MOST_MEDOIDS = 12  # clusters on the contact sheet
 MOST_POINTS = 1500  # particles on the map

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.cli import plural
 from common.files import write_text
-from loader.labels import snr_text
+from loader.columns import snr_text
 
 BETTER = {"unseen_auc": "pairs of unseen classes are told apart", "auroc": "known is told from unseen"}
 BETTER_BY = 0.01  # how much a floor's figure must be above the network's for a warning

@@ -7,8 +7,8 @@ depends on the seed, the epoch and the sample alone.
 import torch
 import torch.nn.functional as F
 
-from simulation.filters import crop_inverse, padded_side, wedge
-from simulation.pose import random_rotations, rotation_matrices
+from physics.filters import crop_inverse, padded_side, wedge
+from physics.pose import random_rotations, rotation_matrices
 
 WEDGE_PADDING = 1.5  # side of the padded box in which the missing wedge is cut out, over the box's
 

@@ -13,27 +13,14 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from common.cli import InputError, is_first_process, plural
-from loader.labels import (
-    CLASS,
-    INPUT,
-    LABEL,
-    MASK,
-    PARTICLE,
-    SNR,
-    SNR_CONVENTION,
-    TILT_MAX,
-    TILT_MIN,
-    VOXEL_SIZE,
-    absolute,
-    check_known,
-    read_csv,
-)
-from loader.volume import normalise, read_volume, same_voxel_size, split_address
+from loader.columns import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR, SNR_CONVENTION, TILT_MAX, TILT_MIN, VOXEL_SIZE
+from loader.prepare import CONTRASTS, Preprocessing
+from loader.sources import absolute, check_known, read_csv
+from loader.volume import normalise, read_volume, split_address
+from physics.grid import same_voxel_size
 
 TASKS = ("classification", "segmentation", "all")
-CONTRASTS = ("bright", "dark")  # of the particles in the files; the network always sees bright ones
 SURELY_DARK = -2.0  # standard errors: the median centre of noise is nearer to 0, that of particles further away
-NORMALISATION = "mean 0, standard deviation 1 of each volume"
 READERS = 4  # threads; reading small files waits for the disk more than for the processor
 MEMORY_SHARE = 0.5  # of a memory that a split may fill
 
@@ -134,7 +121,7 @@ class Split:
     labels: torch.Tensor
     intensity: np.ndarray
     rows: pd.DataFrame
-    preprocessing: dict
+    preprocessing: Preprocessing
     place: str
 
     def __len__(self) -> int:
@@ -183,7 +170,7 @@ def machine_memory() -> float:
 
 def load_split(
     csv_path: Path | str,
-    preprocessing: dict | None = None,
+    preprocessing: Preprocessing | None = None,
     contrast: str = "bright",
     memory_share: float = MEMORY_SHARE,
 ) -> Split:
@@ -201,11 +188,11 @@ def load_split(
             (or from `preprocessing`) in box or voxel size.
     """
     rows = read_split(csv_path)
-    contrast = preprocessing["contrast"] if preprocessing else contrast
+    contrast = preprocessing.contrast if preprocessing else contrast
     if contrast not in CONTRASTS:
         raise InputError(f"--contrast {contrast}: expected one of {', '.join(CONTRASTS)}")
-    expected = preprocessing or (first_preprocessing(rows, contrast) if len(rows) else {"box": 0})
-    box = expected["box"]
+    expected = preprocessing or (first_preprocessing(rows, contrast) if len(rows) else Preprocessing(0, None, contrast))
+    box = expected.box
     images, place = pack((len(rows), 1, box, box, box), memory_share, Path(csv_path).parent)
     intensity, sizes = np.empty((len(rows), 4), dtype=np.float32), row_numbers(rows, VOXEL_SIZE)
 
@@ -227,30 +214,24 @@ def load_split(
     return Split(images, labels, intensity, rows, expected, place)
 
 
-def first_preprocessing(rows: pd.DataFrame, contrast: str) -> dict:
+def first_preprocessing(rows: pd.DataFrame, contrast: str) -> Preprocessing:
     """Box (voxels), voxel size (A), contrast and tilt range (degrees) of a split; None for what is unknown."""
     address = rows[INPUT].iloc[0]
     volume, voxel_size = read_volume(address)
     sizes = row_numbers(rows, VOXEL_SIZE)
     if np.isfinite(sizes[0]):
         voxel_size = float(sizes[0])
-    return {
-        "box": volume.shape[0],
-        "voxel_size": voxel_size,
-        "contrast": contrast,
-        "normalisation": NORMALISATION,
-        "tilt_range": tilt_range(rows),
-    }
+    return Preprocessing(volume.shape[0], voxel_size, contrast, tilt_range(rows))
 
 
-def tilt_range(rows: pd.DataFrame) -> list[float] | None:
+def tilt_range(rows: pd.DataFrame) -> tuple[float, float] | None:
     """The one tilt range of all rows, [min, max] in degrees; None where it is unknown or not the same everywhere."""
     if TILT_MIN not in rows or TILT_MAX not in rows:
         return None
     ranges = np.unique(np.stack([row_numbers(rows, TILT_MIN), row_numbers(rows, TILT_MAX)], axis=1), axis=0)
     if len(ranges) != 1 or not np.isfinite(ranges).all():
         return None
-    return ranges[0].tolist()
+    return tuple(ranges[0].tolist())
 
 
 def row_numbers(rows: pd.DataFrame, column: str) -> np.ndarray:
@@ -301,12 +282,12 @@ def overlap_warning(rows: pd.DataFrame, trained: torch.Tensor, csv_path: Path | 
     )
 
 
-def check_volume(address: str, volume: np.ndarray, voxel_size: float | None, expected: dict) -> None:
+def check_volume(address: str, volume: np.ndarray, voxel_size: float | None, expected: Preprocessing) -> None:
     """Refuse a volume of another shape or voxel size than expected."""
-    box = expected["box"]
+    box = expected.box
     if volume.shape != (box, box, box):
         raise InputError(f"{address}: a volume of {volume.shape} voxels (z, y, x); expected {(box, box, box)}")
-    known = expected["voxel_size"]
+    known = expected.voxel_size
     if voxel_size and known and not same_voxel_size(voxel_size, known):
         raise InputError(f"{address}: voxels of {voxel_size:g} A; expected {known:g} A")
 

@@ -100,11 +100,6 @@ def _voxel_size(voxel: np.ndarray, path: Path) -> float | None:
     return float(voxel[0])
 
 
-def same_voxel_size(first: float, second: float) -> bool:
-    """Whether two voxel sizes (A) are the same to 1 %: less than a voxel across any box in use."""
-    return abs(first / second - 1) <= 0.01
-
-
 def normalise(volume: np.ndarray, name: str | Path) -> np.ndarray:
     """The volume (D, H, W) with mean 0 and standard deviation 1.
 

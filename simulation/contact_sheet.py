@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.files import atomic_path
-from loader.labels import snr_text
+from loader.columns import snr_text
 
 MOST_CLASSES = 48  # rows that still make a picture
 MOST_ROWS = 12  # classes below each other; more go beside them, in columns of one length

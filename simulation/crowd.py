@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from simulation.pose import pose, random_rotations, rotation_matrices
+from physics.pose import pose, random_rotations, rotation_matrices
 
 DIRECTIONS = 200  # along which a complex's reach is known
 TRIES = 24  # places tried for a neighbour before it is left out

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from loader.volume import write_volume
+from physics.pose import Poses
 from simulation.crowd import Crowd
-from simulation.imaging import MASK_LEVEL, Simulator, draw_poses
-from simulation.pose import Poses
+from simulation.simulator import MASK_LEVEL, Simulator, draw_poses
 
 VOLUME_FOLDER, VOLUME_NAME = "subtomogram_mrc", "tomotarget"
 MASK_FOLDER, MASK_NAME = "processed_densitymap_mrc_mrc2binary", "packtarget"

@@ -5,7 +5,6 @@ detail beyond the voxels' Nyquist frequency in any direction, so that it can be 
 the density of solid protein: about 1 inside a large complex, whatever it was made from.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import gemmi
@@ -14,8 +13,8 @@ import scipy.fft
 import torch
 
 from common.cli import InputError
-from loader.resample import spectrum_at
 from loader.volume import MRC_SUFFIXES, read_volume
+from physics.resample import spectrum_at
 from simulation.procedural import RESIDUE_VOLUME, procedural_residues
 
 ATOM_SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif", ".pdb.gz", ".ent.gz", ".cif.gz", ".mmcif.gz")
@@ -24,30 +23,6 @@ RESIDUE_SCATTERING = 18.4  # A, electron scattering at k = 0 of a mean residue: 
 MAP_INTERIOR = 0.58  # sum(d^2) / sum(d) of typical complexes from coordinates at 20 A; maps are scaled to it
 INSIDE = 0.998  # share of a complex's mass that must fit the box in any orientation; the tip of a tail may leave it
 PASS_BAND = 0.7  # of Nyquist: where the smooth cut to Nyquist begins
-
-
-@dataclass(frozen=True)
-class ClassSet:
-    """Names of classes by use: trained on, held out to choose settings, held out to report."""
-
-    known: tuple[str, ...]
-    valid_unseen: tuple[str, ...] = ()
-    unseen: tuple[str, ...] = ()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Known, then valid_unseen, then unseen."""
-        return self.known + self.valid_unseen + self.unseen
-
-
-CLASS_SETS = {
-    "benchmark": ClassSet(
-        known=("1bxn", "3gl1", "3hhb", "1gme", "3wip", "2j5k", "3pei", "3j9i", "1u6g", "1w27"),
-        valid_unseen=("2hpi", "1jff", "3sn6", "4zxb", "5gjv", "4v4r_30S"),
-        unseen=("1qvr", "2cg9", "3h84", "2izz", "1c3c", "2mnr", "1oel", "1igy"),
-    ),
-    "original": ClassSet(known=("1bxn", "1f1b", "1yg6", "2byn", "3gl1", "4d4r", "6t3e", "2ldb", "2h12", "3hhb")),
-}
 
 
 def find_structures(folder: Path | str, names: tuple[str, ...] = ()) -> dict[str, Path]:

@@ -1,6 +1,6 @@
 """A tilt series as a microscope takes one: project at every tilt, damage, CTF, noise in each view, back-project.
 
-Where the ideal filters of `simulation.imaging` know only a wedge, this has single views, with gaps between them, fading
+Where the ideal filters of physics/filters.py know only a wedge, this has single views, with gaps between them, fading
 with the dose, and noise that was in the views. The cost is some twenty times as high.
 """
 

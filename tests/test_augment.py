@@ -14,7 +14,7 @@ from loader.augment import (
     draw_shifts,
     safe_half_turns,
 )
-from simulation.filters import padded_side, wedge
+from physics.filters import padded_side, wedge
 
 
 @pytest.fixture

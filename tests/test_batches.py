@@ -8,6 +8,7 @@ import torch
 
 from common.cli import InputError
 from loader.dataset import Split, pack
+from loader.prepare import Preprocessing
 from training.batches import FileBatches, epoch_order
 from training.group import Group
 
@@ -19,7 +20,7 @@ def split(n=22, tilts=(-60, 60)):
     """A split whose volume number i is i everywhere, but for a gradient."""
     ramp = torch.linspace(0, 0.5, 4)[:, None, None].expand(4, 4, 4)
     images = (torch.arange(n)[:, None, None, None] + ramp)[:, None].to(torch.float16)
-    preprocessing = {"tilt_range": tilts, "box": 4}
+    preprocessing = Preprocessing(4, None, tilt_range=tilts)
     return Split(images, torch.arange(n) % 3, np.zeros((n, 4)), pd.DataFrame(), preprocessing, "in memory")
 
 

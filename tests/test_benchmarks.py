@@ -19,7 +19,7 @@ import tyro
 from benchmarks import class_diversity, hard_set, losses, recipes, runs, select_score
 from benchmarks.runs import ScriptError
 from common.cli import REPOSITORY, InputError
-from simulation.structures import ClassSet
+from simulation.class_sets import ClassSet
 from tests.scripts import SMALL_RUN
 from training.recipes import RECIPES
 

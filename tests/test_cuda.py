@@ -9,7 +9,8 @@ import torch
 import train
 from loader.dataset import load_split
 from model import embed, load_checkpoint, load_model
-from simulation.imaging import Imaging, Simulator
+from physics.imaging import Imaging
+from simulation.simulator import Simulator
 from simulation.structures import load_densities, procedural_name
 from tests.scripts import LIMIT_S, REPOSITORY, SMALL_RUN, small
 from training.batches import FileBatches

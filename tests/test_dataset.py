@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from common.cli import InputError
+from loader.columns import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR
 from loader.dataset import (
     Dataset_subtomo,
     class_names,
@@ -13,7 +16,6 @@ from loader.dataset import (
     particle_codes,
     read_split,
 )
-from loader.labels import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR
 from loader.volume import write_volume
 
 BOX = 4
@@ -89,8 +91,8 @@ def test_a_loaded_split_holds_what_the_data_set_serves(split):
     assert loaded.labels.tolist() == [0, 1, 0]
     for index in range(3):
         torch.testing.assert_close(loaded.images[index].float(), items[index][0]["image"], atol=2e-3, rtol=0)
-    assert loaded.preprocessing["box"] == BOX
-    assert loaded.preprocessing["voxel_size"] == pytest.approx(10)
+    assert loaded.preprocessing.box == BOX
+    assert loaded.preprocessing.voxel_size == pytest.approx(10)
     assert loaded.intensity[:, 0] == pytest.approx(5, abs=1.5)
     assert loaded.intensity[:, 2].max() < loaded.intensity[:, 3].min()
 
@@ -140,18 +142,18 @@ def test_volumes_of_two_sizes_are_refused(split, tmp_path):
 
 
 def test_volumes_of_another_voxel_size_than_the_checkpoint_are_refused(split):
-    preprocessing = {**load_split(split).preprocessing, "voxel_size": 13.5}
+    preprocessing = replace(load_split(split).preprocessing, voxel_size=13.5)
     with pytest.raises(InputError, match=r"v0\.mrc: voxels of 10 A; expected 13\.5 A"):
         load_split(split, preprocessing)
 
 
 def test_a_tilt_range_counts_only_where_all_rows_agree(split):
     table = pd.read_csv(split, dtype=str)
-    assert load_split(split).preprocessing["tilt_range"] is None
+    assert load_split(split).preprocessing.tilt_range is None
     table.assign(**{"Tilt Min": "-60", "Tilt Max": "60"}).to_csv(split, index=False)
-    assert load_split(split).preprocessing["tilt_range"] == [-60, 60]
+    assert load_split(split).preprocessing.tilt_range == (-60, 60)
     table.assign(**{"Tilt Min": ["-60", "-50", "-60"], "Tilt Max": "60"}).to_csv(split, index=False)
-    assert load_split(split).preprocessing["tilt_range"] is None
+    assert load_split(split).preprocessing.tilt_range is None
 
 
 def test_a_header_alone_is_a_split_of_no_volume(split):
@@ -192,7 +194,7 @@ def test_a_voxel_size_in_the_table_goes_before_that_of_the_header_row_by_row(spl
     rows = pd.read_csv(split, dtype=str, keep_default_na=False)
     rows["Voxel Size"] = "20"  # the headers say 10
     rows.to_csv(split, index=False)
-    assert load_split(split).preprocessing["voxel_size"] == 20
+    assert load_split(split).preprocessing.voxel_size == 20
     rows["Voxel Size"] = ["20", "20", "5"]
     rows.to_csv(split, index=False)
     with pytest.raises(InputError, match=r"v2\.mrc: voxels of 5 A; expected 20 A"):

@@ -8,20 +8,12 @@ from scipy.spatial.transform import Rotation
 from scipy.stats import kstest
 
 from common.cli import InputError
+from physics.filters import crop_inverse, ctf, geometry, padded_side, transfer, wavelength, wedge, white_spectrum
+from physics.imaging import Imaging
+from physics.pose import Poses, pose, posing_grid, random_rotations, rotation_matrices
 from simulation.crowd import draw_crowd, scene
-from simulation.filters import (
-    crop_inverse,
-    ctf,
-    geometry,
-    padded_side,
-    transfer,
-    wavelength,
-    wedge,
-    white_spectrum,
-)
-from simulation.imaging import MASK_LEVEL, Imaging, Simulator, simulate
-from simulation.pose import Poses, pose, posing_grid, random_rotations, rotation_matrices
 from simulation.procedural import procedural_residues
+from simulation.simulator import MASK_LEVEL, Simulator, simulate
 from simulation.structures import density_from_points, load_densities
 
 SIDE, VOXEL, RESOLUTION = 16, 20.0, 40.0  # a small box of coarse voxels: the physics is the same

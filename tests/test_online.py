@@ -10,9 +10,10 @@ import torch
 
 import train
 from common.cli import InputError
+from loader.prepare import Preprocessing
 from model import load_checkpoint
 from simulation.auxiliary import FIRST_AUXILIARY, auxiliary_densities, fitting
-from simulation.imaging import Simulator
+from simulation.simulator import Simulator
 from simulation.structures import load_densities, procedural_complex
 from tests.scripts import refuse, same, small, succeed
 from training.group import Group
@@ -38,7 +39,7 @@ def settings(folder, **options):
 
 def source(folder, group=None, volumes=36, **options):
     cfg = settings(folder, **options)
-    preprocessing = {"box": 16, "voxel_size": 20.0, "contrast": "bright", "tilt_range": [-60, 60]}
+    preprocessing = Preprocessing(16, 20.0, tilt_range=(-60.0, 60.0))
     return OnlineBatches(cfg, CLASSES, preprocessing, volumes, CPU, group or Group())
 
 
@@ -142,7 +143,7 @@ def test_online_imaging_is_that_of_the_files(shared, tmp_path):
     hard = ("--shift", "5", "--crop", "--common-noise", "--defocus", "3", "4", "--tilt-max", "50", "--data-dir", "hard")
     succeed("simulate.py", *options, *hard, cwd=tmp_path)
     cfg = settings(shared, data_dir=str(tmp_path / "hard"), auxiliary=2)
-    preprocessing = {"box": 16, "voxel_size": 20.0, "contrast": "bright"}
+    preprocessing = Preprocessing(16, 20.0)
     batches = OnlineBatches(cfg, CLASSES[:2], preprocessing, 24, CPU, Group())
     record = json.loads((tmp_path / "hard" / "simulation.json").read_text())
     for name in ("shift", "tilt_min", "tilt_max", "common_noise", "voltage", "band_limit"):

@@ -15,10 +15,10 @@ import predict
 from common.cli import InputError
 from evaluation.rejection import calibrate, calibrated_score, classify, fit_threshold
 from loader.dataset import load_split, read_split
-from loader.inputs import Input, find_inputs, prepare
-from loader.resample import fourier_resample
+from loader.prepare import Input, Preprocessing, find_inputs, prepare
 from loader.volume import read_volume, write_volume
 from model import embed, load_model
+from physics.resample import fourier_resample
 from tests.scripts import refuse, succeed
 
 BOX, VOXEL_SIZE = 16, 20.0  # of the training volumes
@@ -32,7 +32,7 @@ def checkpoint(trained, tmp_path_factory):
     After so few steps the running statistics hardly let one volume differ from another.
     """
     model, content = load_model(trained / "model_save" / "checkpoint.pt", torch.device("cpu"))
-    split = load_split(trained / "csv_split" / "train.csv", content["preprocessing"])
+    split = load_split(trained / "csv_split" / "train.csv", Preprocessing.read(content["preprocessing"]))
     for layer in model.modules():
         if isinstance(layer, torch.nn.BatchNorm1d | torch.nn.BatchNorm3d):
             layer.momentum = 1.0
@@ -41,7 +41,7 @@ def checkpoint(trained, tmp_path_factory):
     embeddings = embed(model.eval(), split.images, torch.device("cpu"))
     found = calibrate(embeddings, split.labels.numpy(), len(content["classes"]))
     content["calibration"] |= {name: torch.from_numpy(values) for name, values in found.items()}
-    valid = load_split(trained / "csv_split" / "valid.csv", content["preprocessing"])
+    valid = load_split(trained / "csv_split" / "valid.csv", Preprocessing.read(content["preprocessing"]))
     scores = calibrated_score(embed(model, valid.images, torch.device("cpu")), content["calibration"])
     content["calibration"]["threshold"] = fit_threshold(scores, 0.5)
     content["state_dict"] = model.state_dict()
@@ -106,7 +106,7 @@ def test_predictions_are_those_of_the_library_in_the_order_of_the_rows(trained, 
     table = pd.read_csv(folder / "predictions.csv")
 
     model, content = load_model(checkpoint, torch.device("cpu"))
-    split = load_split(trained / "csv_split" / "test.csv", content["preprocessing"])
+    split = load_split(trained / "csv_split" / "test.csv", Preprocessing.read(content["preprocessing"]))
     embeddings = embed(model, split.images, torch.device("cpu"))
     class_prototypes = content["calibration"]["prototypes"].numpy()
     nearest, cosines = classify(embeddings, class_prototypes)
@@ -271,7 +271,7 @@ def test_negated_copies_are_warned_of_and_the_originals_are_not(trained, checkpo
 def test_the_contrast_of_almost_every_single_volume_is_recognised(trained, level):
     """At SNR 0.1 and without noise, known and unknown classes alike."""
     names = [str(path) for path in sorted((trained / "data_").glob(f"*SNR{level}/subtomogram_mrc/*.mrc"))]
-    preprocessing = {"box": BOX, "voxel_size": VOXEL_SIZE, "contrast": "bright"}
+    preprocessing = Preprocessing(BOX, VOXEL_SIZE)
     brightness = np.array([prepare(Input(name), preprocessing).brightness for name in names])
     assert np.mean([not predict.contrast_warning(value, "bright") for value in brightness]) == 1
     assert np.mean([bool(predict.contrast_warning(-value, "bright")) for value in brightness]) > 0.95
@@ -355,7 +355,7 @@ def test_bad_options_and_calibrations_are_named(checkpoint, files, tmp_path):
 def test_a_checkpoint_calibrated_by_neighbours_is_scored_by_them(checkpoint, files, tmp_path):
     """Where the reference is one volume, that volume alone is known."""
     model, content = load_model(checkpoint, torch.device("cpu"))
-    image = torch.from_numpy(prepare(Input(files[0]), content["preprocessing"]).image)
+    image = torch.from_numpy(prepare(Input(files[0]), Preprocessing.read(content["preprocessing"])).image)
     reference = torch.from_numpy(embed(model, image[None, None], torch.device("cpu")))
     content["calibration"] |= {"score": "knn_cosine", "threshold": 0.9999, "reference": reference}
     table = predicted(tmp_path, saved(content, tmp_path), *files)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from loader.resample import fit_box, fourier_resample, regrid
+from physics.resample import fit_box, fourier_resample, regrid
 
 EXTENT = 240.0  # A
 

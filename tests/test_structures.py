@@ -13,10 +13,10 @@ import torch
 from common.cli import REPOSITORY, InputError
 from loader.volume import read_volume, write_volume
 from simulation import download
+from simulation.class_sets import CLASS_SETS
 from simulation.download import download_missing
 from simulation.procedural import RESIDUE_VOLUME, RESIDUES, procedural_residues
 from simulation.structures import (
-    CLASS_SETS,
     MAP_INTERIOR,
     density_from_atoms,
     density_from_map,

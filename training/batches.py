@@ -47,7 +47,7 @@ class FileBatches:
     def __init__(self, cfg: Any, split: Split, device: torch.device, group: Group):
         self.cfg, self.split, self.device, self.group = cfg, split, device, group
         self.labels = split.labels.to(device)
-        tilts = split.preprocessing["tilt_range"]
+        tilts = split.preprocessing.tilt_range
         if cfg.rotate and not tilts:
             raise InputError("--rotate: the tilt range of the volumes is unknown (columns Tilt Min and Tilt Max)")
         self.tilt_range = tuple(tilts) if cfg.rotate else None

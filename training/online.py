@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from common.cli import InputError, find_data_dir, plural
-from loader.volume import same_voxel_size
+from loader.prepare import Preprocessing
+from physics.grid import same_voxel_size
+from physics.imaging import Imaging
 from simulation.auxiliary import auxiliary_densities, neighbour_densities
-from simulation.filters import Imaging
-from simulation.imaging import Simulator
+from simulation.simulator import Simulator
 from simulation.structures import find_structures, load_densities
 from training.batches import check_batch_size, epoch_seed
 from training.group import Group
@@ -41,7 +42,13 @@ class OnlineBatches:
     """
 
     def __init__(
-        self, cfg: Any, classes: list[str], preprocessing: dict, volumes: int, device: torch.device, group: Group
+        self,
+        cfg: Any,
+        classes: list[str],
+        preprocessing: Preprocessing,
+        volumes: int,
+        device: torch.device,
+        group: Group,
     ):
         self.cfg, self.device, self.group, self.known = cfg, device, group, len(classes)
         check_batch_size(cfg.batch_size, group)
@@ -129,17 +136,17 @@ def read_record(path: Path) -> dict:
         raise InputError(f"{path}: not the record of a simulation ({error})") from error
 
 
-def check_record(record: dict, path: Path, structures: str, classes: list[str], preprocessing: dict) -> None:
+def check_record(record: dict, path: Path, structures: str, classes: list[str], preprocessing: Preprocessing) -> None:
     """Refuse a record of other classes, structures or volumes than those of the training files."""
     missing = sorted({*classes} - {*record["classes"]})
     if missing:
         raise InputError(f"{path}: made without the classes {', '.join(missing)} of train.csv")
-    if record["box"] != preprocessing["box"]:
-        raise InputError(f"{path}: a box of {record['box']} voxels; train.csv has volumes of {preprocessing['box']}")
-    size = preprocessing["voxel_size"]
+    if record["box"] != preprocessing.box:
+        raise InputError(f"{path}: a box of {record['box']} voxels; train.csv has volumes of {preprocessing.box}")
+    size = preprocessing.voxel_size
     if size and not same_voxel_size(record["voxel_size"], size):
         raise InputError(f"{path}: voxels of {record['voxel_size']:g} A; train.csv has {size:g} A")
-    if preprocessing["contrast"] != "bright":
+    if preprocessing.contrast != "bright":
         raise InputError("--contrast dark: simulated particles are bright, as the files have to be that go with them")
     if record["files"] and not structures:
         raise InputError(f"{path}: made from structure files; say with --structures where they are")

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau,
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from common.cli import InputError
+from loader.prepare import Preprocessing
 from loss.base import LossTerms
 from loss.loss import LOSSES
 from model import build_model, load_checkpoint, save_checkpoint
@@ -71,7 +72,7 @@ class Run:
         self,
         cfg: Any,
         classes: list[str],
-        preprocessing: dict,
+        preprocessing: Preprocessing,
         steps_per_epoch: int,
         device: torch.device,
         group: Group | None = None,
@@ -149,7 +150,11 @@ class Run:
     def load(self, path: Path) -> None:
         """Take up a run from its last.pt; refuse one of other classes, data or settings, naming every difference."""
         saved = load_checkpoint(path)
-        now = {**comparable(dataclasses.asdict(self.cfg)), "classes": self.classes, "preprocessing": self.preprocessing}
+        now = {
+            **comparable(dataclasses.asdict(self.cfg)),
+            "classes": self.classes,
+            "preprocessing": self.preprocessing.content(),
+        }
         then = {**comparable(saved["config"]), "classes": saved["classes"], "preprocessing": saved["preprocessing"]}
         progress = saved["progress"]
         now["steps_per_epoch"], then["steps_per_epoch"] = self.steps_per_epoch, progress["steps_per_epoch"]
@@ -187,7 +192,7 @@ class Run:
             rng={"torch": torch.get_rng_state()},
             config=dataclasses.asdict(self.cfg),
             classes=self.classes,
-            preprocessing=self.preprocessing,
+            preprocessing=self.preprocessing.content(),
             calibration=self.calibration,
             metrics={"log": self.log},
             progress=progress,

@@ -2,17 +2,42 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from common.cli import InputError
-from loader.labels import INPUT, MASK_FOLDER, VOXEL_SIZE, absolute, mrc_files, read_csv
-from loader.resample import regrid
-from loader.volume import MRC_SUFFIXES, central_brightness, normalise, read_volume, same_voxel_size, split_address
+from loader.columns import INPUT, MASK_FOLDER, VOXEL_SIZE
+from loader.sources import absolute, mrc_files, read_csv
+from loader.volume import MRC_SUFFIXES, central_brightness, normalise, read_volume, split_address
+from physics.grid import same_voxel_size
+from physics.resample import regrid
 
+CONTRASTS = ("bright", "dark")  # of the particles in the files; the network always sees bright ones
+NORMALISATION = "mean 0, standard deviation 1 of each volume"
 MOST_APART = 4  # times: a cube that much smaller, or of voxels that much coarser, is a mistake
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How the volumes of a training set came to be what the network sees; a checkpoint keeps it, as a dictionary."""
+
+    box: int  # voxels, side of the cube
+    voxel_size: float | None  # A; None where it is unknown
+    contrast: str = "bright"  # of the particles in the files: one of CONTRASTS
+    tilt_range: tuple[float, float] | None = None  # degrees about y; None: unknown, or not the same
+    normalisation: str = NORMALISATION
+
+    @classmethod
+    def read(cls, content: dict) -> "Preprocessing":
+        """From a checkpoint's dictionary."""
+        tilt_range = content["tilt_range"]
+        return cls(**{**content, "tilt_range": None if tilt_range is None else tuple(tilt_range)})
+
+    def content(self) -> dict:
+        """For a checkpoint: plain types alone."""
+        return asdict(self) | {"tilt_range": None if self.tilt_range is None else list(self.tilt_range)}
 
 
 @dataclass(frozen=True)
@@ -104,7 +129,7 @@ class Prepared:
     note: str
 
 
-def prepare(given: Input, preprocessing: dict) -> Prepared:
+def prepare(given: Input, preprocessing: Preprocessing) -> Prepared:
     """Read a volume and repeat a checkpoint's preprocessing: voxel size, box, contrast, normalisation.
 
     Raises InputError as read_volume does, and for a volume that is not a cube or is constant.
@@ -113,7 +138,7 @@ def prepare(given: Input, preprocessing: dict) -> Prepared:
     if len(set(volume.shape)) != 1:
         raise InputError(f"{given.address}: a volume of {volume.shape} voxels (z, y, x); expected a cube")
     voxel_size = given.voxel_size or voxel_size
-    side, box, expected = volume.shape[0], preprocessing["box"], preprocessing["voxel_size"]
+    side, box, expected = volume.shape[0], preprocessing.box, preprocessing.voxel_size
     if voxel_size and expected and not _comparable(side, voxel_size, box, expected):
         raise InputError(
             f"{given.address}: {side} voxels of {voxel_size:g} A; expected something like the {box} of {expected:g} A "
@@ -121,7 +146,7 @@ def prepare(given: Input, preprocessing: dict) -> Prepared:
         )
     note = _note(voxel_size, expected, side, box)
     volume = regrid(volume, voxel_size or expected or 1.0, expected or voxel_size or 1.0, box)
-    if preprocessing["contrast"] == "dark":
+    if preprocessing.contrast == "dark":
         volume = -volume
     image = normalise(volume, given.address)
     return Prepared(image, central_brightness(image), note)

@@ -5,18 +5,8 @@ import pytest
 import starfile
 
 from common.cli import InputError
-from loader.labels import (
-    INPUT,
-    LABEL,
-    MASK,
-    PARTICLE,
-    SNR,
-    TOMOGRAM,
-    VOXEL_SIZE,
-    read_particles,
-    snr_level,
-    snr_text,
-)
+from loader.columns import INPUT, LABEL, MASK, PARTICLE, SNR, TOMOGRAM, VOXEL_SIZE, snr_level, snr_text
+from loader.sources import read_particles
 from loader.volume import write_volume
 
 NAMES = ("aaa", "bbb")

@@ -11,9 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from simulation.crowd import Crowd, draw_crowd, outline, scene
-from simulation.filters import (
-    Imaging,
+from physics.filters import (
     crop_inverse,
     ctf,
     geometry,
@@ -23,7 +21,9 @@ from simulation.filters import (
     transfer,
     white_spectrum,
 )
-from simulation.pose import Poses, pose, posing_grid, random_rotations
+from physics.imaging import Imaging
+from physics.pose import Poses, pose, posing_grid, random_rotations
+from simulation.crowd import Crowd, draw_crowd, outline, scene
 from simulation.tilt_series import TiltSeries
 
 MASK_LEVEL = 0.3  # of the density of solid protein: inside from there on

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from loader.volume import same_voxel_size
+from physics.grid import same_voxel_size
 
 
 def spectrum_at(
