@@ -6,10 +6,9 @@ from functools import partial
 import torch
 from torch import nn
 
+from models.depths import BLOCKS_PER_STAGE, FIRST_BOTTLENECK_DEPTH
+from models.HalfTurn import HalfTurnResNet3D
 from models.SphereFace import SphereFace20
-
-BLOCKS_PER_STAGE = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-FIRST_BOTTLENECK_DEPTH = 50
 
 
 class BasicBlock(nn.Module):
@@ -115,5 +114,6 @@ def initialise(module: nn.Module) -> None:
 BACKBONES: dict[str, Callable[[int, int], nn.Module]] = {
     "resnet": ResNet3D,
     "resnet_pool": partial(ResNet3D, pool=True),
+    "resnet_half_turn": HalfTurnResNet3D,
     "sphere20": SphereFace20,
 }
