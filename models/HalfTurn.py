@@ -9,14 +9,16 @@ The elements are numbered 0 (identity), 1 (z), 2 (y), 3 (x), so that the product
 the order (element, field).
 """
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from models.depths import BLOCKS_PER_STAGE, FIRST_BOTTLENECK_DEPTH
 
-# Of each element the axes to reverse in a kernel (fields, bit 1, bit 0, fields, z, y, x): two in space; and the bits of
-# the input's element that "xor" turns over.
+# Of each element the axes to reverse in a kernel (fields out, bit 1, bit 0, fields in, z, y, x): two in space, and the
+# bits of the input's element that "xor" turns over.
 REVERSED = ((), (5, 6, 2), (4, 6, 1), (4, 5, 1, 2))
 ELEMENTS = len(REVERSED)
 
@@ -35,19 +37,18 @@ class HalfTurnConv3d(nn.Module):
     def __init__(self, fields_in: int, fields_out: int, side: int, stride: int = 1):
         super().__init__()
         self.stride, self.padding = stride, (side - 1) // 2
-        # 5 dimensions, as of an ordinary convolution, so that `model.to(memory_format=...)` applies
-        self.weight = nn.Parameter(torch.empty(fields_out, ELEMENTS * fields_in or 1, side, side, side))
+        bits = (2, 2) if fields_in else (1, 1)
+        self.shape = (fields_out, *bits, fields_in or 1, side, side, side)
+        # a matrix, as DistributedDataParallel warns of gradients whose strides are not those of their 5-D parameter
+        self.weight = nn.Parameter(torch.empty(fields_out, math.prod(self.shape[1:])))
         # He's variance, by the fan-out of the ordinary kernel, as in ResNet3D
         nn.init.normal_(self.weight, std=(2 / (ELEMENTS * fields_out * side**3)) ** 0.5)
 
     def kernel(self) -> torch.Tensor:
-        """The kernel of the ordinary convolution: (4 fields_out, 4 fields_in or 1, side, side, side)."""
-        if self.weight.shape[1] == 1:
-            turned = [self.weight.flip([axis - 2 for axis in axes if axis > 3]) for axes in REVERSED]
-        else:
-            split = self.weight.unflatten(1, (2, 2, -1))  # (fields_out, 4 fields_in, ...) -> (o, 2, 2, fields_in, ...)
-            turned = [split.flip(axes).flatten(1, 3) for axes in REVERSED]
-        return torch.cat(turned)
+        """The kernel of the ordinary convolution: (4 fields_out, 4 fields_in or 1, side, side, side), channels last."""
+        weight = self.weight.view(self.shape)
+        turned = torch.cat([weight.flip(axes) for axes in REVERSED]).flatten(1, 3)  # (4 fields_out, 4 fields_in, ...)
+        return turned.clone(memory_format=torch.channels_last_3d)  # of one channel too, which `contiguous` leaves alone
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.conv3d(x, self.kernel(), stride=self.stride, padding=self.padding)

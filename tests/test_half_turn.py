@@ -115,12 +115,13 @@ def test_a_group_convolution_is_a_loop_over_turned_kernels(side, stride):
     torch.manual_seed(0)
     fields_in, fields_out = 2, 3
     layer = HalfTurnConv3d(fields_in, fields_out, side, stride).double()
+    weight = layer.weight.view(fields_out, -1, side, side, side)  # (o, 4 fields_in, side, side, side)
     maps = torch.randn(2, ELEMENTS * fields_in, 6, 6, 6, dtype=torch.float64)
     expected = []
     for g in range(ELEMENTS):
         total = 0
         for h in range(ELEMENTS):
-            kernel = layer.weight[:, (g ^ h) * fields_in : ((g ^ h) + 1) * fields_in]
+            kernel = weight[:, (g ^ h) * fields_in : ((g ^ h) + 1) * fields_in]
             field = maps[:, h * fields_in : (h + 1) * fields_in]
             total = total + F.conv3d(field, turn(kernel, ORDER[g]), stride=stride, padding=(side - 1) // 2)
         expected.append(total)
@@ -130,7 +131,8 @@ def test_a_group_convolution_is_a_loop_over_turned_kernels(side, stride):
 def test_the_stem_lifts_a_volume_to_its_four_turned_filters():
     torch.manual_seed(0)
     layer, volumes = HalfTurnConv3d(0, 3, 6, 2).double(), make_volumes(8, count=2)
-    expected = [F.conv3d(volumes, turn(layer.weight, axis), stride=2, padding=2) for axis in ORDER]
+    filters = layer.weight.view(3, 1, 6, 6, 6)
+    expected = [F.conv3d(volumes, turn(filters, axis), stride=2, padding=2) for axis in ORDER]
     assert_level(layer(volumes), torch.cat(expected, dim=1))
 
 
@@ -179,11 +181,19 @@ def test_normalisation_over_processes_takes_the_place_of_every_normalisation():
     assert len(norms) == 12 and all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
 
 
+@pytest.mark.parametrize("width", [4, 8])
+def test_gradients_have_the_strides_of_their_parameters_as_processes_that_share_them_want(width):
+    network = make_network(torch.float32, width=width)
+    volumes = make_volumes(dtype=torch.float32).contiguous(memory_format=torch.channels_last_3d)
+    network(volumes).square().mean().backward()
+    assert all(parameter.grad.stride() == parameter.stride() for parameter in network.parameters())
+
+
 def test_no_convolution_leaves_the_channels_last_layout():
     network, layouts = make_network(torch.float32), []
 
     def note(layer, given, found):
-        if layer.weight.shape[-1] > 1:  # what the shortcuts' average pooling gives is in the default layout, and small
+        if layer.shape[-1] > 1:  # what the shortcuts' average pooling gives is in the default layout, and small
             layouts.extend(maps.is_contiguous(memory_format=torch.channels_last_3d) for maps in (*given, found))
 
     for layer in network.modules():
