@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from common.cli import InputError, is_first_process
 from common.files import atomic_path
+from loader.augment import HALF_TURNS, safe_half_turns
 from loader.prepare import Preprocessing
 from models.ResNet import BACKBONES
 
@@ -52,6 +53,39 @@ class Conv3D(nn.Module):
         if self.upsample > 1:
             volumes = F.interpolate(volumes, scale_factor=self.upsample, mode="trilinear", align_corners=False)
         return self.embedding(self.backbone(volumes))  # (N, 1, D, H, W) -> (N, E)
+
+
+class Views(nn.Module):
+    """A network averaged over views of each volume: as it is, and by each of `turns`. (N, 1, D, H, W) -> (N, E).
+
+    The embedding is the mean of the views' unit embeddings times the mean of their lengths. So its direction is that of
+    the mean unit embedding; where the lengths agree it is the plain mean, whose logits are the mean logits; and it is
+    shorter where the views disagree.
+
+    Args:
+        model: (N, 1, D, H, W) -> (N, E).
+        turns: keys of HALF_TURNS, as safe_half_turns gives them.
+    """
+
+    def __init__(self, model: nn.Module, turns: tuple[str, ...]):
+        super().__init__()
+        self.model, self.turns, self.embedding_dim = model, turns, model.embedding_dim
+        self.train(model.training)
+
+    def forward(self, volumes: torch.Tensor) -> torch.Tensor:
+        views = [volumes, *(volumes.flip(HALF_TURNS[turn]) for turn in self.turns)]
+        embeddings = torch.stack([self.model(view) for view in views])  # (V, N, E)
+        lengths = embeddings.norm(dim=2, keepdim=True)
+        return lengths.mean(dim=0) * F.normalize(embeddings, dim=2).mean(dim=0)  # (V, N, E) -> (N, E)
+
+
+def with_views(model: nn.Module, config: dict, preprocessing: Preprocessing) -> nn.Module:
+    """The network as embeddings are made with it: averaged over views where `config` says so and the tilt range allows.
+
+    A configuration from before the option says nothing, and means one view.
+    """
+    turns = safe_half_turns(*(preprocessing.tilt_range or (None, None))) if config.get("views") else ()
+    return Views(model, turns) if turns else model
 
 
 def build_model(config: dict) -> Conv3D:
@@ -125,8 +159,10 @@ def load_checkpoint(path: Path | str) -> dict:
     return content
 
 
-def load_model(path: Path | str, device: torch.device) -> tuple[Conv3D, dict]:
+def load_model(path: Path | str, device: torch.device) -> tuple[nn.Module, dict]:
     """The trained network, in eval mode on `device`, and the checkpoint (on the CPU), its preprocessing as dataclass.
+
+    The network is averaged over views where the checkpoint's configuration says so, see `with_views`.
 
     Raises InputError as load_checkpoint does, when the weights do not fit the network that the file describes, and for
     a last.pt from before the end of its first epoch.
@@ -140,7 +176,8 @@ def load_model(path: Path | str, device: torch.device) -> tuple[Conv3D, dict]:
         checkpoint["preprocessing"] = Preprocessing.read(checkpoint["preprocessing"])
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise InputError(f"{path}: its weights do not fit its own configuration ({_first_line(error)})") from error
-    return model.to(device, memory_format=torch.channels_last_3d).eval(), checkpoint
+    model = model.to(device, memory_format=torch.channels_last_3d).eval()
+    return with_views(model, checkpoint["config"], checkpoint["preprocessing"]), checkpoint
 
 
 def _first_line(error: Exception) -> str:

@@ -29,7 +29,7 @@ from evaluation.report import format_open_set, write_page
 from evaluation.sections import Embedded
 from loader.columns import LABEL, PARTICLE, SNR, TOMOGRAM
 from loader.dataset import Split, check_classes, load_split, mask_sizes, overlap_warning, snr_convention
-from model import build_model, embed, load_model
+from model import build_model, embed, load_model, with_views
 
 
 @dataclass(frozen=True)
@@ -202,6 +202,7 @@ def floor_embeddings(
     with torch.random.fork_rng():
         torch.manual_seed(cfg.seed)
         untrained = build_model(checkpoint["config"]).to(device).eval()
+    untrained = with_views(untrained, checkpoint["config"], checkpoint["preprocessing"])
     embeddings = {
         "untrained network": {
             name: embed(untrained, split.images, device, cfg.batch_size, f"untrained network, {name}.csv")

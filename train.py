@@ -46,6 +46,7 @@ class Config:
     depth: int = 18  # layers of the backbone
     width: int = 64  # channels of its first stage; 16 is the preset for a CPU
     embedding_dim: int = 512  # E
+    views: bool = False  # average embeddings over the half turns that keep the missing wedge; four times the inference
     upsample: int = 1  # enlarge the box on the device, 2 as the original did
     loss: str = "soft_lmccl"  # a name in loss/loss.py: LOSSES
     loss_options: dict[str, str] = field(default_factory=dict)  # its options, as: s 30 m 0.35
@@ -127,6 +128,8 @@ def load_data(cfg: Config, device: torch.device) -> tuple[Split, Split, list[str
     train = load_split(folder / "train.csv", contrast=cfg.contrast, memory_share=cfg.memory_share)
     if not len(train):
         raise InputError(f"{folder}/train.csv: holds no volume")
+    if cfg.views and not train.preprocessing.tilt_range:
+        raise InputError("--views: the tilt range of the volumes is unknown (columns Tilt Min and Tilt Max)")
     valid = load_split(folder / "valid.csv", train.preprocessing, memory_share=cfg.memory_share)
     classes = class_names(train.rows, folder / "train.csv")
     if class_names(valid.rows, folder / "valid.csv") != classes:

@@ -95,6 +95,7 @@ def test_a_checkpoint_holds_the_loss_with_its_centres_and_the_calibration(traine
         ({"simulate_online": True, "rotate": True}, "--rotate, --noise, --class-samples: for files"),
         ({"class_samples": 5}, "--class-samples 5 with --batch-size 16: expected a batch size that is a multiple"),
         ({"class_samples": 4}, "16 / 4 = 4 classes a batch, there are 3"),
+        ({"views": True, "backbone": "resnet_half_turn"}, "--views: every half-turned view has the same embedding"),
         ({"sync_batchnorm": True}, "--sync-batchnorm: for several processes on GPUs"),
     ],
 )

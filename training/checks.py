@@ -32,6 +32,8 @@ def check(cfg: Any) -> None:
             raise InputError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: expected 0 to 1")
     if cfg.false_rejection_rate == 1:
         raise InputError("--false-rejection-rate 1: expected less, or every particle is unknown")
+    if cfg.views and cfg.backbone == "resnet_half_turn":
+        raise InputError("--views: every half-turned view has the same embedding by resnet_half_turn; leave it out")
     check_online(cfg)
     if cfg.tensorboard and find_spec("tensorboard") is None:
         raise InputError(

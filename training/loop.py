@@ -1,6 +1,7 @@
 """One epoch of training, step by step; and its validation."""
 
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from common.cli import InputError
 from evaluation.rejection import DEFAULT_SCORE, calibrate, calibrated_score, classify, fit_threshold
 from loader.dataset import Split
-from model import embed
+from model import embed, with_views
 from training.batches import Batches
 from training.run import Run
 from training.stop import StopRequest
@@ -105,7 +106,7 @@ def draw_gallery(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tenso
 @torch.inference_mode()
 def validate(state: Run, train: Split, valid: Split, gallery: torch.Tensor) -> tuple[dict, dict]:
     """Validation accuracy by class prototypes and loss; and the threshold below which a particle is unknown."""
-    cfg, network = state.cfg, state.network
+    cfg, network = state.cfg, with_views(state.network, asdict(state.cfg), state.preprocessing)
     found = embed(network, train.images[gallery.to(train.images.device)], state.device, EMBED_BATCH, "prototypes")
     raw = embed(network, valid.images, state.device, EMBED_BATCH, "validation", normalised=False)
     if not (np.isfinite(raw).all() and np.isfinite(found).all()):

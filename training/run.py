@@ -155,7 +155,11 @@ class Run:
             "classes": self.classes,
             "preprocessing": self.preprocessing.content(),
         }
-        then = {**comparable(saved["config"]), "classes": saved["classes"], "preprocessing": saved["preprocessing"]}
+        then = {  # options that the run was before had what is now their default
+            **comparable(dataclasses.asdict(type(self.cfg)()) | saved["config"]),
+            "classes": saved["classes"],
+            "preprocessing": saved["preprocessing"],
+        }
         progress = saved["progress"]
         now["steps_per_epoch"], then["steps_per_epoch"] = self.steps_per_epoch, progress["steps_per_epoch"]
         if self.cfg.simulate_online:  # each process draws its own part of a batch; a run of before may not say how many
