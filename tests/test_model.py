@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from common.cli import InputError
+from loader.prepare import Preprocessing
 from model import CONTENT, Conv3D, embed, load_checkpoint, load_model, save_checkpoint
 from models.ResNet import BACKBONES, ResNet3D
 from models.SphereFace import SphereFace20
@@ -19,7 +20,7 @@ def model():
 def save(path, model, **changes):
     save_checkpoint(path, **{key: {} for key in CONTENT if key != "version"} | {
         "epoch": 1, "state_dict": model.state_dict(), "config": CONFIG, "classes": ["a", "b"],
-        "calibration": {"threshold": 0.5}, **changes
+        "calibration": {"threshold": 0.5}, "preprocessing": Preprocessing(16, 10.0).content(), **changes
     })  # fmt: skip
 
 

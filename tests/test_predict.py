@@ -32,7 +32,7 @@ def checkpoint(trained, tmp_path_factory):
     After so few steps the running statistics hardly let one volume differ from another.
     """
     model, content = load_model(trained / "model_save" / "checkpoint.pt", torch.device("cpu"))
-    split = load_split(trained / "csv_split" / "train.csv", Preprocessing.read(content["preprocessing"]))
+    split = load_split(trained / "csv_split" / "train.csv", content["preprocessing"])
     for layer in model.modules():
         if isinstance(layer, torch.nn.BatchNorm1d | torch.nn.BatchNorm3d):
             layer.momentum = 1.0
@@ -41,10 +41,11 @@ def checkpoint(trained, tmp_path_factory):
     embeddings = embed(model.eval(), split.images, torch.device("cpu"))
     found = calibrate(embeddings, split.labels.numpy(), len(content["classes"]))
     content["calibration"] |= {name: torch.from_numpy(values) for name, values in found.items()}
-    valid = load_split(trained / "csv_split" / "valid.csv", Preprocessing.read(content["preprocessing"]))
+    valid = load_split(trained / "csv_split" / "valid.csv", content["preprocessing"])
     scores = calibrated_score(embed(model, valid.images, torch.device("cpu")), content["calibration"])
     content["calibration"]["threshold"] = fit_threshold(scores, 0.5)
     content["state_dict"] = model.state_dict()
+    content["preprocessing"] = content["preprocessing"].content()
     return saved(content, tmp_path_factory.mktemp("checkpoint"))
 
 
@@ -106,7 +107,7 @@ def test_predictions_are_those_of_the_library_in_the_order_of_the_rows(trained, 
     table = pd.read_csv(folder / "predictions.csv")
 
     model, content = load_model(checkpoint, torch.device("cpu"))
-    split = load_split(trained / "csv_split" / "test.csv", Preprocessing.read(content["preprocessing"]))
+    split = load_split(trained / "csv_split" / "test.csv", content["preprocessing"])
     embeddings = embed(model, split.images, torch.device("cpu"))
     class_prototypes = content["calibration"]["prototypes"].numpy()
     nearest, cosines = classify(embeddings, class_prototypes)
@@ -355,9 +356,10 @@ def test_bad_options_and_calibrations_are_named(checkpoint, files, tmp_path):
 def test_a_checkpoint_calibrated_by_neighbours_is_scored_by_them(checkpoint, files, tmp_path):
     """Where the reference is one volume, that volume alone is known."""
     model, content = load_model(checkpoint, torch.device("cpu"))
-    image = torch.from_numpy(prepare(Input(files[0]), Preprocessing.read(content["preprocessing"])).image)
+    image = torch.from_numpy(prepare(Input(files[0]), content["preprocessing"]).image)
     reference = torch.from_numpy(embed(model, image[None, None], torch.device("cpu")))
     content["calibration"] |= {"score": "knn_cosine", "threshold": 0.9999, "reference": reference}
+    content["preprocessing"] = content["preprocessing"].content()
     table = predicted(tmp_path, saved(content, tmp_path), *files)
     assert table["Score"][0] == pytest.approx(1, abs=1e-4)
     assert list(table["Prediction"] == "unknown") == [False] + [True] * (COUNT - 1)
