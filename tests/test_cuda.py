@@ -9,6 +9,7 @@ import torch
 import train
 from loader.dataset import load_split
 from model import embed, load_checkpoint, load_model
+from physics.grid import Grid
 from physics.imaging import Imaging
 from simulation.simulator import Simulator
 from simulation.structures import load_densities, procedural_name
@@ -56,7 +57,7 @@ def test_volumes_that_fit_are_packed_on_the_device_and_give_the_same_batches(cop
 
 
 def test_the_simulator_makes_the_same_signal_and_noise_on_both_devices():
-    densities = load_densities(tuple(procedural_name(index) for index in range(2)), "", 16, 20.0, 20.0)
+    densities = load_densities(tuple(procedural_name(index) for index in range(2)), "", Grid(16, 20.0, 20.0))
     labels = torch.tensor([0, 1, 1])
     on_cpu = Simulator(densities, Imaging(voxel_size=20.0))
     poses, _ = on_cpu.draw(labels, torch.Generator().manual_seed(0))

@@ -9,6 +9,7 @@ from scipy.stats import kstest
 
 from common.cli import InputError
 from physics.filters import crop_inverse, ctf, geometry, padded_side, transfer, wavelength, wedge, white_spectrum
+from physics.grid import Grid
 from physics.imaging import Imaging
 from physics.pose import Poses, pose, posing_grid, random_rotations, rotation_matrices
 from simulation.crowd import draw_crowd, scene
@@ -24,7 +25,7 @@ WEDGES = {"symmetric": (-60, 60, False), "one-sided": (-30, 65, False), "dual": 
 
 @pytest.fixture(scope="module")
 def densities() -> torch.Tensor:
-    return load_densities(("complex00", "complex07", "complex09"), "", SIDE, VOXEL, RESOLUTION)
+    return load_densities(("complex00", "complex07", "complex09"), "", Grid(SIDE, VOXEL, RESOLUTION))
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -66,12 +67,13 @@ def test_a_pose_turns_and_shifts_the_density_as_it_would_the_atoms_and_never_mir
     atoms = procedural_residues(9, 0)
     weights = np.full(len(atoms), 133.0)
     side = 32
-    reference = torch.from_numpy(density_from_points(atoms, weights, 10.0, 20.0, side, 0, "complex"))
+    grid = Grid(side, 10.0, 20.0)
+    reference = torch.from_numpy(density_from_points(atoms, weights, grid, "complex"))
     quaternions, shifts = random_rotations(6, generator(1)), 4 * torch.rand(6, 3, generator=generator(2)) - 2
     posed = pose(posing_grid(reference[None]), torch.zeros(6, dtype=torch.long), quaternions, shifts, side)
     for volume, quaternion, shift in zip(posed.numpy(), quaternions.numpy(), shifts.numpy(), strict=True):
         turned = Rotation.from_quat(quaternion, scalar_first=True).apply(atoms)
-        expected = density_from_points(turned, weights, 10.0, 20.0, side, 0, "complex")
+        expected = density_from_points(turned, weights, grid, "complex")
         spectrum = np.fft.fftn(expected)
         for axis in range(3):  # shift is x, y, z; the axes are z, y, x
             k = np.fft.fftfreq(side).reshape([-1 if a == axis else 1 for a in range(3)])
@@ -353,7 +355,7 @@ def test_conditions_can_change_between_batches(densities):
 
 @pytest.mark.parametrize("side", [15, 16])
 def test_any_side_works_with_neighbours_and_is_centred(side):
-    densities = load_densities(("complex08",), "", side, VOXEL, RESOLUTION)
+    densities = load_densities(("complex08",), "", Grid(side, VOXEL, RESOLUTION))
     imaging = Imaging(voxel_size=VOXEL, shift=0.0, neighbours=2, tilt_min=-90, tilt_max=90)
     simulator = Simulator(densities, imaging)
     out = simulator(torch.zeros(4, dtype=torch.long), torch.full((4,), torch.inf), generator(2))
@@ -371,7 +373,7 @@ def test_the_same_generator_gives_the_same_volumes(densities):
 
 
 def test_neighbours_do_not_overlap_the_target_or_each_other():
-    densities = load_densities(("complex02", "complex03", "complex08"), "", 20, VOXEL, RESOLUTION)
+    densities = load_densities(("complex02", "complex03", "complex08"), "", Grid(20, VOXEL, RESOLUTION))
     simulator = Simulator(densities, Imaging(voxel_size=VOXEL, neighbours=5))
     labels = torch.arange(24) % 3
     poses, crowd = simulator.draw(labels, generator(1))
@@ -387,7 +389,7 @@ def test_neighbours_do_not_overlap_the_target_or_each_other():
 
 
 def test_every_number_of_neighbours_up_to_the_most_is_as_likely():
-    densities = load_densities(("complex03",), "", 20, VOXEL, RESOLUTION)
+    densities = load_densities(("complex03",), "", Grid(20, VOXEL, RESOLUTION))
     simulator = Simulator(densities, Imaging(voxel_size=VOXEL, neighbours=3))
     _, crowd = simulator.draw(torch.zeros(400, dtype=torch.long), generator(1))
     counts = torch.bincount(crowd.present.sum(dim=1), minlength=4)
@@ -395,7 +397,7 @@ def test_every_number_of_neighbours_up_to_the_most_is_as_likely():
 
 
 def test_a_neighbour_is_drawn_where_it_was_placed():
-    densities = load_densities(("complex03",), "", 20, VOXEL, RESOLUTION)
+    densities = load_densities(("complex03",), "", Grid(20, VOXEL, RESOLUTION))
     fine = posing_grid(densities)
     simulator = Simulator(densities, Imaging(voxel_size=VOXEL, neighbours=1))
     target = simulator.outlines[[0]]
