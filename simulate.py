@@ -24,21 +24,23 @@ import math
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
+import tyro
 from tqdm import tqdm
 
 from common.cli import InputError, choose_device, plural, run
 from common.files import atomic_path, write_json
 from loader.volume import read_volume
+from physics.grid import Grid
 from physics.imaging import Imaging
 from simulation.auxiliary import neighbour_densities
 from simulation.class_sets import CLASS_SETS
-from simulation.contact_sheet import MOST_CLASSES, contact_sheet
+from simulation.contact_sheet import MOST_CLASSES, Shown, contact_sheet
 from simulation.download import download_missing
 from simulation.particles import (
     COLUMNS,
@@ -59,39 +61,31 @@ BATCH = 16  # particles a thread images at once
 
 
 @dataclass(frozen=True)
+class Expert:
+    """Options that are seldom needed."""
+
+    resolution: float = 20.0  # resolution of densities that are made from coordinates, A; at least the voxel size
+    deposited: bool = False  # take the chains of coordinate files as deposited, in place of biological assembly 1
+    map_level: float = 0.1  # share of a map's maximum under which there is no complex
+    workers: int = 0  # threads that make volumes; 0 for one per core
+
+
+@dataclass(frozen=True)
 class Config:
     data_dir: str = "data_"  # folder to write
     structures: str = ""  # folder of .pdb, .cif or .mrc files, plain or .gz; empty for procedural complexes
-    procedural: int = 10  # how many procedural complexes, where structures is empty
-    classes: tuple[str, ...] = ()  # file names up to the first dot, in this order; or benchmark, original; empty: all
-    download: bool = False  # fetch PDB entries that are not in structures from the RCSB archive, and keep them there
-    per_class: int = 500  # particles of each class; each is imaged once at every SNR
+    procedural: int = 10  # number of procedural complexes, where no folder of structures is given
+    classes: tuple[str, ...] = ()  # names of files up to the first dot; benchmark or original for a list; empty: all
+    download: bool = False  # fetch PDB entries that are not in the folder of structures from RCSB, and keep them there
+    per_class: int = 500  # number of particles of each class; each is imaged once at every SNR
     snr: tuple[float, ...] = (0.03, 0.05, math.inf)  # signal-to-noise ratios; inf for no noise
-    snr_convention: str = "variance"  # variance: SNR = S / N; lab: SNR = 2 r / (1 - r), twice as noisy
-    box: int = 32  # voxels, side of a volume
-    voxel_size: float = 10.0  # A
-    resolution: float = 20.0  # A, of densities made from coordinates; the voxel size at least
-    deposited: bool = False  # the chains of coordinate files as deposited, in place of biological assembly 1
-    map_level: float = 0.1  # of a map's maximum: below it there is no complex
-    tilt_min: float = -60.0  # degrees, about y
-    tilt_max: float = 60.0  # degrees
-    dual_axis: bool = False  # a second tilt series about x
-    tilt_step: float = 0.0  # degrees between the views of a real tilt series, twenty times slower; 0: ideal wedge
-    dose: float = 0.0  # e/A^2 of the whole tilt series
-    defocus: tuple[float, float] = (5.0, 5.0)  # um of underfocus, drawn from this range
-    cs: float = 2.0  # mm, spherical aberration
-    voltage: float = 300.0  # kV
-    amplitude_contrast: float = 0.07  # 0 to 1
-    envelope: float = 0.4  # of Nyquist: where the contrast has fallen to 1/e; inf for none
-    band_limit: float = 1.0  # of Nyquist: where signal and noise end, smoothly; 1 for no limit
-    shift: float = 2.0  # voxels, largest shift along each axis
+    box: int = 32  # side of a volume, voxels
     crop: bool = False  # allow shifts that take the ends of the largest complexes out of the box
-    common_noise: bool = False  # one noise level for all: the SNR is that of the mean class, small ones have less
-    neighbours: int = 0  # procedural complexes packed around each particle, at most
-    seed: int = 9  # of poses, noise and procedural complexes
-    device: str = "auto"  # auto, cpu or cuda
-    workers: int = 0  # threads; 0 for one a core
-    overwrite: bool = False  # replace the data set that is in data_dir
+    seed: int = 9  # seed of poses, noise and procedural complexes
+    device: str = "auto"  # device that computes: auto, cpu or cuda
+    overwrite: bool = False  # replace the data set that is in the folder
+    imaging: tyro.conf.OmitArgPrefixes[Imaging] = field(default_factory=Imaging)
+    expert: tyro.conf.OmitArgPrefixes[Expert] = field(default_factory=Expert)
 
 
 RUN_ONLY = ("data_dir", "structures", "download", "device", "workers", "overwrite")  # do not change the data
@@ -104,15 +98,14 @@ def main(cfg: Config) -> None:
     device = choose_device(cfg.device)
     torch.set_num_threads(1)  # the threads are ours: each images whole batches
     names, files = choose_classes(cfg)
-    imaging = Imaging(**{f.name: getattr(cfg, f.name) for f in fields(Imaging) if hasattr(cfg, f.name)})
-    imaging.check()
-    margin = 0.0 if cfg.crop else cfg.shift
-    shape = cfg.box, cfg.voxel_size, cfg.resolution, cfg.seed
-    densities = load_densities(names, cfg.structures, *shape, margin, not cfg.deposited, cfg.map_level)
-    crowd = neighbour_densities(*shape).to(device) if cfg.neighbours else None
+    cfg.imaging.check()
+    margin = 0.0 if cfg.crop else cfg.imaging.shift
+    grid = Grid(cfg.box, cfg.imaging.voxel_size, cfg.expert.resolution, margin)
+    densities = load_densities(names, cfg.structures, grid, cfg.seed, not cfg.expert.deposited, cfg.expert.map_level)
+    crowd = neighbour_densities(grid, cfg.seed).to(device) if cfg.imaging.neighbours else None
     folder = Path(cfg.data_dir)
     prepare_folder(folder, cfg, {"classes": list(names), "files": files})
-    simulator = Simulator(densities.to(device), imaging, crowd)
+    simulator = Simulator(densities.to(device), cfg.imaging, crowd)
     data = DataSet(folder, names, simulator, cfg.seed, cfg.snr)
     made = make_files(data, cfg)
     write_particles(data, cfg)
@@ -120,7 +113,7 @@ def main(cfg: Config) -> None:
     seconds = time.perf_counter() - start
     print(
         f"{folder}: {len(names)} {plural('class', len(names))} x {cfg.per_class} {plural('particle', cfg.per_class)} x "
-        f"{len(cfg.snr)} {plural('SNR', len(cfg.snr))} ({cfg.snr_convention} convention), {made} "
+        f"{len(cfg.snr)} {plural('SNR', len(cfg.snr))} ({cfg.imaging.snr_convention} convention), {made} "
         f"{plural('volume', made)} made now in {seconds:.0f} s; see {folder}/contact_sheet.png"
     )
 
@@ -133,14 +126,15 @@ def check(cfg: Config) -> None:
         raise InputError(f"--snr {' '.join(map(str, cfg.snr))}: expected numbers above 0, or inf")
     if len({snr_code(snr) for snr in cfg.snr}) < len(cfg.snr):
         raise InputError(f"--snr {' '.join(map(str, cfg.snr))}: the same value twice")
-    if not 0 <= cfg.map_level < 1 or cfg.resolution < cfg.voxel_size:
+    level, resolution, workers = cfg.expert.map_level, cfg.expert.resolution, cfg.expert.workers
+    if not 0 <= level < 1 or resolution < cfg.imaging.voxel_size:
         raise InputError(
-            f"--map-level {cfg.map_level:g} --resolution {cfg.resolution:g}: expected a level of 0 to 1, and a "
-            f"resolution no finer than the voxel size, {cfg.voxel_size:g} A"
+            f"--map-level {level:g} --resolution {resolution:g}: expected a level of 0 to 1, and a resolution no finer "
+            f"than the voxel size, {cfg.imaging.voxel_size:g} A"
         )
-    if cfg.box < 8 or cfg.workers < 0 or cfg.seed < 0:
+    if cfg.box < 8 or workers < 0 or cfg.seed < 0:
         raise InputError(
-            f"--box {cfg.box} --workers {cfg.workers} --seed {cfg.seed}: expected a box of 8 voxels or more, and no "
+            f"--box {cfg.box} --workers {workers} --seed {cfg.seed}: expected a box of 8 voxels or more, and no "
             "negative number"
         )
 
@@ -198,9 +192,11 @@ def prepare_folder(folder: Path, cfg: Config, content: dict) -> None:
 
 
 def recorded(cfg: Config, content: dict) -> dict:
-    """What simulation.json keeps of the options, with `content`."""
-    options = {key: value for key, value in asdict(cfg).items() if key not in RUN_ONLY}
-    return json.loads(json.dumps(options | content).replace("Infinity", '"inf"'))
+    """What simulation.json keeps of the options, all on one level as on the command line, with `content`."""
+    options = asdict(cfg)
+    options |= options.pop("imaging") | options.pop("expert")
+    kept = {key: value for key, value in options.items() if key not in RUN_ONLY}
+    return json.loads(json.dumps(kept | content).replace("Infinity", '"inf"'))
 
 
 def make_files(data: DataSet, cfg: Config) -> int:
@@ -212,7 +208,7 @@ def make_files(data: DataSet, cfg: Config) -> int:
         if not data.exists(label, chunk, cfg.per_class)
     ]
     total = sum(len(chunk) for _, chunk in todo) * len(cfg.snr)
-    with ThreadPoolExecutor(cfg.workers or os.cpu_count()) as pool, tqdm(total=total, unit="volume") as bar:
+    with ThreadPoolExecutor(cfg.expert.workers or os.cpu_count()) as pool, tqdm(total=total, unit="volume") as bar:
         try:
             for count in pool.map(lambda job: data.make(*job, cfg.per_class) or len(job[1]), todo):
                 bar.update(count * len(cfg.snr))
@@ -238,7 +234,8 @@ def write_sheet(data: DataSet, densities: np.ndarray, cfg: Config) -> None:
     volumes = [[read_volume(data.folder / volume_path(place, i))[0] for place in places] for i in numbers]
     masks = [read_volume(data.folder / mask_path(places[0], i))[0] for i in numbers]
     path = data.folder / "contact_sheet.png"
-    contact_sheet(path, data.names, densities, np.array(volumes), np.array(masks), cfg.snr, cfg.voxel_size)
+    sheet = Shown(data.names, densities, np.array(volumes), np.array(masks), cfg.snr)
+    contact_sheet(path, sheet, cfg.imaging.voxel_size)
 
 
 if __name__ == "__main__":

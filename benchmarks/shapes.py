@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from benchmarks.runs import RESULTS, machine, markdown_table, write_results
 from common.cli import run
+from physics.grid import Grid
 from physics.pose import pose, posing_grid
 from simulation.auxiliary import FIRST_AUXILIARY
 from simulation.class_sets import CLASS_SETS
@@ -45,13 +46,13 @@ class Config:
 
 
 def main(cfg: Config) -> None:
-    shape = cfg.box, cfg.voxel_size, cfg.resolution
+    grid = Grid(cfg.box, cfg.voxel_size, cfg.resolution)
     left_out = {*CLASS_SETS["benchmark"].unseen, *RELATIVES}
     names = tuple(name for name in find_structures(cfg.structures) if name not in left_out)
     made = tuple(procedural_name(FIRST_AUXILIARY + index) for index in range(cfg.count))
     densities = {
-        "real": load_densities(names, cfg.structures, *shape),
-        "procedural": load_densities(made, "", *shape, cfg.seed),
+        "real": load_densities(names, cfg.structures, grid),
+        "procedural": load_densities(made, "", grid, cfg.seed),
     }
     values = {
         kind: [measure(density.numpy(), cfg.voxel_size) for density in tqdm(stack, desc=kind, leave=False)]

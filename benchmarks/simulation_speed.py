@@ -20,6 +20,7 @@ import torch
 
 from benchmarks import runs
 from common.cli import choose_device, run
+from physics.grid import Grid
 from physics.imaging import Imaging
 from simulation.particles import DataSet
 from simulation.simulator import Simulator
@@ -47,7 +48,7 @@ def main(cfg: Config) -> None:
     threads, batch = (os.cpu_count() or 1, cfg.batch) if on_cpu else (1, cfg.cuda_batch)
     torch.set_num_threads(1)
     names = tuple(procedural_name(index) for index in range(cfg.classes))
-    densities = load_densities(names, "", cfg.box, 10.0, 20.0).to(device)
+    densities = load_densities(names, "", Grid(cfg.box, 10.0, 20.0)).to(device)
     imaging = Imaging()
     settings = {
         "pose + CTF + wedge + noise": imaging,

@@ -101,8 +101,8 @@ def transfer(defocus: torch.Tensor, shared: Geometry, imaging: Imaging) -> torch
 def white_spectrum(n: int, side: int, generator: torch.Generator | None, device: torch.device | str) -> torch.Tensor:
     """Spectra of n fields of white noise of variance 1, (N, P, P, P // 2 + 1) complex, as `rfftn(norm="ortho")`.
 
-    The planes kx = 0 and Nyquist hold each coefficient and its conjugate; `irfftn` keeps the common part, half of the
-    power, for which they are drawn at twice.
+    The planes kx = 0 and Nyquist of a real field hold each coefficient and its conjugate. Here they are drawn without
+    that symmetry and at twice the power: `crop_inverse` keeps the symmetric part alone, which has half of it.
     """
     pairs = torch.randn(n, side, side, side // 2 + 1, 2, generator=generator, device=device)
     pairs[..., 1 : (side + 1) // 2, :] *= 0.5**0.5
@@ -127,10 +127,18 @@ def noise_variance(signal_variance: torch.Tensor, snr: torch.Tensor | float, con
 
 
 def crop_inverse(spectrum: torch.Tensor, side: int) -> torch.Tensor:
-    """`irfftn` of spectra (N, P, P, P // 2 + 1), of which the first `side` voxels along each axis are wanted."""
+    """`irfftn` of spectra (N, P, P, P // 2 + 1), of which the first `side` voxels along each axis are wanted.
+
+    Of the planes kx = 0 and Nyquist it takes the part that a real volume can have, S(k) = conj(S(-k)): there every row
+    along x begins and ends with a real number. What a transform to real numbers makes of anything else is undefined.
+    """
     padded = spectrum.shape[1]
     rows = torch.fft.ifft(spectrum, dim=1)[:, :side]  # (N, side, P, P // 2 + 1)
     rows = torch.fft.ifft(rows, dim=2)[:, :, :side]
+    imaginary = torch.view_as_real(rows)[..., 1]
+    imaginary[..., 0] = 0
+    if padded % 2 == 0:
+        imaginary[..., -1] = 0
     return torch.fft.irfft(rows, n=padded, dim=3)[..., :side]
 
 

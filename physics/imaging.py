@@ -11,23 +11,23 @@ CONVENTIONS = ("variance", "lab")
 class Imaging:
     """The microscope and the scene. Lengths in voxels are of the finished volume."""
 
-    voxel_size: float = 10.0  # A
-    tilt_min: float = -60.0  # degrees, about y
-    tilt_max: float = 60.0  # degrees
-    dual_axis: bool = False  # a second tilt series, about x
-    defocus: tuple[float, float] = (5.0, 5.0)  # um of underfocus, from and to
-    cs: float = 2.0  # mm, spherical aberration
-    voltage: float = 300.0  # kV
-    amplitude_contrast: float = 0.07
-    envelope: float = 0.4  # of Nyquist: the frequency where the contrast has fallen to 1/e; inf for none
-    band_limit: float = 1.0  # of Nyquist: signal and noise end smoothly there; 1 for no limit
-    shift: float = 2.0  # voxels: largest shift along each axis
-    tilt_step: float = 0.0  # degrees between the views of a tilt series; 0 for the ideal wedge, which is fast
-    dose: float = 0.0  # e/A^2 of the whole tilt series
-    snr_convention: str = "variance"  # or lab, which is twice as noisy
-    common_noise: bool = False  # one noise level for all classes: the SNR is then that of the mean class
-    neighbours: int = 0  # other complexes packed around the target
-    padding: float = 1.5  # side of the padded box over the box's: from 1.5 on only the wedge's faint streaks still meet
+    voxel_size: float = 10.0  # edge of a voxel, A
+    tilt_min: float = -60.0  # first tilt of the series about y, degrees
+    tilt_max: float = 60.0  # last tilt of the series about y, degrees
+    dual_axis: bool = False  # take a second tilt series, about x
+    defocus: tuple[float, float] = (5.0, 5.0)  # range of the underfocus, um; each particle's is drawn from it
+    cs: float = 2.0  # spherical aberration of the lens, mm
+    voltage: float = 300.0  # voltage of the microscope, kV
+    amplitude_contrast: float = 0.07  # share of amplitude contrast in the contrast transfer, 0 to 1
+    envelope: float = 0.4  # frequency where the contrast has fallen to 1/e, in Nyquist frequencies; inf for none
+    band_limit: float = 1.0  # frequency where signal and noise end smoothly, in Nyquist frequencies; 1 for no limit
+    shift: float = 2.0  # largest shift of a particle along each axis, voxels
+    tilt_step: float = 0.0  # degrees between the views of a real tilt series, far slower; 0 for the ideal wedge
+    dose: float = 0.0  # dose of the whole tilt series, electrons per A^2; needs a tilt step
+    snr_convention: str = "variance"  # variance: SNR = S / N; lab: SNR = 2 r / (1 - r), twice as noisy
+    common_noise: bool = False  # one noise level for all classes: the SNR is that of the mean class
+    neighbours: int = 0  # largest number of procedural complexes packed around each particle
+    padding: float = 1.5  # side of the box that filters act on over the volume's; from 1.5 on little wraps around
 
     def check(self) -> None:
         """Raises InputError for values that describe no microscope."""

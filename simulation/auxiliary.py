@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 from common.cli import InputError, is_first_process
 from common.files import atomic_path
+from physics.grid import Grid
 from simulation.procedural import VERSION
 from simulation.structures import procedural_complex
 
@@ -17,18 +19,17 @@ FIRST_AUXILIARY, FIRST_NEIGHBOUR = 10**5, 10**6  # indices of complexes: far fro
 NEIGHBOURS = 32  # complexes that neighbours are drawn from
 
 
-def auxiliary_densities(
-    count: int, box: int, voxel_size: float, resolution: float, seed: int, margin: float, cache: Path
-) -> torch.Tensor:
-    """The first `count` auxiliary complexes of a seed that fit the box, float32 (count, D, H, W).
+def auxiliary_densities(count: int, grid: Grid, seed: int, cache: Path) -> torch.Tensor:
+    """The first `count` auxiliary complexes of a seed that fit the grid's box, float32 (count, D, H, W).
 
     They are kept in float16 in the folder `cache`, and read from there the next time; a longer list begins with a
-    shorter one. Other arguments as `load_densities`.
+    shorter one.
 
     Raises InputError where that file is damaged, or hardly any complex fits the box.
     """
-    path = cache / f"auxiliary{VERSION}_{box}_{voxel_size:g}A_{resolution:g}A_{margin:g}_seed{seed}.npz"
-    densities, after = np.empty((0, box, box, box), np.float16), FIRST_AUXILIARY
+    of_grid = f"{grid.box}_{grid.voxel_size:g}A_{grid.resolution:g}A_{grid.margin:g}"
+    path = cache / f"auxiliary{VERSION}_{of_grid}_seed{seed}.npz"
+    densities, after = np.empty((0, *[grid.box] * 3), np.float16), FIRST_AUXILIARY
     if path.is_file():
         try:
             with np.load(path) as kept:
@@ -36,30 +37,28 @@ def auxiliary_densities(
         except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
             raise InputError(f"{path}: not readable ({error}); delete it, and it is made anew") from error
     if len(densities) < count:
-        new, after = fitting(count - len(densities), after, box, voxel_size, resolution, seed, margin)
+        new, after = fitting(count - len(densities), after, grid, seed)
         densities = np.concatenate([densities, new.astype(np.float16)])
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez(file, densities=densities, after=after)
     return torch.from_numpy(densities[:count].astype(np.float32))
 
 
-def neighbour_densities(box: int, voxel_size: float, resolution: float, seed: int) -> torch.Tensor:
-    """The complexes that neighbours are drawn from, (NEIGHBOURS, D, H, W)."""
-    return torch.from_numpy(fitting(NEIGHBOURS, FIRST_NEIGHBOUR, box, voxel_size, resolution, seed, 0.0)[0])
+def neighbour_densities(grid: Grid, seed: int) -> torch.Tensor:
+    """The complexes that neighbours are drawn from, (NEIGHBOURS, D, H, W); the grid's margin is for targets alone."""
+    return torch.from_numpy(fitting(NEIGHBOURS, FIRST_NEIGHBOUR, replace(grid, margin=0.0), seed)[0])
 
 
-def fitting(
-    count: int, first: int, box: int, voxel_size: float, resolution: float, seed: int, margin: float
-) -> tuple[np.ndarray, int]:
+def fitting(count: int, first: int, grid: Grid, seed: int) -> tuple[np.ndarray, int]:
     """The next `count` procedural complexes that fit the box, (count, D, H, W), and the index after the last tried."""
     found, index = [], first
     with tqdm(total=count, desc="procedural shapes", leave=False, disable=not is_first_process()) as bar:
         while len(found) < count:
             try:
-                found.append(procedural_complex(index, seed, voxel_size, resolution, box, margin))
+                found.append(procedural_complex(index, seed, grid))
                 bar.update()
             except InputError as error:
                 if index - first >= 20 * (len(found) + 1):
                     raise InputError(f"hardly a procedural complex fits; of the last: {error}") from error
             index += 1
-    return np.stack(found) if found else np.empty((0, box, box, box), np.float32), index
+    return np.stack(found) if found else np.empty((0, *[grid.box] * 3), np.float32), index

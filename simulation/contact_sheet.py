@@ -1,6 +1,7 @@
 """One picture of a simulated data set: for each class the clean density and one particle at every SNR."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,25 +16,20 @@ MOST_ROWS = 12  # classes below each other; more go beside them, in columns of o
 PANEL = 1.15  # inches
 
 
-def contact_sheet(
-    path: Path,
-    names: Sequence[str],
-    densities: np.ndarray,
-    volumes: np.ndarray,
-    masks: np.ndarray,
-    snr: Sequence[float],
-    voxel_size: float,
-) -> None:
-    """Draw and write the sheet.
+@dataclass(frozen=True)
+class Shown:
+    """What the sheet shows of C classes at S SNRs."""
 
-    Args:
-        path: of the PNG.
-        names: of the C classes.
-        densities: (C, D, H, W), clean.
-        volumes: (C, S, D, H, W), one particle of each class at the S SNRs.
-        masks: (C, D, H, W), of that particle; its outline is drawn on the last SNR's slice.
-        snr: the S values; voxel_size: A, for the scale.
-    """
+    names: Sequence[str]  # of the classes
+    densities: np.ndarray  # (C, D, H, W), clean
+    volumes: np.ndarray  # (C, S, D, H, W), one particle of each class at each SNR
+    masks: np.ndarray  # (C, D, H, W), of that particle; its outline is drawn on the last SNR's slice
+    snr: Sequence[float]  # the S values
+
+
+def contact_sheet(path: Path, sheet: Shown, voxel_size: float) -> None:
+    """Draw the sheet and write it as a PNG; the voxel size, in A, is for its title."""
+    names, densities, volumes, masks, snr = sheet.names, sheet.densities, sheet.volumes, sheet.masks, sheet.snr
     shown = min(len(names), MOST_CLASSES)
     blocks = -(-shown // MOST_ROWS)
     rows = -(-shown // blocks)

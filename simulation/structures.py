@@ -14,6 +14,7 @@ import torch
 
 from common.cli import InputError
 from loader.volume import MRC_SUFFIXES, read_volume
+from physics.grid import Grid
 from physics.resample import spectrum_at
 from simulation.procedural import RESIDUE_VOLUME, procedural_residues
 
@@ -62,11 +63,8 @@ def find_structures(folder: Path | str, names: tuple[str, ...] = ()) -> dict[str
 def load_densities(
     names: tuple[str, ...],
     folder: Path | str,
-    box: int,
-    voxel_size: float,
-    resolution: float,
+    grid: Grid,
     seed: int = 0,
-    margin: float = 0.0,
     assembly: bool = True,
     level: float = 0.1,
 ) -> torch.Tensor:
@@ -75,15 +73,13 @@ def load_densities(
     Args:
         names: class names: files of `folder`, or, where `folder` is empty, procedural ones (`complex<k>`).
         folder: as `find_structures`; "" for procedural complexes.
-        box, voxel_size: the cubes' side in voxels, and a voxel's edge in A.
-        resolution: A, of the densities made from coordinates.
+        grid: the cube of each; its box is a number.
         seed: of the procedural complexes.
-        margin: voxels that must stay free around every complex, in any orientation.
         assembly: of coordinate files biological assembly 1; False for the deposited chains.
         level: of maps, the share of the maximum under which there is no complex.
 
     Returns:
-        float32, (C, D, H, W) = (C, box, box, box).
+        float32, (C, D, H, W), a cube of the grid each.
 
     Raises:
         InputError: as `find_structures`; an unreadable file; a complex too large for the box.
@@ -92,13 +88,13 @@ def load_densities(
     densities = []
     for name in names:
         if not folder:
-            density = procedural_complex(procedural_index(name), seed, voxel_size, resolution, box, margin)
+            density = procedural_complex(procedural_index(name), seed, grid)
         elif files[name].name.lower().endswith(MRC_SUFFIXES):
-            density = density_from_map(files[name], voxel_size, level, box, margin)
+            density = density_from_map(files[name], grid, level)
         else:
-            density = density_from_atoms(files[name], voxel_size, resolution, assembly, box, margin)
+            density = density_from_atoms(files[name], grid, assembly)
         densities.append(torch.from_numpy(density))
-    return torch.stack(densities) if densities else torch.empty(0, box, box, box)
+    return torch.stack(densities) if densities else torch.empty(0, *[grid.box] * 3)
 
 
 def procedural_name(index: int) -> str:
@@ -114,32 +110,20 @@ def procedural_index(name: str) -> int:
     return int(digits)
 
 
-def procedural_complex(
-    index: int, seed: int, voxel_size: float, resolution: float, box: int | None = None, margin: float = 0.0
-) -> np.ndarray:
-    """Density (z, y, x) of the procedural complex `index` of `seed`; other arguments as `density_from_atoms`."""
+def procedural_complex(index: int, seed: int, grid: Grid) -> np.ndarray:
+    """Density (z, y, x) of the procedural complex `index` of `seed`; grid and errors as `density_from_atoms`."""
     residues = procedural_residues(index, seed)  # (P, 3), A
     weights = np.full(len(residues), RESIDUE_VOLUME)
-    return density_from_points(residues, weights, voxel_size, resolution, box, margin, procedural_name(index))
+    return density_from_points(residues, weights, grid, procedural_name(index))
 
 
-def density_from_atoms(
-    path: Path | str,
-    voxel_size: float,
-    resolution: float,
-    assembly: bool = True,
-    box: int | None = None,
-    margin: float = 0.0,
-) -> np.ndarray:
+def density_from_atoms(path: Path | str, grid: Grid, assembly: bool = True) -> np.ndarray:
     """Density of a coordinate file: each atom a Gaussian, weighted by its electron scattering at k = 0.
 
     Args:
         path: PDB or mmCIF, plain or gzipped. Its first model; waters, hydrogens and alternative conformations dropped.
-        voxel_size: A.
-        resolution: A; the Gaussian's sigma is resolution / (pi sqrt 2) = 0.225 resolution.
+        grid: the cube; the Gaussian's sigma is resolution / (pi sqrt 2) = 0.225 resolution.
         assembly: take biological assembly 1, where the file has one; False for the deposited chains.
-        box: the cube's side in voxels; None for the smallest even one that holds the complex in any orientation.
-        margin: voxels to keep free around it.
 
     Returns:
         (z, y, x) float32.
@@ -149,7 +133,7 @@ def density_from_atoms(
     """
     positions, scattering = read_atoms(path, assembly)
     weights = scattering * (RESIDUE_VOLUME / RESIDUE_SCATTERING)  # A^3 of solid protein
-    return density_from_points(positions, weights, voxel_size, resolution, box, margin, path)
+    return density_from_points(positions, weights, grid, path)
 
 
 def read_atoms(path: Path | str, assembly: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -176,36 +160,28 @@ def read_atoms(path: Path | str, assembly: bool = True) -> tuple[np.ndarray, np.
     return positions, scattering
 
 
-def density_from_points(
-    positions: np.ndarray,
-    weights: np.ndarray,
-    voxel_size: float,
-    resolution: float,
-    box: int | None,
-    margin: float,
-    name: Path | str,
-) -> np.ndarray:
+def density_from_points(positions: np.ndarray, weights: np.ndarray, grid: Grid, name: Path | str) -> np.ndarray:
     """Gaussians at positions (P, 3) as x, y, z in A, of integrals `weights` (P,) in A^3: a density (z, y, x).
 
     The points are spread linearly over a grid of at most a sigma, and blurred, cut off below the voxels' Nyquist
-    frequency and cropped to the voxels in Fourier space. Other arguments and errors: `density_from_atoms`.
+    frequency and cropped to the voxels in Fourier space. Grid and errors as `density_from_atoms`; `name` is for these.
     """
-    sigma = resolution / (np.pi * np.sqrt(2))
+    voxel_size, sigma = grid.voxel_size, grid.resolution / (np.pi * np.sqrt(2))
     positions = positions - np.average(positions, axis=0, weights=weights)
     radius = mass_radius(np.linalg.norm(positions, axis=1), weights) + 2 * sigma
-    side = fitting_side(radius, voxel_size, box, margin, name)
+    side = fitting_side(radius, grid, name)
     fineness = max(2, int(np.ceil(voxel_size / sigma)))
     fine = side * fineness
     at = positions[:, ::-1] * (fineness / voxel_size) + fineness * (side - 1) / 2  # (P, 3) as z, y, x, in fine voxels
     within = ((at >= 0) & (at < fine - 1)).all(axis=1)
     at, weights = at[within], weights[within]
     corner = np.floor(at).astype(int)
-    grid = np.zeros(fine**3)
+    spread = np.zeros(fine**3)
     for step in np.ndindex(2, 2, 2):
         share = np.prod(np.where(np.array(step) == 1, at - corner, 1 - (at - corner)), axis=1)
         where = np.ravel_multi_index((corner + step).T, (fine,) * 3)
-        grid += np.bincount(where, weights * share, minlength=fine**3)
-    spectrum = scipy.fft.rfftn((grid / voxel_size**3).astype(np.float32).reshape((fine,) * 3))
+        spread += np.bincount(where, weights * share, minlength=fine**3)
+    spectrum = scipy.fft.rfftn((spread / voxel_size**3).astype(np.float32).reshape((fine,) * 3))
     keep = np.fft.fftfreq(side, 1 / side).astype(int)  # the fine spectrum's rows that the voxels can carry
     spectrum = spectrum[np.ix_(keep, keep, range(side // 2 + 1))]
     k = [np.fft.fftfreq(side, voxel_size)[:, None, None], np.fft.fftfreq(side, voxel_size)[None, :, None]]
@@ -217,15 +193,13 @@ def density_from_points(
     return np.fft.irfftn(spectrum, (side,) * 3, (0, 1, 2)).astype(np.float32)
 
 
-def density_from_map(
-    path: Path | str, voxel_size: float, level: float = 0.1, box: int | None = None, margin: float = 0.0
-) -> np.ndarray:
+def density_from_map(path: Path | str, grid: Grid, level: float = 0.1) -> np.ndarray:
     """Density of an MRC map: voxels under `level` of its maximum are emptied, then it is resampled in Fourier space.
 
     Args:
-        path: MRC map of any voxel size, bright particle; keeps its own resolution, down to Nyquist of `voxel_size`.
+        path: MRC map of any voxel size, bright particle; keeps its own resolution, down to the grid's Nyquist.
+        grid: the cube, as `density_from_atoms`; its resolution is not used.
         level: fraction of the maximum under which there is no complex.
-        voxel_size, box, margin: as `density_from_atoms`.
 
     Returns:
         (z, y, x) float32, scaled so that sum(d^2) / sum(d) = MAP_INTERIOR, that of complexes from coordinates.
@@ -233,6 +207,7 @@ def density_from_map(
     Raises:
         InputError: a file that cannot be read, without a voxel size or anything positive; too large for the box.
     """
+    voxel_size = grid.voxel_size
     volume, own_voxel_size = read_volume(path)
     if own_voxel_size is None:
         raise InputError(f"{path}: its header has no voxel size; expected one in A")
@@ -242,7 +217,7 @@ def density_from_map(
     inside = np.argwhere(volume > 0)  # (P, 3) as z, y, x
     centre = np.average(inside, axis=0, weights=volume[volume > 0])
     radius = mass_radius(np.linalg.norm(inside - centre, axis=1), volume[volume > 0]) * own_voxel_size + voxel_size
-    side = fitting_side(radius, voxel_size, box, margin, path)
+    side = fitting_side(radius, grid, path)
     spectrum = spectrum_at(volume, own_voxel_size, voxel_size, side, centre)
     frequency = np.fft.fftfreq(side, voxel_size)
     k = np.sqrt(frequency[:, None, None] ** 2 + frequency[None, :, None] ** 2 + frequency**2)
@@ -262,12 +237,12 @@ def mass_radius(distances: np.ndarray, weights: np.ndarray) -> float:
     return float(distances[order[np.searchsorted(share, INSIDE)]])
 
 
-def fitting_side(radius: float, voxel_size: float, box: int | None, margin: float, name: Path | str) -> int:
-    """The cube's side in voxels: `box`, or the smallest even one, that holds a sphere of `radius` A and the margin."""
-    needed = 2 * int(np.ceil(radius / voxel_size + margin))
-    if box is not None and needed > box:
+def fitting_side(radius: float, grid: Grid, name: Path | str) -> int:
+    """The cube's side in voxels: the grid's, or the smallest even one, that holds a sphere of `radius` A and margin."""
+    needed = 2 * int(np.ceil(radius / grid.voxel_size + grid.margin))
+    if grid.box is not None and needed > grid.box:
         raise InputError(
-            f"{name}: {2 * radius:.0f} A across and {margin:g} voxels of margin need a box of {needed} voxels of "
-            f"{voxel_size:g} A; the box is {box} (--box, --voxel-size, --shift)"
+            f"{name}: {2 * radius:.0f} A across and {grid.margin:g} voxels of margin need a box of {needed} voxels of "
+            f"{grid.voxel_size:g} A; the box is {grid.box} (--box, --voxel-size, --shift)"
         )
-    return box or needed
+    return grid.box or needed

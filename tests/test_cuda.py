@@ -9,6 +9,7 @@ import torch
 import train
 from loader.dataset import load_split
 from model import embed, load_checkpoint, load_model
+from physics.grid import Grid
 from physics.imaging import Imaging
 from simulation.simulator import Simulator
 from simulation.structures import load_densities, procedural_name
@@ -55,17 +56,20 @@ def test_volumes_that_fit_are_packed_on_the_device_and_give_the_same_batches(cop
     torch.testing.assert_close(there[0].cpu(), cpu)
 
 
-def test_the_simulator_makes_the_same_signal_on_both_devices():
-    densities = load_densities(tuple(procedural_name(index) for index in range(2)), "", 16, 20.0, 20.0)
+def test_the_simulator_makes_the_same_signal_and_noise_on_both_devices():
+    densities = load_densities(tuple(procedural_name(index) for index in range(2)), "", Grid(16, 20.0, 20.0))
     labels = torch.tensor([0, 1, 1])
     on_cpu = Simulator(densities, Imaging(voxel_size=20.0))
     poses, _ = on_cpu.draw(labels, torch.Generator().manual_seed(0))
-    volumes = []
+    white = on_cpu.white(3, torch.Generator().manual_seed(1))
+    volumes, noises = [], []
     for simulator in (on_cpu, Simulator(densities.to(CUDA), Imaging(voxel_size=20.0))):
         moved = type(poses)(*(part.to(simulator.device) for part in poses))
-        target, _ = simulator.filters(moved.defocus)
+        target, spectrum = simulator.filters(moved.defocus)
+        noises.append(simulator.noise(white.to(simulator.device), spectrum).cpu())
         volumes.append(simulator.signal(simulator.pose(labels.to(simulator.device), moved), target).cpu())
     torch.testing.assert_close(volumes[0], volumes[1], rtol=1e-3, atol=1e-3 * float(volumes[0].abs().max()))
+    torch.testing.assert_close(noises[0], noises[1], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

@@ -9,12 +9,14 @@ from scipy.stats import kstest
 
 from common.cli import InputError
 from physics.filters import crop_inverse, ctf, geometry, padded_side, transfer, wavelength, wedge, white_spectrum
+from physics.grid import Grid
 from physics.imaging import Imaging
 from physics.pose import Poses, pose, posing_grid, random_rotations, rotation_matrices
 from simulation.crowd import draw_crowd, scene
 from simulation.procedural import procedural_residues
 from simulation.simulator import MASK_LEVEL, Simulator, simulate
 from simulation.structures import density_from_points, load_densities
+from simulation.tilt_series import TiltSeries
 
 SIDE, VOXEL, RESOLUTION = 16, 20.0, 40.0  # a small box of coarse voxels: the physics is the same
 SMALL = Imaging(voxel_size=VOXEL, shift=1.0)
@@ -23,7 +25,7 @@ WEDGES = {"symmetric": (-60, 60, False), "one-sided": (-30, 65, False), "dual": 
 
 @pytest.fixture(scope="module")
 def densities() -> torch.Tensor:
-    return load_densities(("complex00", "complex07", "complex09"), "", SIDE, VOXEL, RESOLUTION)
+    return load_densities(("complex00", "complex07", "complex09"), "", Grid(SIDE, VOXEL, RESOLUTION))
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -65,12 +67,13 @@ def test_a_pose_turns_and_shifts_the_density_as_it_would_the_atoms_and_never_mir
     atoms = procedural_residues(9, 0)
     weights = np.full(len(atoms), 133.0)
     side = 32
-    reference = torch.from_numpy(density_from_points(atoms, weights, 10.0, 20.0, side, 0, "complex"))
+    grid = Grid(side, 10.0, 20.0)
+    reference = torch.from_numpy(density_from_points(atoms, weights, grid, "complex"))
     quaternions, shifts = random_rotations(6, generator(1)), 4 * torch.rand(6, 3, generator=generator(2)) - 2
     posed = pose(posing_grid(reference[None]), torch.zeros(6, dtype=torch.long), quaternions, shifts, side)
     for volume, quaternion, shift in zip(posed.numpy(), quaternions.numpy(), shifts.numpy(), strict=True):
         turned = Rotation.from_quat(quaternion, scalar_first=True).apply(atoms)
-        expected = density_from_points(turned, weights, 10.0, 20.0, side, 0, "complex")
+        expected = density_from_points(turned, weights, grid, "complex")
         spectrum = np.fft.fftn(expected)
         for axis in range(3):  # shift is x, y, z; the axes are z, y, x
             k = np.fft.fftfreq(side).reshape([-1 if a == axis else 1 for a in range(3)])
@@ -209,8 +212,71 @@ def test_half_of_the_noise_went_through_the_ctf(densities):
     assert volumes.var().item() == pytest.approx(1.0, rel=0.02)
 
 
+def made_symmetric(spectrum: torch.Tensor) -> torch.Tensor:
+    """A spectrum (N, P, P, P // 2 + 1) with S(k) = conj(S(-k)) in the planes that hold both, one by one."""
+    side = spectrum.shape[1]
+    result = spectrum.clone()
+    for kx in {0, side // 2} if side % 2 == 0 else {0}:
+        for kz in range(side):
+            for ky in range(side):
+                opposite = spectrum[:, -kz % side, -ky % side, kx]
+                result[:, kz, ky, kx] = (spectrum[:, kz, ky, kx] + opposite.conj()) / 2
+    return result
+
+
+@pytest.mark.parametrize("side", [11, 12])
+def test_the_inverse_keeps_the_symmetric_part_of_the_planes_that_hold_a_coefficient_and_its_conjugate(side):
+    white = white_spectrum(3, side, generator(), "cpu").to(torch.complex128)
+    symmetric = made_symmetric(white)
+    assert (symmetric - white).abs().max() > 0.5  # there is something to drop
+    full = torch.zeros(3, side, side, side, dtype=torch.complex128)  # of `fftn`, with nothing left to conventions
+    full[..., : side // 2 + 1] = symmetric
+    for kz in range(side):
+        for ky in range(side):
+            for kx in range(side // 2 + 1, side):
+                full[:, kz, ky, kx] = symmetric[:, -kz % side, -ky % side, -kx % side].conj()
+    expected = torch.fft.ifftn(full, dim=(1, 2, 3))
+    assert expected.imag.abs().max() < 1e-12
+    assert torch.allclose(crop_inverse(white, 8), expected.real[:, :8, :8, :8], atol=1e-12)
+    assert torch.allclose(crop_inverse(white, side), crop_inverse(symmetric, side), atol=1e-12)
+
+
+@pytest.mark.parametrize("side", [11, 12])
+def test_the_last_transform_is_given_only_what_is_defined_on_every_device(side, monkeypatch):
+    """A row of a real volume's spectrum begins, and of an even length ends, with a real number."""
+    given = []
+    inverse = torch.fft.irfft
+    monkeypatch.setattr(
+        torch.fft, "irfft", lambda rows, **options: given.append(rows.clone()) or inverse(rows, **options)
+    )
+    crop_inverse(white_spectrum(2, side, generator(), "cpu"), 8)
+    (rows,) = given
+    assert (rows[..., 0].imag == 0).all() and (rows[..., 0].real != 0).all()
+    assert (rows[..., -1].imag == 0).all() == (side % 2 == 0)
+
+
+def test_every_filter_treats_a_frequency_and_its_opposite_alike(densities):
+    """So that filtered noise is that of a symmetric spectrum, whatever is dropped before or after."""
+    for kind, (low, high, dual) in WEDGES.items():
+        imaging = Imaging(voxel_size=VOXEL, tilt_min=low, tilt_max=high, dual_axis=dual, band_limit=0.8)
+        simulator = Simulator(densities, imaging)
+        for spectrum in simulator.filters(torch.tensor([5.0])):
+            assert torch.equal(made_symmetric(spectrum.to(torch.complex64)).real, spectrum), kind
+
+
+@pytest.mark.parametrize("detector", [23, 24])
+def test_the_views_of_a_tilt_series_have_symmetric_spectra(densities, detector):
+    series = TiltSeries((-50, 60, 10.0), 50.0, VOXEL, SIDE, detector, torch.device("cpu"))
+    for spectra in (series.project(densities), series.white(2, generator(), "cpu")):
+        spectra = (spectra * series.weights).flatten(0, 1)  # (views, P, P // 2 + 1)
+        for kx in {0, detector // 2} if detector % 2 == 0 else {0}:
+            column = spectra[:, :, kx]
+            opposite = column[:, -torch.arange(detector)].conj()
+            assert torch.allclose(column, opposite, atol=1e-4 * spectra.abs().max().item())
+
+
 def test_white_spectra_are_those_of_white_fields():
-    fields = torch.fft.irfftn(white_spectrum(200, 12, generator(), "cpu"), s=(12,) * 3, dim=(1, 2, 3), norm="ortho")
+    fields = crop_inverse(white_spectrum(200, 12, generator(), "cpu"), 12) * 12**1.5
     assert fields.var().item() == pytest.approx(1.0, rel=0.02)
     assert fields.var(dim=0).std() < 0.12  # the same everywhere
     neighbours = (fields[..., 1:] * fields[..., :-1]).mean().item()
@@ -289,7 +355,7 @@ def test_conditions_can_change_between_batches(densities):
 
 @pytest.mark.parametrize("side", [15, 16])
 def test_any_side_works_with_neighbours_and_is_centred(side):
-    densities = load_densities(("complex08",), "", side, VOXEL, RESOLUTION)
+    densities = load_densities(("complex08",), "", Grid(side, VOXEL, RESOLUTION))
     imaging = Imaging(voxel_size=VOXEL, shift=0.0, neighbours=2, tilt_min=-90, tilt_max=90)
     simulator = Simulator(densities, imaging)
     out = simulator(torch.zeros(4, dtype=torch.long), torch.full((4,), torch.inf), generator(2))
@@ -307,7 +373,7 @@ def test_the_same_generator_gives_the_same_volumes(densities):
 
 
 def test_neighbours_do_not_overlap_the_target_or_each_other():
-    densities = load_densities(("complex02", "complex03", "complex08"), "", 20, VOXEL, RESOLUTION)
+    densities = load_densities(("complex02", "complex03", "complex08"), "", Grid(20, VOXEL, RESOLUTION))
     simulator = Simulator(densities, Imaging(voxel_size=VOXEL, neighbours=5))
     labels = torch.arange(24) % 3
     poses, crowd = simulator.draw(labels, generator(1))
@@ -323,7 +389,7 @@ def test_neighbours_do_not_overlap_the_target_or_each_other():
 
 
 def test_every_number_of_neighbours_up_to_the_most_is_as_likely():
-    densities = load_densities(("complex03",), "", 20, VOXEL, RESOLUTION)
+    densities = load_densities(("complex03",), "", Grid(20, VOXEL, RESOLUTION))
     simulator = Simulator(densities, Imaging(voxel_size=VOXEL, neighbours=3))
     _, crowd = simulator.draw(torch.zeros(400, dtype=torch.long), generator(1))
     counts = torch.bincount(crowd.present.sum(dim=1), minlength=4)
@@ -331,7 +397,7 @@ def test_every_number_of_neighbours_up_to_the_most_is_as_likely():
 
 
 def test_a_neighbour_is_drawn_where_it_was_placed():
-    densities = load_densities(("complex03",), "", 20, VOXEL, RESOLUTION)
+    densities = load_densities(("complex03",), "", Grid(20, VOXEL, RESOLUTION))
     fine = posing_grid(densities)
     simulator = Simulator(densities, Imaging(voxel_size=VOXEL, neighbours=1))
     target = simulator.outlines[[0]]

@@ -12,6 +12,7 @@ import train
 from common.cli import InputError
 from loader.prepare import Preprocessing
 from model import load_checkpoint
+from physics.grid import Grid
 from simulation.auxiliary import FIRST_AUXILIARY, auxiliary_densities, fitting
 from simulation.simulator import Simulator
 from simulation.structures import load_densities, procedural_complex
@@ -113,28 +114,29 @@ def test_without_auxiliary_classes_all_labels_are_known():
 
 
 def test_auxiliary_densities_are_kept_and_a_longer_list_begins_with_a_shorter_one(tmp_path):
-    shape = (16, 20.0, 20.0, 9)
-    few = auxiliary_densities(2, *shape, 2.0, tmp_path)
+    grid = Grid(16, 20.0, 20.0, margin=2.0)
+    few = auxiliary_densities(2, grid, 9, tmp_path)
     (path,) = tmp_path.iterdir()
-    more = auxiliary_densities(3, *shape, 2.0, tmp_path)
+    assert path.name == "auxiliary1_16_20A_20A_2_seed9.npz"  # files of before are read
+    more = auxiliary_densities(3, grid, 9, tmp_path)
     assert torch.equal(more[:2], few)
-    expected = procedural_complex(FIRST_AUXILIARY + 2, 9, 20.0, 20.0, 16, 2.0)
+    expected = procedural_complex(FIRST_AUXILIARY + 2, 9, grid)
     np.testing.assert_allclose(more[2].numpy(), expected, atol=2e-3)
     again = path.stat().st_mtime_ns
-    assert torch.equal(auxiliary_densities(2, *shape, 2.0, tmp_path), few)
+    assert torch.equal(auxiliary_densities(2, grid, 9, tmp_path), few)
     assert path.stat().st_mtime_ns == again
     path.write_bytes(b"not an array")
     with pytest.raises(InputError, match="not readable"):
-        auxiliary_densities(2, *shape, 2.0, tmp_path)
+        auxiliary_densities(2, grid, 9, tmp_path)
 
 
 def test_complexes_that_do_not_fit_the_box_are_left_out():
     """None of the first six is too large for a box of 16 voxels of 20 A; for voxels of 12 A some are."""
-    assert fitting(6, FIRST_AUXILIARY, 16, 20.0, 20.0, 9, 0.0)[1] == FIRST_AUXILIARY + 6
-    tight, after = fitting(6, FIRST_AUXILIARY, 16, 12.0, 20.0, 9, 0.0)
+    assert fitting(6, FIRST_AUXILIARY, Grid(16, 20.0, 20.0), 9)[1] == FIRST_AUXILIARY + 6
+    tight, after = fitting(6, FIRST_AUXILIARY, Grid(16, 12.0, 20.0), 9)
     assert len(tight) == 6 and after > FIRST_AUXILIARY + 6
     with pytest.raises(InputError, match="hardly a procedural complex fits"):
-        fitting(2, FIRST_AUXILIARY, 8, 5.0, 20.0, 9, 0.0)
+        fitting(2, FIRST_AUXILIARY, Grid(8, 5.0, 20.0), 9)
 
 
 def test_online_imaging_is_that_of_the_files(shared, tmp_path):
@@ -148,7 +150,7 @@ def test_online_imaging_is_that_of_the_files(shared, tmp_path):
     record = json.loads((tmp_path / "hard" / "simulation.json").read_text())
     for name in ("shift", "tilt_min", "tilt_max", "common_noise", "voltage", "band_limit"):
         assert getattr(batches.imaging, name) == record[name]
-    densities = load_densities(tuple(CLASSES), "", 16, 20.0, 20.0, 9)  # all three classes of the files
+    densities = load_densities(tuple(CLASSES), "", Grid(16, 20.0, 20.0), 9)  # all three classes of the files
     assert batches.simulator.common_variance == Simulator(densities, batches.imaging).common_variance
     assert batches.batch(0, 0)[0].shape == (12, 1, 16, 16, 16)
 

@@ -1,8 +1,10 @@
 """simulate.py as a user runs it: the layout, the table, resuming, and what it refuses."""
 
+import dataclasses
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,11 +15,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import tyro
 
 import simulate
 from common.cli import REPOSITORY, InputError
 from loader.volume import read_volume, write_volume
-from simulate import Config, main
+from physics.imaging import Imaging
+from simulate import Config, Expert, main
 from simulation.particles import HEADER_BYTES, VolumeWriter, snr_code, snr_folders
 
 TINY = {
@@ -42,6 +46,16 @@ def command(folder: Path, **options: object) -> list[str]:
         values = value if isinstance(value, (tuple, list)) else (value,)
         words += [f"--{name.replace('_', '-')}", *map(str, values)]
     return words
+
+
+def config(folder: Path, **options: object) -> Config:
+    """The same data set, for a call in this process."""
+    options = TINY | options
+    groups = {
+        name: kind(**{f.name: options.pop(f.name) for f in dataclasses.fields(kind) if f.name in options})
+        for name, kind in (("imaging", Imaging), ("expert", Expert))
+    }
+    return Config(data_dir=str(folder), **groups, **options)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -115,13 +129,13 @@ def test_the_snr_of_the_files_is_the_one_asked_for(made):
 
 
 def test_one_worker_makes_the_same_bytes_as_two(made, tmp_path):
-    main(Config(data_dir=str(tmp_path), **TINY | {"workers": 1}))
+    main(config(tmp_path, workers=1))
     assert files(tmp_path) == files(made)
 
 
 def test_a_particle_does_not_depend_on_what_else_is_made(made, tmp_path):
-    options = TINY | {"classes": ("complex02", "complex01"), "per_class": 3, "snr": (0.5, 0.05)}
-    main(Config(data_dir=str(tmp_path), **options))
+    options = {"classes": ("complex02", "complex01"), "per_class": 3, "snr": (0.5, 0.05)}
+    main(config(tmp_path, **options))
     for ours, theirs in ((0, 10), (2, 12), (3, 5), (5, 7)):
         name = "subtomogram_mrc/tomotarget{}.mrc"
         one, other = (
@@ -145,42 +159,61 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_files(made, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in volumes.glob("t*.mrc")}
     assert 80 <= len(before) < 450 and not (folder / "particles.csv").exists()
     (volumes / ".tomotarget449.mrc").write_bytes(b"half")
-    main(Config(data_dir=str(folder), **TINY | options))
+    main(config(folder, **options))
     kept = [path for path, when in before.items() if path.stat().st_mtime_ns == when]
     assert len(kept) >= 32  # whole batches are not made again
     whole = tmp_path / "whole"
-    main(Config(data_dir=str(whole), **TINY | options))
+    main(config(whole, **options))
     assert files(folder) == files(whole)
 
 
 def test_other_options_in_a_folder_with_data_are_refused(made, tmp_path, capsys):
     with pytest.raises(InputError, match=r"other options \(per_class\); --overwrite"):
-        main(Config(data_dir=str(made), **TINY | {"per_class": 6}))
+        main(config(made, per_class=6))
     assert len(files(made)) == 2 * 45 + 3
-    main(Config(data_dir=str(tmp_path), **TINY))
-    main(Config(data_dir=str(tmp_path), overwrite=True, **TINY | {"per_class": 2, "snr": (0.1, math.inf)}))
+    main(config(tmp_path))
+    main(config(tmp_path, overwrite=True, per_class=2, snr=(0.1, math.inf)))
     names = files(tmp_path)
     assert len(names) == 2 * 12 + 3 and not any("SNR003" in name for name in names)
     assert json.loads(names["simulation.json"])["snr"] == [0.1, "inf"]
 
 
 def test_a_data_set_from_before_an_option_was_there_is_taken_up(tmp_path):
-    options = TINY | {"per_class": 1, "snr": (math.inf,)}
-    main(Config(data_dir=str(tmp_path), **options))
+    options = {"per_class": 1, "snr": (math.inf,)}
+    main(config(tmp_path, **options))
     record = tmp_path / "simulation.json"
     kept = json.loads(record.read_text())
-    del kept["crop"]
+    del kept["crop"], kept["padding"]
     record.write_text(json.dumps(kept))
-    main(Config(data_dir=str(tmp_path), **options))
+    main(config(tmp_path, **options))
     with pytest.raises(InputError, match=r"other options \(crop\)"):
-        main(Config(data_dir=str(tmp_path), crop=True, **options))
+        main(config(tmp_path, crop=True, **options))
+
+
+def test_simulation_json_keeps_the_options_on_one_level_as_on_the_command_line(made):
+    record = json.loads((made / "simulation.json").read_text())
+    assert record["classes"] == ["complex00", "complex01", "complex02"] and record["files"] == {}
+    assert record["snr"] == [0.03, 0.05, "inf"] and record["defocus"] == [5.0, 5.0]
+    assert (record["box"], record["voxel_size"], record["resolution"], record["map_level"]) == (16, 20.0, 40.0, 0.1)
+    imaging = {field.name for field in dataclasses.fields(Imaging)}
+    assert imaging <= set(record) and not {"imaging", "expert", "workers", "device", "overwrite"} & set(record)
+
+
+def test_every_option_says_what_it_is(capsys):
+    with pytest.raises(SystemExit):
+        tyro.cli(Config, args=["--help"])
+    parts = re.split(r"(?m)^\W*--(?=[a-z])", capsys.readouterr().out)[1:]
+    options = [part.split("(default")[0].split() for part in parts]
+    expected = {f.name for kind in (Config, Imaging, Expert) for f in dataclasses.fields(kind)} - {"imaging", "expert"}
+    assert {words[0].rstrip(",").replace("-", "_") for words in options} == expected
+    assert not [words[0] for words in options if len([word for word in words if word.islower()]) < 4]
 
 
 def test_only_a_crop_that_is_asked_for_takes_complexes_out_of_the_box(tmp_path):
-    options = TINY | {"per_class": 8, "snr": (math.inf,), "shift": 6.0}
+    options = {"per_class": 8, "snr": (math.inf,), "shift": 6.0}
     with pytest.raises(InputError, match="6 voxels of margin need a box of"):
-        main(Config(data_dir=str(tmp_path), **options))
-    main(Config(data_dir=str(tmp_path), crop=True, **options))
+        main(config(tmp_path, **options))
+    main(config(tmp_path, crop=True, **options))
     table = pd.read_csv(tmp_path / "particles.csv")
     shifts = np.array([[float(value) for value in text.split()] for text in table["Shift"]])  # (N, 3) as x, y, z
     assert 5 < np.abs(shifts).max() <= 6
@@ -194,7 +227,7 @@ def test_a_users_own_data_is_not_overwritten(tmp_path):
     write_volume(path, np.zeros((8, 8, 8), np.float32), 10.0)
     before = path.read_bytes()
     with pytest.raises(InputError, match="not simulated here"):
-        main(Config(data_dir=str(tmp_path), **TINY))
+        main(config(tmp_path))
     assert path.read_bytes() == before and len(files(tmp_path)) == 1
 
 
@@ -223,7 +256,7 @@ def test_a_users_own_data_is_not_overwritten(tmp_path):
 def test_bad_options_leave_nothing_behind(tmp_path, options, message):
     folder = tmp_path / "data_"
     with pytest.raises(InputError, match=message):
-        main(Config(data_dir=str(folder), **TINY | options))
+        main(config(folder, **options))
     assert not folder.exists()
 
 
@@ -244,8 +277,8 @@ def test_structures_of_a_folder_become_classes_in_sorted_order(tmp_path):
     structures = tmp_path / "structures"
     write_volume(structures / "b.mrc", np.pad(np.ones((3, 3, 3), np.float32), 3), 20.0)
     write_volume(structures / "a.mrc", np.pad(np.ones((2, 3, 5), np.float32), 3), 20.0)
-    options = TINY | {"per_class": 1, "snr": (math.inf,), "neighbours": 2}
-    main(Config(data_dir=str(tmp_path / "data_"), structures=str(structures), **options))
+    options = {"per_class": 1, "snr": (math.inf,), "neighbours": 2}
+    main(config(tmp_path / "data_", structures=str(structures), **options))
     table = pd.read_csv(tmp_path / "data_" / "particles.csv")
     assert list(table["Actual Label"]) == ["a", "b"]
 

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import gemmi
@@ -12,6 +13,7 @@ import torch
 
 from common.cli import REPOSITORY, InputError
 from loader.volume import read_volume, write_volume
+from physics.grid import Grid
 from simulation import download
 from simulation.class_sets import CLASS_SETS
 from simulation.download import download_missing
@@ -31,6 +33,8 @@ needs_structures = pytest.mark.skipif(
     not (SHARED / "pdb").is_dir(), reason=f"no structures in {SHARED} (SOFTLMCCL_STRUCTURES says where they are)"
 )
 CUBIC_A3_PER_DA = 1.21
+BOX = Grid(32, 10.0, 20.0)
+FREE = replace(BOX, box=None)  # as large as the complex needs
 
 
 def atom_file(path: Path, positions: list[tuple[float, float, float]], element: str = "C") -> Path:
@@ -68,7 +72,7 @@ def centre_of_mass(density: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("suffix", [".pdb", ".cif"])
 def test_atoms_lie_where_the_file_says_in_z_y_x(tmp_path, suffix):
     atoms = [(0.0, 0.0, 0.0), (80.0, 0.0, 0.0), (0.0, 40.0, 0.0), (0.0, 0.0, 120.0)]
-    density = density_from_atoms(atom_file(tmp_path / f"a{suffix}", atoms), 10.0, 20.0, box=32)
+    density = density_from_atoms(atom_file(tmp_path / f"a{suffix}", atoms), BOX)
     mean = np.mean(atoms, axis=0)
     for x, y, z in (np.array(atoms) - mean) / 10 + 15.5:
         near = np.round([z, y, x]).astype(int)
@@ -80,7 +84,7 @@ def test_atoms_lie_where_the_file_says_in_z_y_x(tmp_path, suffix):
 
 def test_an_atom_weighs_what_it_scatters(tmp_path):
     carbon, sulphur = (
-        density_from_atoms(atom_file(tmp_path / f"{element}.pdb", [(5.0, 5.0, 5.0)], element), 10.0, 20.0).sum()
+        density_from_atoms(atom_file(tmp_path / f"{element}.pdb", [(5.0, 5.0, 5.0)], element), FREE).sum()
         for element in ("C", "S")
     )
     assert sulphur / carbon == pytest.approx(5.16 / 2.51, rel=0.01)  # electron scattering at k = 0
@@ -100,7 +104,7 @@ def test_waters_and_hydrogens_are_dropped(tmp_path):
 @needs_structures
 def test_the_density_is_that_of_gemmis_own_calculator():
     path = SHARED / "pdb" / "3hhb.pdb.gz"
-    ours = density_from_atoms(path, 5.0, 20.0, assembly=False, box=32)
+    ours = density_from_atoms(path, Grid(32, 5.0, 20.0), assembly=False)
     positions, _ = read_atoms(path, assembly=False)
     structure = gemmi.read_structure(str(path))
     structure.setup_entities()
@@ -122,8 +126,8 @@ def test_the_density_is_that_of_gemmis_own_calculator():
 
 @needs_structures
 def test_1bxn_agrees_with_an_independent_map_and_its_mirror_does_not():
-    atoms = density_from_atoms(SHARED / "pdb" / "1bxn.pdb.gz", 10.0, 20.0, assembly=False, box=32)
-    theirs = density_from_map(SHARED / "maps_10A" / "1bxn.mrc.gz", 10.0, box=32)
+    atoms = density_from_atoms(SHARED / "pdb" / "1bxn.pdb.gz", BOX, assembly=False)
+    theirs = density_from_map(SHARED / "maps_10A" / "1bxn.mrc.gz", BOX)
     assert correlation(atoms, theirs) > 0.95
     assert max(correlation(np.flip(atoms, axis), theirs) for axis in range(3)) < 0.95
     assert theirs.max() == pytest.approx(atoms.max(), rel=0.15)  # comparable scales
@@ -132,7 +136,7 @@ def test_1bxn_agrees_with_an_independent_map_and_its_mirror_does_not():
 @needs_structures
 def test_assembly_1_of_1bxn_is_twice_what_was_deposited():
     whole, half = (
-        density_from_atoms(SHARED / "pdb" / "1bxn.pdb.gz", 10.0, 20.0, assembly=choice) for choice in (True, False)
+        density_from_atoms(SHARED / "pdb" / "1bxn.pdb.gz", FREE, assembly=choice) for choice in (True, False)
     )
     assert whole.sum() / half.sum() == pytest.approx(2.0, rel=0.01)
     volume = whole.sum() * 10.0**3  # in A^3 of solid protein: 480 kDa of heavy atoms, and 7 % of hydrogen
@@ -142,7 +146,7 @@ def test_assembly_1_of_1bxn_is_twice_what_was_deposited():
 @needs_structures
 def test_the_benchmark_fits_its_box_centred_and_of_one_scale():
     names = ("1bxn", "3gl1", "4v4r_30S", "1oel")
-    densities = load_densities(names, SHARED / "pdb", 32, 10.0, 20.0, margin=2.0)
+    densities = load_densities(names, SHARED / "pdb", replace(BOX, margin=2.0))
     assert densities.shape == (4, 32, 32, 32) and densities.dtype == torch.float32
     for density in densities.numpy():
         assert np.abs(centre_of_mass(density)).max() < 0.05
@@ -157,29 +161,29 @@ def test_the_benchmark_fits_its_box_centred_and_of_one_scale():
 
 @pytest.mark.parametrize("own", [4.0, 7.3, 10.0])
 def test_a_map_of_any_voxel_size_gives_the_same_density(tmp_path, own):
-    expected = procedural_complex(9, 0, 10.0, 20.0, 32)
-    fine = procedural_complex(9, 0, own, 20.0)
+    expected = procedural_complex(9, 0, BOX)
+    fine = procedural_complex(9, 0, Grid(None, own, 20.0))
     moved = np.pad(3.7 * fine, ((0, 3), (2, 0), (0, 1)))  # not a cube, not centred, another scale
     write_volume(tmp_path / "map.mrc", moved.astype(np.float32), own)
-    density = density_from_map(tmp_path / "map.mrc", 10.0, level=0.02, box=32)
+    density = density_from_map(tmp_path / "map.mrc", BOX, level=0.02)
     assert correlation(density, expected) > 0.99
     assert np.abs(centre_of_mass(density)).max() < 0.1
     assert (density**2).sum() / density.sum() == pytest.approx(MAP_INTERIOR, rel=0.01)
 
 
 def test_bad_maps_are_named(tmp_path):
-    volume = procedural_complex(3, 0, 10.0, 20.0)
+    volume = procedural_complex(3, 0, FREE)
     write_volume(tmp_path / "dark.mrc", -np.abs(volume), 10.0)
     write_volume(tmp_path / "good.mrc", volume, 10.0)
     with mrcfile.open(tmp_path / "good.mrc", mode="r+") as mrc:
         mrc.voxel_size = 0
     (tmp_path / "short.mrc").write_bytes((tmp_path / "dark.mrc").read_bytes()[:2000])
     with pytest.raises(InputError, match=r"dark\.mrc.*bright"):
-        density_from_map(tmp_path / "dark.mrc", 10.0)
+        density_from_map(tmp_path / "dark.mrc", FREE)
     with pytest.raises(InputError, match=r"good\.mrc.*voxel size"):
-        density_from_map(tmp_path / "good.mrc", 10.0)
+        density_from_map(tmp_path / "good.mrc", FREE)
     with pytest.raises(InputError, match=r"short\.mrc"):
-        density_from_map(tmp_path / "short.mrc", 10.0)
+        density_from_map(tmp_path / "short.mrc", FREE)
 
 
 # ---- folders and names ----
@@ -210,26 +214,26 @@ def test_missing_structures_are_said_in_one_line(tmp_path):
 def test_unreadable_coordinates_are_named(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match="bad") as caught:
-        density_from_atoms(tmp_path / name, 10.0, 20.0)
+        density_from_atoms(tmp_path / name, FREE)
     assert "\n" not in str(caught.value)
 
 
 def test_a_structure_too_large_names_the_box_it_needs(tmp_path):
     path = atom_file(tmp_path / "long.pdb", [(0.0, 0, 0), (300.0, 0, 0)])
     with pytest.raises(InputError, match=r"long\.pdb: .* need a box of 36 voxels") as caught:
-        density_from_atoms(path, 10.0, 20.0, box=32, margin=2.0)
+        density_from_atoms(path, replace(BOX, margin=2.0))
     assert "the box is 32" in str(caught.value)
-    assert density_from_atoms(path, 10.0, 20.0, box=36, margin=2.0).shape == (36,) * 3
-    assert density_from_atoms(path, 10.0, 20.0, box=33).shape == (33,) * 3
+    assert density_from_atoms(path, replace(BOX, box=36, margin=2.0)).shape == (36,) * 3
+    assert density_from_atoms(path, replace(BOX, box=33)).shape == (33,) * 3
 
 
 def test_the_tip_of_a_tail_may_leave_the_box_and_no_more(tmp_path):
     globule = [(x, y, z) for x in range(0, 50, 5) for y in range(0, 50, 5) for z in range(0, 50, 5)]  # 1,000 atoms
     tip = [(25.0, 25.0, 190.0 + 5 * number) for number in range(4)]
     slight = atom_file(tmp_path / "slight.pdb", globule + tip[:1])
-    assert density_from_atoms(slight, 10.0, 20.0, box=16).shape == (16,) * 3
+    assert density_from_atoms(slight, replace(BOX, box=16)).shape == (16,) * 3
     with pytest.raises(InputError, match=r"long\.pdb: .* need a box of \d+ voxels"):
-        density_from_atoms(atom_file(tmp_path / "long.pdb", globule + tip), 10.0, 20.0, box=16)
+        density_from_atoms(atom_file(tmp_path / "long.pdb", globule + tip), replace(BOX, box=16))
 
 
 def test_the_class_sets_hold_every_class_once():
@@ -280,8 +284,8 @@ def test_what_cannot_be_downloaded_says_where_to_put_the_file(tmp_path, archive)
 def test_a_procedural_complex_depends_on_its_seed_and_number_alone():
     one, again, other = procedural_residues(4, 9), procedural_residues(4, 9), procedural_residues(4, 10)
     assert np.array_equal(one, again) and len(one) != len(other)
-    together = load_densities(("complex03", "complex04"), "", 32, 10.0, 20.0, seed=9)
-    assert np.array_equal(together[1], procedural_complex(4, 9, 10.0, 20.0, 32))
+    together = load_densities(("complex03", "complex04"), "", BOX, seed=9)
+    assert np.array_equal(together[1], procedural_complex(4, 9, BOX))
 
 
 def test_procedural_complexes_are_of_the_size_and_compactness_of_real_ones():
@@ -297,7 +301,7 @@ def test_procedural_complexes_are_of_the_size_and_compactness_of_real_ones():
 
 
 def test_procedural_density_is_that_of_protein():
-    density = procedural_complex(9, 0, 10.0, 20.0)
+    density = procedural_complex(9, 0, FREE)
     assert density.sum() * 10.0**3 == pytest.approx(len(procedural_residues(9, 0)) * RESIDUE_VOLUME, rel=0.01)
     assert 0.8 < density.max() < 1.3
     assert np.abs(centre_of_mass(density)).max() < 0.05
@@ -305,15 +309,15 @@ def test_procedural_density_is_that_of_protein():
 
 def test_procedural_complexes_fit_the_default_box_and_shift():
     names = tuple(f"complex{index:02d}" for index in range(20))
-    assert load_densities(names, "", 32, 10.0, 20.0, seed=1, margin=2.0).shape == (20, 32, 32, 32)
+    assert load_densities(names, "", replace(BOX, margin=2.0), seed=1).shape == (20, 32, 32, 32)
     with pytest.raises(InputError, match="not a procedural complex"):
-        load_densities(("1bxn",), "", 32, 10.0, 20.0)
+        load_densities(("1bxn",), "", BOX)
 
 
 def test_densities_have_nothing_beyond_nyquist(tmp_path):
-    atoms = density_from_atoms(atom_file(tmp_path / "a.pdb", [(0.0, 0, 0), (33.0, 12.0, 5.0)]), 10.0, 20.0, box=32)
-    write_volume(tmp_path / "map.mrc", procedural_complex(2, 0, 5.0, 10.0), 5.0)
-    for density in (atoms, density_from_map(tmp_path / "map.mrc", 10.0, box=32)):
+    atoms = density_from_atoms(atom_file(tmp_path / "a.pdb", [(0.0, 0, 0), (33.0, 12.0, 5.0)]), BOX)
+    write_volume(tmp_path / "map.mrc", procedural_complex(2, 0, Grid(None, 5.0, 10.0)), 5.0)
+    for density in (atoms, density_from_map(tmp_path / "map.mrc", BOX)):
         k = np.fft.fftfreq(32)
         radius = np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + k**2)
         power = np.abs(np.fft.fftn(density)) ** 2

@@ -11,7 +11,7 @@ import torch
 
 from common.cli import InputError, find_data_dir, plural
 from loader.prepare import Preprocessing
-from physics.grid import same_voxel_size
+from physics.grid import Grid, same_voxel_size
 from physics.imaging import Imaging
 from simulation.auxiliary import auxiliary_densities, neighbour_densities
 from simulation.simulator import Simulator
@@ -65,20 +65,20 @@ class OnlineBatches:
             defocus=cfg.online_defocus or imaging.defocus,
             neighbours=imaging.neighbours if cfg.online_neighbours < 0 else cfg.online_neighbours,
         )
-        shape = record["box"], record["voxel_size"], record["resolution"]
         margin = 0.0 if record.get("crop") else imaging.shift
+        grid = Grid(record["box"], record["voxel_size"], record["resolution"], margin)
         source = not record.get("deposited", False), record.get("map_level", 0.1)
 
         def load(names: list[str]) -> torch.Tensor:
-            return load_densities(tuple(names), cfg.structures, *shape, record["seed"], margin, *source).to(device)
+            return load_densities(tuple(names), cfg.structures, grid, record["seed"], *source).to(device)
 
         densities, variance = load(classes), None
         if imaging.common_noise:  # that of all classes of the files, not of those that are trained on
             variance = Simulator(load(record["classes"]), imaging).common_variance
         if cfg.auxiliary:
-            more = auxiliary_densities(cfg.auxiliary, *shape, cfg.auxiliary_seed, margin, folder)
+            more = auxiliary_densities(cfg.auxiliary, grid, cfg.auxiliary_seed, folder)
             densities = torch.cat([densities, more.to(device)])
-        crowd = neighbour_densities(*shape, record["seed"]).to(device) if self.imaging.neighbours else None
+        crowd = neighbour_densities(grid, record["seed"]).to(device) if self.imaging.neighbours else None
         self.simulator = Simulator(densities, self.imaging, crowd, variance)
         self.text = f"{self.volumes} volumes an epoch, simulated as they are needed"
         if cfg.auxiliary:
