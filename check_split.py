@@ -16,7 +16,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from common.cli import InputError, plural, run
-from loader.columns import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR, TOMOGRAM, snr_text
+from loader.columns import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR, TOMOGRAM, snr_order, snr_text
 from loader.dataset import READERS, check_volume, class_names, first_preprocessing, read_split
 from loader.volume import normalise, read_volume
 
@@ -59,6 +59,7 @@ def table(files: dict[str, pd.DataFrame]) -> str:
     particles = rows.groupby([LABEL, "File"])[PARTICLE].nunique().unstack(fill_value=0).reindex(order)[names]
     particles.loc["particles"] = particles.sum()
     volumes = rows.groupby([SNR, "File"]).size().unstack(fill_value=0)[names]
+    volumes = volumes.loc[sorted(volumes.index, key=snr_order)]
     volumes.index = [f"volumes, {snr_text(level)}" if level else "volumes" for level in volumes.index]
     both = pd.concat([particles, volumes])
     return both.rename_axis(None).rename_axis(None, axis=1).to_string()

@@ -21,7 +21,6 @@ import csv
 import hashlib
 import json
 import math
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
@@ -34,6 +33,7 @@ from tqdm import tqdm
 
 from common.cli import InputError, choose_device, plural, run
 from common.files import atomic_path, write_json
+from common.machine import processors
 from loader.volume import read_volume
 from physics.imaging import Imaging
 from simulation.auxiliary import neighbour_densities
@@ -48,7 +48,6 @@ from simulation.particles import (
     VOLUME_NAME,
     DataSet,
     mask_path,
-    snr_code,
     snr_folders,
     volume_path,
 )
@@ -131,7 +130,7 @@ def check(cfg: Config) -> None:
         raise InputError(f"--per-class {cfg.per_class}, --procedural {cfg.procedural}: expected 1 or more")
     if not cfg.snr or not all(snr > 0 for snr in cfg.snr):
         raise InputError(f"--snr {' '.join(map(str, cfg.snr))}: expected numbers above 0, or inf")
-    if len({snr_code(snr) for snr in cfg.snr}) < len(cfg.snr):
+    if len({f"{snr:g}" for snr in cfg.snr}) < len(cfg.snr):
         raise InputError(f"--snr {' '.join(map(str, cfg.snr))}: the same value twice")
     if not 0 <= cfg.map_level < 1 or cfg.resolution < cfg.voxel_size:
         raise InputError(
@@ -212,7 +211,7 @@ def make_files(data: DataSet, cfg: Config) -> int:
         if not data.exists(label, chunk, cfg.per_class)
     ]
     total = sum(len(chunk) for _, chunk in todo) * len(cfg.snr)
-    with ThreadPoolExecutor(cfg.workers or os.cpu_count()) as pool, tqdm(total=total, unit="volume") as bar:
+    with ThreadPoolExecutor(cfg.workers or processors()) as pool, tqdm(total=total, unit="volume") as bar:
         try:
             for count in pool.map(lambda job: data.make(*job, cfg.per_class) or len(job[1]), todo):
                 bar.update(count * len(cfg.snr))
