@@ -102,7 +102,7 @@ def test_particles_csv_keeps_further_columns_and_resolves_paths(tmp_path):
     (tmp_path / "particles.csv").write_text(f"{INPUT},{LABEL},Score\nsub/a.mrc,x,0.5\n")
     table = read(tmp_path)
     assert table[INPUT][0] == str(path)
-    assert (table["Score"][0], table[TOMOGRAM][0], table[PARTICLE][0]) == ("0.5", "", "a.mrc")
+    assert (table["Score"][0], table[TOMOGRAM][0], table[PARTICLE][0]) == ("0.5", "", "sub/a.mrc")
 
 
 @pytest.mark.parametrize(
