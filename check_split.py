@@ -8,17 +8,17 @@ A leak is a particle or a file on two sides, a held-out class among the known, o
 of train, valid and test. The held-out classes may come from any tomogram.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from common.cli import InputError, plural, run
-from loader.columns import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR, TOMOGRAM, snr_text
-from loader.dataset import READERS, check_volume, class_names, first_preprocessing, read_split
-from loader.volume import normalise, read_volume
+from common.threads import in_threads
+from loader.columns import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR, TOMOGRAM, snr_order, snr_text
+from loader.packed import check_volumes, own_preprocessing
+from loader.rows import SplitRows, class_names, read_rows
+from loader.volume import read_volume
 
 KNOWN, HELD_OUT = ("train", "valid", "test"), ("valid_unseen", "unseen")
 SHOWN = 10  # problems printed before the rest is only counted
@@ -32,19 +32,18 @@ class Config:
 
 
 def main(cfg: Config) -> None:
-    files = {}
-    for name in (*KNOWN, *HELD_OUT):
-        files[name] = read_split(Path(cfg.csv_dir) / f"{name}.csv")
+    splits = {name: read_rows(Path(cfg.csv_dir) / f"{name}.csv") for name in (*KNOWN, *HELD_OUT)}
+    files = {name: split.rows for name, split in splits.items()}
     print(table(files))
     if cfg.by_tomogram and not all(TOMOGRAM in rows for rows in files.values()):
         raise InputError(f"{cfg.csv_dir}: no column {TOMOGRAM}; --by-tomogram needs it")
     problems = [*class_problems(files, cfg.csv_dir), *leaks(files, cfg.by_tomogram)]
     if cfg.volumes:
-        problems += bad_volumes(pd.concat(files.values(), ignore_index=True))
+        problems += bad_volumes([split for split in splits.values() if len(split)])
     if problems:
-        shown = "".join(f"\n  {problem}" for problem in problems[:SHOWN])
-        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise InputError(f"{cfg.csv_dir}: {len(problems)} {plural('problem', len(problems))}{shown}{more}")
+        more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        count = f"{len(problems)} {plural('problem', len(problems))}"
+        raise InputError(f"{cfg.csv_dir}: {count}", [*problems[:SHOWN], *more])
     print("no leak, no bad file" if cfg.volumes else "no leak; the volumes were not opened")
 
 
@@ -59,6 +58,7 @@ def table(files: dict[str, pd.DataFrame]) -> str:
     particles = rows.groupby([LABEL, "File"])[PARTICLE].nunique().unstack(fill_value=0).reindex(order)[names]
     particles.loc["particles"] = particles.sum()
     volumes = rows.groupby([SNR, "File"]).size().unstack(fill_value=0)[names]
+    volumes = volumes.loc[sorted(volumes.index, key=snr_order)]
     volumes.index = [f"volumes, {snr_text(level)}" if level else "volumes" for level in volumes.index]
     both = pd.concat([particles, volumes])
     return both.rename_axis(None).rename_axis(None, axis=1).to_string()
@@ -98,27 +98,22 @@ def leaks(files: dict[str, pd.DataFrame], by_tomogram: bool) -> list[str]:
     return problems
 
 
-def bad_volumes(rows: pd.DataFrame) -> list[str]:
-    """What is wrong with the volumes and masks; each is opened, with a progress bar."""
-    if not len(rows):
-        return []
-    expected = first_preprocessing(rows, "bright")
+def bad_volumes(splits: list[SplitRows]) -> list[str]:
+    """What is wrong with the volumes and masks; each is opened, unless it has been packed and not changed since."""
+    expected, problems = own_preprocessing(splits[0], "bright") if splits else None, []
+    for split in splits:
+        problems += check_volumes(split, expected)
 
-    def problem(index: int) -> str | None:
-        address, mask = rows[INPUT].iloc[index], rows[MASK].iloc[index]
-        try:
-            volume, voxel_size = read_volume(address)
-            check_volume(address, volume, voxel_size, expected)
-            normalise(volume, address)
-            if mask and read_volume(mask)[0].shape != volume.shape:
-                return f"{mask}: not of the {volume.shape} voxels of its subtomogram"
-        except InputError as error:
-            return str(error)
-        return None
+        def problem(mask: str, box: int = expected.box) -> str | None:
+            try:
+                shape = read_volume(mask)[0].shape
+            except InputError as error:
+                return str(error)
+            return None if shape == (box,) * 3 else f"{mask}: not of the {(box,) * 3} voxels of its subtomogram"
 
-    with ThreadPoolExecutor(READERS) as pool:
-        found = list(tqdm(pool.map(problem, range(len(rows))), total=len(rows), unit="volume", leave=False))
-    return [text for text in found if text]
+        masks = [mask for mask in split.rows[MASK] if mask]
+        problems += filter(None, in_threads(problem, masks, f"masks of {split.path.name}", "mask"))
+    return problems
 
 
 if __name__ == "__main__":

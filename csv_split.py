@@ -14,22 +14,19 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from common.cli import InputError, find_data_dir, plural, run
 from common.files import write_csv
 from loader import sources
 from loader.columns import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR, TABLE_COLUMNS, TOMOGRAM, VOXEL_SIZE
+from loader.parts import PARTS, reached, split_particles, split_tomograms
 from simulation.class_sets import CLASS_SETS
 
-PARTS = ("train", "valid", "test")
 FILES = (*PARTS, "valid_unseen", "unseen")
 HEADER = [INPUT, MASK, CLASS, SNR, LABEL, PARTICLE, TOMOGRAM, VOXEL_SIZE]
 FEWEST = len(PARTS)  # particles of a known class: one a part
 MOST_NAMED = 10  # folders in a warning
-FOLDS = 10  # of the split by tomogram; a part is a number of folds
 
 
 @dataclass(frozen=True)
@@ -66,6 +63,11 @@ def main(cfg: Config) -> None:
     for name in FILES:
         write_csv(csv_dir / f"{name}.csv", movable(files[name], csv_dir))
     print(f"labels from {source}")
+    known_particles = table[table[LABEL].isin(known)].drop_duplicates(PARTICLE)
+    if cfg.by_tomogram:
+        print(reached(known_particles, part_of, cfg.fractions))
+    else:
+        print(tomogram_note(known_particles), end="")
     if not cfg.star:
         warn_of_left_out(data_dir, table, source)
     for name in FILES:
@@ -130,7 +132,10 @@ def split(table: pd.DataFrame, cfg: Config, source: str) -> dict[str, str]:
     for name, count in counts[counts < FEWEST].items():
         found = f"class {name} has {count} {plural('particle', count)}"
         raise InputError(f"{source}: {found}; expected at least {FEWEST}, one for each part")
-    part_of = split_by_tomogram(particles, cfg, source) if cfg.by_tomogram else split_particles(particles, cfg)
+    if cfg.by_tomogram:
+        part_of = split_tomograms(particles, cfg.fractions, cfg.seed, source)
+    else:
+        part_of = split_particles(particles, cfg.fractions, cfg.seed)
     parts = particles[PARTICLE].map(part_of)
     present = pd.crosstab(particles[LABEL], parts).reindex(columns=PARTS, fill_value=0)
     for part in PARTS:
@@ -139,32 +144,15 @@ def split(table: pd.DataFrame, cfg: Config, source: str) -> dict[str, str]:
     return part_of
 
 
-def split_particles(particles: pd.DataFrame, cfg: Config) -> dict[str, str]:
-    rng = np.random.default_rng(cfg.seed)
-    part_of = {}
-    for _, names in particles.groupby(LABEL, sort=False)[PARTICLE]:
-        n_valid = max(1, round(len(names) * cfg.fractions[1]))
-        n_test = max(1, round(len(names) * cfg.fractions[2]))
-        n_test = min(n_test, len(names) - n_valid - 1)
-        parts = np.repeat(PARTS, [len(names) - n_valid - n_test, n_valid, n_test])
-        part_of |= dict(zip(rng.permutation(names.to_numpy()), parts, strict=True))
-    return part_of
-
-
-def split_by_tomogram(particles: pd.DataFrame, cfg: Config, source: str) -> dict[str, str]:
-    """Whole tomograms on one side, in tenths, each tenth stratified by class as well as the tomograms allow."""
-    if (particles[TOMOGRAM] == "").any():
-        raise InputError(f"{source}: not every particle has a {TOMOGRAM}; expected one with --by-tomogram")
-    n_tomograms = particles[TOMOGRAM].nunique()
-    if n_tomograms < FOLDS:
-        raise InputError(f"{source}: {n_tomograms} tomograms; expected at least {FOLDS} with --by-tomogram")
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=cfg.seed)
-    fold_of = np.empty(len(particles), dtype=int)
-    for fold, (_, chosen) in enumerate(folds.split(particles, particles[LABEL], particles[TOMOGRAM])):
-        fold_of[chosen] = fold
-    ends = np.cumsum(cfg.fractions)[:-1] * FOLDS
-    parts = np.array(PARTS)[np.searchsorted(ends, fold_of + 0.5)]
-    return dict(zip(particles[PARTICLE], parts, strict=True))
+def tomogram_note(particles: pd.DataFrame) -> str:
+    """A line for a split that tears tomograms apart; nothing where the tomograms are unknown, or there is but one."""
+    count = particles[TOMOGRAM].nunique()
+    if count < 2 or (particles[TOMOGRAM] == "").any():
+        return ""
+    return (
+        f"the particles are of {count} tomograms, and those of one tomogram share its noise: figures on particles of "
+        "tomograms that training saw are too good; --by-tomogram keeps each tomogram on one side\n"
+    )
 
 
 def movable(table: pd.DataFrame, csv_dir: Path) -> pd.DataFrame:

@@ -12,11 +12,12 @@ here: test.csv and the unseen files choose nothing.
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import tyro
 from tqdm import tqdm
@@ -28,7 +29,8 @@ from evaluation.gallery import draw_map, draw_medoids, draw_set
 from evaluation.report import format_open_set, write_page
 from evaluation.sections import Embedded
 from loader.columns import LABEL, PARTICLE, SNR, TOMOGRAM
-from loader.dataset import Split, check_classes, load_split, mask_sizes, overlap_warning, snr_convention
+from loader.dataset import Split, check_classes, load_split, mask_sizes, overlap_warning
+from loader.rows import snr_convention
 from model import build_model, embed, load_model, with_views
 
 
@@ -151,7 +153,11 @@ def load_splits(cfg: Config, checkpoint: dict) -> dict[str, Split]:
     Raises InputError when train.csv or test.csv is empty or of other classes, or a class is both known and unseen.
     """
     folder = Path(cfg.csv_dir)
-    splits = {name: load_split(folder / f"{name}.csv", checkpoint["preprocessing"]) for name in ("train", "test")}
+    some = {"train": partial(per_class, count=cfg.train_per_class, seed=cfg.seed), "test": None}
+    splits = {
+        name: load_split(folder / f"{name}.csv", checkpoint["preprocessing"], choose=choose)
+        for name, choose in some.items()
+    }
     for name, split in splits.items():
         check_classes(split, folder / f"{name}.csv", checkpoint["classes"])
     for name in UNSEEN_SETS:
@@ -161,18 +167,14 @@ def load_splits(cfg: Config, checkpoint: dict) -> dict[str, Split]:
             raise InputError(f"{folder / name}.csv: holds known classes of the checkpoint: {', '.join(known)}")
         if len(split):
             splits[name] = split
-    order = np.random.default_rng(cfg.seed).permutation(len(splits["train"]))
-    rank = splits["train"].rows[LABEL].iloc[order].groupby(splits["train"].rows[LABEL].iloc[order]).cumcount()
-    splits["train"] = take(splits["train"], np.sort(order[rank.to_numpy() < cfg.train_per_class]))
     return splits
 
 
-def take(split: Split, rows: np.ndarray) -> Split:
-    """Some rows of a split."""
-    table = split.rows.iloc[rows].reset_index(drop=True)
-    return replace(
-        split, images=split.images[rows], labels=split.labels[rows], intensity=split.intensity[rows], rows=table
-    )
+def per_class(rows: pd.DataFrame, count: int, seed: int) -> np.ndarray:
+    """Which rows: at most `count` of each class, drawn at random, in order."""
+    order = np.random.default_rng(seed).permutation(len(rows))
+    drawn = rows[LABEL].iloc[order]
+    return np.sort(order[drawn.groupby(drawn).cumcount().to_numpy() < count])
 
 
 def as_embedded(embeddings: np.ndarray, split: Split) -> Embedded:

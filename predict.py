@@ -30,10 +30,11 @@ from tqdm import tqdm
 
 from common.cli import InputError, choose_device, plural, run
 from common.files import atomic_path, results_folder, write_csv, write_json
+from common.threads import READERS
 from evaluation import figures
 from evaluation.rejection import calibrated_score, unit
 from loader.columns import INPUT, UNKNOWN
-from loader.dataset import READERS, contrast_warning
+from loader.dataset import contrast_warning
 from loader.prepare import CONTRASTS, Input, Preprocessing, find_inputs, prepare
 from loader.sources import absolute
 from model import embed, load_model

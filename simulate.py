@@ -21,7 +21,6 @@ import csv
 import hashlib
 import json
 import math
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -35,6 +34,7 @@ from tqdm import tqdm
 
 from common.cli import InputError, choose_device, plural, run
 from common.files import atomic_path, write_json
+from common.machine import processors
 from loader.volume import read_volume
 from physics.grid import Grid
 from physics.imaging import Imaging
@@ -50,7 +50,6 @@ from simulation.particles import (
     VOLUME_NAME,
     DataSet,
     mask_path,
-    snr_code,
     snr_folders,
     volume_path,
 )
@@ -124,7 +123,7 @@ def check(cfg: Config) -> None:
         raise InputError(f"--per-class {cfg.per_class}, --procedural {cfg.procedural}: expected 1 or more")
     if not cfg.snr or not all(snr > 0 for snr in cfg.snr):
         raise InputError(f"--snr {' '.join(map(str, cfg.snr))}: expected numbers above 0, or inf")
-    if len({snr_code(snr) for snr in cfg.snr}) < len(cfg.snr):
+    if len({f"{snr:g}" for snr in cfg.snr}) < len(cfg.snr):
         raise InputError(f"--snr {' '.join(map(str, cfg.snr))}: the same value twice")
     level, resolution, workers = cfg.expert.map_level, cfg.expert.resolution, cfg.expert.workers
     if not 0 <= level < 1 or resolution < cfg.imaging.voxel_size:
@@ -208,7 +207,7 @@ def make_files(data: DataSet, cfg: Config) -> int:
         if not data.exists(label, chunk, cfg.per_class)
     ]
     total = sum(len(chunk) for _, chunk in todo) * len(cfg.snr)
-    with ThreadPoolExecutor(cfg.expert.workers or os.cpu_count()) as pool, tqdm(total=total, unit="volume") as bar:
+    with ThreadPoolExecutor(cfg.expert.workers or processors()) as pool, tqdm(total=total, unit="volume") as bar:
         try:
             for count in pool.map(lambda job: data.make(*job, cfg.per_class) or len(job[1]), todo):
                 bar.update(count * len(cfg.snr))

@@ -20,7 +20,8 @@ from evaluation import figures
 from evaluation.closed_set import closed_set_report, format_report, linear_probe
 from evaluation.rejection import classify
 from loader.columns import PARTICLE, SNR
-from loader.dataset import check_classes, load_split, overlap_warning, snr_convention
+from loader.dataset import check_classes, load_split, overlap_warning
+from loader.rows import snr_convention
 from model import embed, load_model
 
 

@@ -23,7 +23,8 @@ import numpy as np
 import torch
 
 from common.cli import InputError, choose_device, is_first_process, plural, run
-from loader.dataset import Split, class_names, contrast_warning, load_split, particle_codes
+from loader.dataset import Split, contrast_warning, load_split, particle_codes
+from loader.rows import class_names
 from loader.volume import central_brightness
 from training.batches import Batches, FileBatches
 from training.checks import check
@@ -80,7 +81,7 @@ class Config:
     auxiliary_seed: int = 9  # of their shapes
     prototype_per_class: int = 100  # training volumes of a class that its prototype and the scores of unknowns rest on
     false_rejection_rate: float = 0.05  # share of validation knowns that the threshold may call unknown
-    memory_share: float = 0.5  # of the GPU's and the machine's memory that the training volumes may fill
+    memory_share: float = 0.5  # of the GPU's free memory that volumes may fill; of the machine's, where no file can
     compile: bool = False  # torch.compile the network
     bfloat16: bool = True  # autocast on CUDA; the CPU trains in float32
     sync_batchnorm: bool = False  # batch normalisation over the GPUs together

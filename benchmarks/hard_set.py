@@ -29,7 +29,7 @@ import tyro
 from benchmarks import runs
 from common.cli import InputError, choose_device, run
 from loader.columns import LABEL, PARTICLE, snr_text
-from loader.dataset import class_names, read_split
+from loader.rows import class_names, read_split
 from model import load_checkpoint
 from simulation.class_sets import ClassSet
 

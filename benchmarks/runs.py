@@ -207,7 +207,7 @@ def make_split(
 
 
 def write_parts(csv_dir: Path, parts: Mapping[str, pd.DataFrame]) -> None:
-    """Write a split of tables that loader.dataset.read_split gave; a part that is not named holds no volume."""
+    """Write a split of tables that loader.rows.read_split gave; a part that is not named holds no volume."""
     header = next(iter(parts.values())).head(0)
     for name in PARTS:
         write_csv(csv_dir / f"{name}.csv", parts.get(name, header))

@@ -31,7 +31,7 @@ from benchmarks.runs import Study, format_mean_std, mean_std
 from common.cli import InputError, run
 from evaluation.rejection import DEFAULT_SCORE
 from loader.columns import CLASS, LABEL
-from loader.dataset import class_names, read_split
+from loader.rows import class_names, read_split
 
 
 @dataclass(frozen=True)

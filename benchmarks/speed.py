@@ -121,6 +121,7 @@ def make_split(folder: Path, volumes: int) -> tuple[Split, float]:
     table["Class"] = table["Actual Label"].astype("category").cat.codes
     table.to_csv(folder / "train.csv", index=False)
     load_split(folder / "train.csv")  # once for the disk
+    (folder / "train.packed.json").unlink()  # so that the files are read again
     start = time.perf_counter()
     split = load_split(folder / "train.csv")
     return split, len(split) / (time.perf_counter() - start)

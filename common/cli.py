@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,25 @@ HOLD_S = 10  # until a process speaks itself: torchrun ends all when the first h
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave: the message names the file, what was found and what was expected."""
+    """A mistake in what the user gave: the message names the file, what was found and what was expected.
+
+    It is one line, whatever line breaks other packages put into theirs; `listed` gives each of several mistakes a line
+    of its own below it.
+    """
+
+    def __init__(self, message: object, listed: Sequence[str] = ()):
+        super().__init__("\n  ".join(map(one_line, [message, *listed])))
+
+
+def one_line(text: object) -> str:
+    """A text without its line breaks."""
+    return " ".join(filter(None, map(str.strip, str(text).splitlines())))
+
+
+def warn(text: str) -> None:
+    """Tell the user of something that is likely not meant; one process of those that torchrun started does."""
+    if is_first_process():
+        print(f"{Path(sys.argv[0]).name}: warning: {text}", file=sys.stderr)
 
 
 def plural(noun: str, count: int) -> str:

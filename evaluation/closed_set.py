@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
 from evaluation.bootstrap import CONFIDENCE, interval, particle_weights
-from loader.columns import snr_text
+from loader.columns import snr_order, snr_text
 
 REGULARISATIONS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of scikit-learn, strongest first
 MAX_STEPS = 5000
@@ -178,11 +178,6 @@ def _figures(
         "recall": recall,
         "f1": f1,
     }
-
-
-def snr_order(level: str) -> tuple[int, str]:
-    """Sort key of SNR levels: 003, 005, then words such as infinity."""
-    return (0, level) if level[:1].isdigit() else (1, level)
 
 
 def _columns(resampled: list[dict], name: str) -> np.ndarray:

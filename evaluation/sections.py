@@ -6,11 +6,11 @@ import numpy as np
 
 from evaluation import rejection
 from evaluation.bootstrap import interval, known_unknown_weights, mean_interval
-from evaluation.closed_set import snr_order
 from evaluation.discovery import discover
 from evaluation.enrolment import SHOTS, few_shot
 from evaluation.floors import known_correct
 from evaluation.verification import authors_protocol, pairs_at_scale
+from loader.columns import snr_order
 
 FLOOR_PAIRS = 20_000  # pairs of each kind that the intervals of a floor's AUC rest on
 

@@ -1,6 +1,9 @@
 """The names of columns, files and folders that the scripts share, once; and how an SNR level is written and read."""
 
+import math
 import re
+
+import numpy as np
 
 INPUT, MASK, CLASS, SNR, LABEL = "Input Data", "Segmentation Ground Truth", "Class", "SNR Level", "Actual Label"
 PARTICLE, TOMOGRAM, VOXEL_SIZE = "Particle", "Tomogram", "Voxel Size"
@@ -13,6 +16,26 @@ PARTICLES_FILE = "particles.csv"
 TARGET_FOLDER, MASK_FOLDER = "subtomogram_mrc", "processed_densitymap_mrc_mrc2binary"
 
 
+def snr_code(snr: float) -> str:
+    """How an SNR is written in folder names and tables: 0.03 -> `003`, 1.5 -> `1.5`, 10 -> `10`, inf -> `infinity`.
+
+    Below 1 the point is left out, as the original has it; `snr_value` is the inverse.
+    """
+    if math.isinf(snr):
+        return "infinity"
+    text = np.format_float_positional(snr, trim="-")
+    return text.replace(".", "") if snr < 1 else text
+
+
+def snr_value(level: str) -> float | None:
+    """The inverse of `snr_code`, which takes `inf` and `0.03` too; None for what is no SNR."""
+    if level in ("infinity", "inf"):
+        return math.inf
+    if not re.fullmatch(r"\d+(\.\d+)?", level):
+        return None
+    return float(f"0.{level[1:]}" if re.fullmatch(r"0\d+", level) else level)
+
+
 def snr_level(folder: str) -> str:
     """`data1_SNR003` -> `003`; `data3_SNRinf` and `data3_SNRinfinity` -> `infinity`; empty without _SNR."""
     text = folder.partition("_SNR")[2]
@@ -21,8 +44,13 @@ def snr_level(folder: str) -> str:
 
 def snr_text(level: str) -> str:
     """A level as people read it: `003` -> `SNR 0.03`, `infinity` -> `no noise`; empty -> `SNR unknown`."""
-    if level in ("infinity", "inf"):
-        return "no noise"
-    if re.fullmatch(r"0\d+", level):
-        level = f"0.{level[1:]}"
-    return f"SNR {level or 'unknown'}"
+    value = snr_value(level)
+    if value is None:
+        return f"SNR {level or 'unknown'}"
+    return "no noise" if math.isinf(value) else f"SNR {np.format_float_positional(value, trim='-')}"
+
+
+def snr_order(level: str) -> tuple[bool, float, str]:
+    """Sort key of levels: by value, so that 003 < 01 < 1.5 < 15 < infinity; what is no SNR comes last."""
+    value = snr_value(level)
+    return value is None, value or 0.0, level

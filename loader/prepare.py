@@ -1,6 +1,6 @@
-"""Volumes that no one has labelled: which they are, and each brought to what a checkpoint was trained on."""
+"""The one way from a file to what the network sees: read, voxel size, contrast, box, normalisation."""
 
-import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import InputError
-from loader.columns import INPUT, MASK_FOLDER, VOXEL_SIZE
-from loader.sources import absolute, mrc_files, read_csv
-from loader.volume import MRC_SUFFIXES, central_brightness, normalise, read_volume, split_address
+from loader.columns import INPUT, MASK_FOLDER
+from loader.sources import absolute_all, mrc_files, read_csv, voxel_sizes
+from loader.volume import MRC_SUFFIXES, address_path, central_brightness, normalise, read_volume
 from physics.grid import same_voxel_size
 from physics.resample import regrid
 
@@ -90,28 +90,16 @@ def _table(path: Path) -> list[Input]:
     rows = read_csv(path, required=(INPUT,))
     if not len(rows):
         raise InputError(f"{path}: holds no row; expected one a volume")
-    sizes = rows[VOXEL_SIZE] if VOXEL_SIZE in rows else [""] * len(rows)
+    sizes = voxel_sizes(rows, path)
     found = []
-    for line, (name, size) in enumerate(zip(rows[INPUT], sizes, strict=True), start=2):  # line 1 is the header
-        address = absolute(name, path.parent) if name else ""
-        _check_file(address, f"named in {path}, line {line}")
-        found.append(Input(address, _voxel_size(size, f"{path}, line {line}")))
+    for line, (address, size) in enumerate(zip(absolute_all(rows[INPUT], path.parent), sizes, strict=True), start=2):
+        _check_file(address, f"named in {path}, line {line}")  # line 1 is the header
+        found.append(Input(address, None if np.isnan(size) else float(size)))
     return found
 
 
-def _voxel_size(text: str, place: str) -> float | None:
-    """A voxel size in A; None where it is empty or 0: unknown."""
-    try:
-        size = float(text or 0)
-    except ValueError:
-        size = math.nan
-    if not 0 <= size < math.inf:
-        raise InputError(f"{place}: {VOXEL_SIZE} {text!r}; expected a number in A")
-    return size or None
-
-
 def _check_file(address: str, expected: str) -> None:
-    if not address or not split_address(address)[1].is_file():
+    if not os.path.isfile(address_path(address)):
         raise InputError(f"{address or 'an empty name'}: no such file; {expected}")
 
 
@@ -120,36 +108,67 @@ class Prepared:
     """A volume as the network wants it.
 
     image: (D, H, W) float32, mean 0 and standard deviation 1, particle bright, at the checkpoint's box and voxel size.
-    brightness: of the centre, as `central_brightness`, after the contrast was applied.
+    intensity: (4,) float32: mean, standard deviation, minimum and maximum of the volume as read.
+    voxel_size: A, of the volume as read; None where it is unknown.
     note: what was done to it, or had to be assumed; empty where it came as the training volumes did.
     """
 
     image: np.ndarray
-    brightness: float
+    intensity: np.ndarray
+    voxel_size: float | None
     note: str
 
+    @property
+    def brightness(self) -> float:
+        """Of the centre, as `central_brightness`, after the contrast was applied."""
+        return central_brightness(self.image)
 
-def prepare(given: Input, preprocessing: Preprocessing) -> Prepared:
-    """Read a volume and repeat a checkpoint's preprocessing: voxel size, box, contrast, normalisation.
 
-    Raises InputError as read_volume does, and for a volume that is not a cube or is constant.
+def prepare(given: Input, preprocessing: Preprocessing, strict: bool = False) -> Prepared:
+    """Read a volume and repeat a preprocessing: voxel size, box, contrast, normalisation.
+
+    Args:
+        strict: refuse a volume of another box or voxel size, as splits do; else it is resampled, cut or filled.
+
+    Raises InputError as read_volume and check_same do, and for a volume that is not a cube or is constant.
     """
     volume, voxel_size = read_volume(given.address)
-    if len(set(volume.shape)) != 1:
-        raise InputError(f"{given.address}: a volume of {volume.shape} voxels (z, y, x); expected a cube")
     voxel_size = given.voxel_size or voxel_size
+    intensity = np.array([volume.mean(), volume.std(), volume.min(), volume.max()], dtype=np.float32)
+    note = ""
+    if strict:
+        check_same(given.address, volume.shape, voxel_size, preprocessing)
+    else:
+        volume, note = _bring(given.address, volume, voxel_size, preprocessing)
+    if preprocessing.contrast == "dark":
+        volume = -volume
+    return Prepared(normalise(volume, given.address), intensity, voxel_size, note)
+
+
+def check_same(address: str, shape: tuple[int, ...], voxel_size: float | None, expected: Preprocessing) -> None:
+    """Refuse a volume of another shape or voxel size (A; None: unknown) than expected."""
+    box = expected.box
+    if shape != (box, box, box):
+        raise InputError(f"{address}: a volume of {shape} voxels (z, y, x); expected {(box, box, box)}")
+    known = expected.voxel_size
+    if voxel_size and known and not same_voxel_size(voxel_size, known):
+        raise InputError(f"{address}: voxels of {voxel_size:g} A; expected {known:g} A")
+
+
+def _bring(
+    address: str, volume: np.ndarray, voxel_size: float | None, preprocessing: Preprocessing
+) -> tuple[np.ndarray, str]:
+    """A volume at a preprocessing's box and voxel size, and what was done to it."""
+    if len(set(volume.shape)) != 1:
+        raise InputError(f"{address}: a volume of {volume.shape} voxels (z, y, x); expected a cube")
     side, box, expected = volume.shape[0], preprocessing.box, preprocessing.voxel_size
     if voxel_size and expected and not _comparable(side, voxel_size, box, expected):
         raise InputError(
-            f"{given.address}: {side} voxels of {voxel_size:g} A; expected something like the {box} of {expected:g} A "
+            f"{address}: {side} voxels of {voxel_size:g} A; expected something like the {box} of {expected:g} A "
             "of the training volumes; where the header's voxel size is wrong, give --voxel-size"
         )
-    note = _note(voxel_size, expected, side, box)
-    volume = regrid(volume, voxel_size or expected or 1.0, expected or voxel_size or 1.0, box)
-    if preprocessing.contrast == "dark":
-        volume = -volume
-    image = normalise(volume, given.address)
-    return Prepared(image, central_brightness(image), note)
+    brought = regrid(volume, voxel_size or expected or 1.0, expected or voxel_size or 1.0, box)
+    return brought, _note(voxel_size, expected, side, box)
 
 
 def _comparable(side: int, voxel_size: float, box: int, expected: float) -> bool:

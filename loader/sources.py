@@ -4,13 +4,15 @@ A table has one row a volume. Its columns are text, empty where unknown: Input D
 (absolute paths, or N@stack), Actual Label, SNR Level, Particle, Tomogram, Voxel Size; further columns are kept.
 """
 
+import io
 import os
 import re
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-import starfile
 
 from common.cli import InputError
 from loader.columns import (
@@ -28,7 +30,9 @@ from loader.columns import (
     VOXEL_SIZE,
     snr_level,
 )
-from loader.volume import MRC_SUFFIXES, join_address, split_address
+from loader.volume import MRC_SUFFIXES, address_path, join_address, split_address
+
+SNR_COPY = rf"data[^/]*_SNR[^/]*/{TARGET_FOLDER}/(tomotarget\d+\.mrc)$"  # the same number: the same particle
 
 
 def read_particles(data_dir: Path, star: str, class_names: tuple[str, ...], per_class: int) -> tuple[pd.DataFrame, str]:
@@ -43,7 +47,8 @@ def read_particles(data_dir: Path, star: str, class_names: tuple[str, ...], per_
         InputError: nothing there that a reader knows, or what is there is not right.
     """
     if star:
-        return read_star(Path(star)), f"STAR file {star}"
+        table, root = read_star(Path(star))
+        return table, f"STAR file {star}, its paths taken from {root}"
     if (data_dir / PARTICLES_FILE).is_file():
         return read_particles_csv(data_dir / PARTICLES_FILE), str(data_dir / PARTICLES_FILE)
     if any(data_dir.glob(f"*/{TARGET_FOLDER}")):
@@ -73,8 +78,13 @@ def check_known(names: Iterable[str], source: Path | str) -> None:
         )
 
 
-def read_star(path: Path) -> pd.DataFrame:
-    """RELION 3 to 5 and Warp: rlnImageName is the volume, rlnClassNumber (from 1) its class; every column is kept."""
+def read_star(path: Path) -> tuple[pd.DataFrame, Path]:
+    """RELION 3 to 5 and Warp: rlnImageName is the volume, rlnClassNumber (from 1) its class; every column is kept.
+
+    Returns the table, and the folder that the paths are relative to (`star_root`).
+    """
+    import starfile  # here: the other readers do without
+
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a STAR file of particles")
     try:
@@ -95,23 +105,53 @@ def read_star(path: Path) -> pd.DataFrame:
         numbers = table["rlnClassNumber"].astype(float).astype(int)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: rlnClassNumber: expected whole numbers ({error})") from error
+    names = [str(name) for name in table["rlnImageName"]]
+    root = star_root(names, path)
     tomogram = next((table[name] for name in ("rlnTomoName", "rlnMicrographName") if name in table), "")
     known = {
-        INPUT: [absolute(str(name), path.parent) for name in table["rlnImageName"]],
+        INPUT: absolute_all(names, root),
         LABEL: [f"class{number:03d}" for number in numbers],
-        PARTICLE: table["rlnImageName"],
+        PARTICLE: names,
         TOMOGRAM: tomogram,
         VOXEL_SIZE: table.get("rlnImagePixelSize", ""),
     }
-    return _complete(table.assign(**known), path)
+    return _complete(table.assign(**known), path), root
+
+
+def star_root(names: Sequence[str], star: Path) -> Path:
+    """The folder that the paths of a STAR file are relative to: RELION writes them from its project's root.
+
+    That is the first of the STAR file's own folder, those above it and the current one from which the first row's file
+    is there.
+
+    Raises InputError where there is none, or a file of a later row is not there.
+    """
+    if not names:
+        raise InputError(f"{star}: holds no row; expected one for each particle")
+    own = Path(os.path.abspath(star)).parent
+    tried = list(dict.fromkeys([own, *own.parents, Path.cwd()]))
+    roots = [root for root in tried if os.path.isfile(address_path(absolute(names[0], root)))]
+    if not roots:
+        raise InputError(f"{star}, row 1: {names[0]}: no such file in any of {', '.join(map(str, tried))}")
+    missing = np.flatnonzero(file_states(absolute_all(names, roots[0]))[:, 0] < 0)
+    if len(missing):
+        raise InputError(f"{star}, row {missing[0] + 1}: {names[missing[0]]}: no such file in {roots[0]}")
+    return roots[0]
 
 
 def read_particles_csv(path: Path) -> pd.DataFrame:
-    """particles.csv, of simulate.py or of the user; paths in it are relative to its own folder."""
+    """particles.csv, of simulate.py or of the user; paths in it are relative to its own folder.
+
+    A particle without a name has its address as written, so that two files are two particles; but copies at several
+    SNRs, in the layout of the original, are one.
+    """
     table = read_csv(path, required=(INPUT, LABEL))
-    table[INPUT] = [absolute(name, path.parent) for name in table[INPUT]]
-    if MASK in table:
-        table[MASK] = [absolute(name, path.parent) if name else "" for name in table[MASK]]
+    names = table[PARTICLE] if PARTICLE in table else [""] * len(table)
+    pairs = zip(names, table[INPUT], strict=True)
+    table[PARTICLE] = [name or re.sub(SNR_COPY, r"\1", address) for name, address in pairs]
+    for column in (INPUT, MASK):
+        if column in table:
+            table[column] = absolute_all(table[column], path.parent)
     return _complete(table, path)
 
 
@@ -154,15 +194,18 @@ def read_class_folders(data_dir: Path) -> pd.DataFrame:
     return _complete(pd.DataFrame(rows), data_dir)
 
 
-def read_csv(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
+def read_csv(path: Path, required: tuple[str, ...], content: bytes | None = None) -> pd.DataFrame:
     """A CSV file as text, empty cells as "".
+
+    Args:
+        content: of the file, where it has been read already.
 
     Raises InputError when there is no such file, it is not a CSV file, or a required column is missing.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such file")
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.read_csv(path if content is None else io.BytesIO(content), dtype=str, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable CSV file ({error})") from error
     missing = [column for column in required if column not in table]
@@ -171,17 +214,50 @@ def read_csv(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
     return table
 
 
+def column_numbers(table: pd.DataFrame, column: str, source: Path | str, unit: str, place: str = "line") -> np.ndarray:
+    """A column of numbers, (N,) float64; NaN where a cell is empty, or there is no such column.
+
+    Args:
+        unit: of the numbers, for the message.
+        place: how the message counts: by the `line` of a CSV file, whose first is the header, or by the `row`.
+
+    Raises InputError for a cell that is no number.
+    """
+    if column not in table:
+        return np.full(len(table), np.nan)
+    numbers = pd.to_numeric(table[column], errors="coerce").to_numpy(float)
+    wrong = ~np.isfinite(numbers) & (table[column] != "").to_numpy()
+    if wrong.any():
+        row = int(wrong.argmax())
+        found = f"{source}, {place} {row + (2 if place == 'line' else 1)}: {column} {table[column].iloc[row]!r}"
+        raise InputError(f"{found}; expected a number in {unit}")
+    return numbers
+
+
+def voxel_sizes(table: pd.DataFrame, source: Path | str, place: str = "line") -> np.ndarray:
+    """The voxel size that a table states for each row, A, (N,); NaN where it is unknown: empty, 0, or no such column.
+
+    Raises InputError for a cell that is no number, or a negative one.
+    """
+    sizes = column_numbers(table, VOXEL_SIZE, source, "A", place)
+    if (sizes < 0).any():
+        row = int((sizes < 0).argmax())
+        found = f"{source}, {place} {row + (2 if place == 'line' else 1)}: {VOXEL_SIZE} {table[VOXEL_SIZE].iloc[row]!r}"
+        raise InputError(f"{found}; expected a number in A")
+    return np.where(sizes == 0, np.nan, sizes)
+
+
 def _complete(table: pd.DataFrame, source: Path) -> pd.DataFrame:
     """Add the columns that a reader left out, as text; refuse rows without a name, and one particle with two labels."""
     table = table.astype(object).where(table.notna(), "").astype(str)
     for column in TABLE_COLUMNS:
         if column not in table:
             table[column] = ""
-    nameless = table[LABEL] == ""
-    if nameless.any():
-        raise InputError(f"{source}: row {int(nameless.idxmax()) + 1} has no {LABEL}")
-    unnamed = table[PARTICLE] == ""
-    table.loc[unnamed, PARTICLE] = table.loc[unnamed, INPUT].map(lambda name: Path(name).name)
+    for column in (INPUT, LABEL):
+        empty = table[column] == ""
+        if empty.any():
+            raise InputError(f"{source}: row {int(empty.argmax()) + 1} has no {column}")
+    table.loc[np.isnan(voxel_sizes(table, source, "row")), VOXEL_SIZE] = ""
     twice = table[INPUT].duplicated()
     if twice.any():
         raise InputError(f"{source}: {table[INPUT][twice].iloc[0]} stands in {INPUT} more than once")
@@ -202,7 +278,43 @@ def absolute(address: str, folder: Path) -> str:
     return join_address(number, os.path.abspath(folder / path))
 
 
+def absolute_all(addresses: Iterable[str], folder: Path) -> list[str]:
+    """`absolute` of many addresses, each folder worked out once; an empty one stays empty."""
+    known: dict[str, str] = {}
+    found = []
+    for address in addresses:
+        path = address_path(address)
+        head, tail = os.path.split(path)
+        if head not in known:
+            known[head] = os.path.abspath(os.path.join(folder, head))
+        if tail in ("", ".", ".."):
+            found.append(absolute(address, folder) if address else "")
+        else:
+            found.append(address[: len(address) - len(path)] + os.path.join(known[head], tail))
+    return found
+
+
 def relative(address: str, folder: Path) -> str:
     """The inverse of `absolute`: the path of an address as seen from `folder`."""
     number, path = split_address(address)
     return join_address(number, os.path.relpath(path, folder))
+
+
+def file_states(addresses: Iterable[str]) -> np.ndarray:
+    """Size in bytes and time of the last change in ns of each address's file, (N, 2) int64; -1 where there is none."""
+    known: dict[str, tuple[int, int]] = {}
+    states = []
+    for address in addresses:
+        path = address_path(address)
+        if path not in known:
+            known[path] = _state(path)
+        states.append(known[path])
+    return np.array(states, dtype=np.int64).reshape(-1, 2)
+
+
+def _state(path: str) -> tuple[int, int]:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # a name that the system does not take is that of no file
+        return -1, -1
+    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else (-1, -1)

@@ -1,5 +1,6 @@
 """One volume: a file, or volume N of a stack (`N@stack.mrcs`), read strictly as (z, y, x) float32, and written."""
 
+import os
 import re
 import zlib
 from functools import lru_cache
@@ -17,8 +18,15 @@ CENTRE = 0.12  # of the box: standard deviation of the Gaussian that stands for 
 
 def split_address(address: str) -> tuple[int | None, Path]:
     """`N@stack.mrcs` -> (N, path), N from 1; a plain path -> (None, path)."""
-    match = re.fullmatch(r"(\d+)@(.+)", address)
-    return (int(match[1]), Path(match[2])) if match else (None, Path(address))
+    path = address_path(address)
+    number = address[: len(address) - len(path)].rstrip("@")
+    return (int(number) if number else None), Path(path)
+
+
+def address_path(address: str) -> str:
+    """`N@stack.mrcs` -> `stack.mrcs`; a plain path as it is."""
+    match = re.fullmatch(r"\d+@(.+)", address) if "@" in address else None
+    return match[1] if match else address
 
 
 def join_address(number: int | None, path: Path | str) -> str:
@@ -40,7 +48,7 @@ def read_volume(address: str | Path) -> tuple[np.ndarray, float | None]:
             are not cubes. The message names the file.
     """
     number, path = split_address(str(address))
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such file")
     # of a stack only the volume asked for is read; what is compressed has to be read whole
     read = mrcfile.open if number is None or path.suffix in (".gz", ".bz2") else mrcfile.mmap
@@ -50,7 +58,7 @@ def read_volume(address: str | Path) -> tuple[np.ndarray, float | None]:
             voxel = np.array([mrc.voxel_size[axis] for axis in "xyz"], dtype=float)
     except InputError:
         raise
-    except (ValueError, OSError, EOFError, zlib.error) as error:
+    except (ValueError, OverflowError, OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: not a readable MRC file ({error})") from error
     if np.iscomplexobj(data):
         raise InputError(f"{path}: holds complex values (a Fourier transform); expected a real-space volume")

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.files import atomic_path
-from loader.columns import snr_text
+from loader.columns import snr_code, snr_text
 
 MOST_CLASSES = 48  # rows that still make a picture
 MOST_ROWS = 12  # classes below each other; more go beside them, in columns of one length
@@ -40,7 +40,7 @@ def contact_sheet(path: Path, sheet: Shown, voxel_size: float) -> None:
     grids = np.atleast_1d(figure.subfigures(1, blocks))
     for block, part in enumerate(grids):
         axes = part.subplots(rows, columns, squeeze=False)
-        titles = ["density,\nprojected", "density,\nslice", *(snr_text(f"{value:g}") for value in snr)]
+        titles = ["density,\nprojected", "density,\nslice", *(snr_text(snr_code(value)) for value in snr)]
         for axis, title in zip(axes[0], titles, strict=True):
             axis.set_title(title, fontsize=9)
         for row in range(rows):

@@ -15,6 +15,7 @@ import mrcfile
 import numpy as np
 import torch
 
+from loader.columns import snr_code
 from loader.volume import write_volume
 from physics.pose import Poses
 from simulation.crowd import Crowd
@@ -27,11 +28,6 @@ COLUMNS = (
     *("Input Data", "Segmentation Ground Truth", "Actual Label", "SNR Level", "Particle", "Tomogram", "Voxel Size"),
     *("Quaternion", "Shift", "Tilt Min", "Tilt Max", "Seed", "SNR Convention", "Defocus"),
 )
-
-
-def snr_code(snr: float) -> str:
-    """`003` for 0.03, `infinity` for inf."""
-    return "infinity" if math.isinf(snr) else f"{snr:g}".replace(".", "")
 
 
 def snr_folders(levels: Sequence[float]) -> list[str]:
@@ -137,7 +133,8 @@ class DataSet:
 
     def _white(self, name: str, numbers: range, snr: float) -> torch.Tensor:
         """The white noise of each particle at one SNR, as `Simulator.noise` takes it."""
-        generators = [particle_generator(self.seed, name, number, f"noise {snr_code(snr)}") for number in numbers]
+        level = f"{snr:g}".replace(".", "")  # 15 for 1.5 too: with another text, a seed would give other volumes
+        generators = [particle_generator(self.seed, name, number, f"noise {level}") for number in numbers]
         return torch.cat([self.simulator.white(1, generator) for generator in generators]).to(self.simulator.device)
 
     def rows(self, label: int, per_class: int) -> Iterator[dict]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.cli import InputError
-from loader.dataset import Split, pack
+from loader.dataset import Split
 from loader.prepare import Preprocessing
 from training.batches import FileBatches, epoch_order
 from training.group import Group
@@ -130,13 +130,3 @@ def test_a_batch_that_cannot_be_filled_is_refused(batch_size, class_samples, mes
     labels = torch.tensor([0] * 10 + [1] * 10 + [2] * 2)
     with pytest.raises(InputError, match=f"with --batch-size {batch_size}: .*{message}"):
         epoch_order(labels, batch_size, class_samples, torch.Generator().manual_seed(0))
-
-
-def test_volumes_beyond_the_share_of_memory_go_to_a_file_that_leaves_nothing_behind(tmp_path):
-    images, place = pack((10, 1, 8, 8, 8), 1e-12, tmp_path)
-    assert "memory-mapped file" in place
-    assert not list(tmp_path.iterdir())
-    values = torch.arange(10 * 512).reshape(images.shape).to(torch.float16)
-    images[:] = values
-    assert torch.equal(images, values)
-    assert "in memory" in pack((10, 1, 8, 8, 8), 0.5, tmp_path)[1]

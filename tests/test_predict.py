@@ -14,8 +14,9 @@ from matplotlib.image import imread
 import predict
 from common.cli import InputError
 from evaluation.rejection import calibrate, calibrated_score, classify, fit_threshold
-from loader.dataset import load_split, read_split
+from loader.dataset import load_split
 from loader.prepare import Input, Preprocessing, find_inputs, prepare
+from loader.rows import read_split
 from loader.volume import read_volume, write_volume
 from model import embed, load_model
 from physics.resample import fourier_resample

@@ -1,3 +1,5 @@
+import math
+
 import mrcfile
 import numpy as np
 import pandas as pd
@@ -5,7 +7,20 @@ import pytest
 import starfile
 
 from common.cli import InputError
-from loader.columns import INPUT, LABEL, MASK, PARTICLE, SNR, TOMOGRAM, VOXEL_SIZE, snr_level, snr_text
+from loader.columns import (
+    INPUT,
+    LABEL,
+    MASK,
+    PARTICLE,
+    SNR,
+    TOMOGRAM,
+    VOXEL_SIZE,
+    snr_code,
+    snr_level,
+    snr_order,
+    snr_text,
+    snr_value,
+)
 from loader.sources import read_particles
 from loader.volume import write_volume
 
@@ -30,9 +45,25 @@ def test_snr_levels_come_from_the_folder_name():
 
 
 @pytest.mark.parametrize(
+    ("snr", "code"),
+    [(0.03, "003"), (0.1, "01"), (0.25, "025"), (1.0, "1"), (1.5, "1.5"), (10.0, "10"), (15.0, "15"), (1e-5, "000001"),
+     (1 / 3, "03333333333333333"), (100.25, "100.25"), (1e22, "1" + 22 * "0"), (math.inf, "infinity")],
+)  # fmt: skip
+def test_the_code_of_an_snr_gives_its_value_back(snr, code):
+    assert snr_code(snr) == code
+    assert snr_value(snr_level(f"data1_SNR{code}")) == snr
+
+
+def test_snr_levels_sort_by_value_and_words_come_last():
+    levels = ["infinity", "high", "15", "003", "1.5", "", "01", "2", "10"]
+    assert sorted(levels, key=snr_order) == ["003", "01", "1.5", "2", "10", "15", "infinity", "", "high"]
+
+
+@pytest.mark.parametrize(
     ("level", "text"),
     [("003", "SNR 0.03"), ("01", "SNR 0.1"), ("05", "SNR 0.5"), ("1", "SNR 1"), ("10", "SNR 10"), ("0.03", "SNR 0.03"),
-     ("infinity", "no noise"), ("inf", "no noise"), ("high", "SNR high"), ("0", "SNR 0"), ("", "SNR unknown")],
+     ("1.5", "SNR 1.5"), ("15", "SNR 15"), ("infinity", "no noise"), ("inf", "no noise"), ("high", "SNR high"),
+     ("0", "SNR 0"), ("", "SNR unknown")],
 )  # fmt: skip
 def test_people_read_an_snr_as_a_number(level, text):
     assert snr_text(level) == text
@@ -71,7 +102,7 @@ def test_particles_csv_keeps_further_columns_and_resolves_paths(tmp_path):
     (tmp_path / "particles.csv").write_text(f"{INPUT},{LABEL},Score\nsub/a.mrc,x,0.5\n")
     table = read(tmp_path)
     assert table[INPUT][0] == str(path)
-    assert (table["Score"][0], table[TOMOGRAM][0], table[PARTICLE][0]) == ("0.5", "", "a.mrc")
+    assert (table["Score"][0], table[TOMOGRAM][0], table[PARTICLE][0]) == ("0.5", "", "sub/a.mrc")
 
 
 @pytest.mark.parametrize(

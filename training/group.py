@@ -50,8 +50,7 @@ class Group:
 def join(device: torch.device) -> Iterator[tuple[Group, torch.device]]:
     """This process's group and device, for as long as the block lasts.
 
-    Under torchrun each process has a GPU of its own, and they talk over NCCL; on the CPU over Gloo. Each reads the
-    whole split: host memory holds it once a process, until it is on the GPU, unless it is in a memory-mapped file.
+    Under torchrun each process has a GPU of its own, and they talk over NCCL; on the CPU over Gloo.
 
     Raises InputError, on every process of a machine, where it has fewer GPUs than processes.
     """

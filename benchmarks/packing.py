@@ -1,0 +1,200 @@
+"""How long the scripts take, and how much memory, on a split of many volumes that each of them needs.
+
+-> benchmarks/results/packing.{json,md}
+
+    python -m benchmarks.packing                                        # 100,000 volumes of 32^3: 13 GB of files
+    python -m benchmarks.packing --quick                                # 5,000
+
+Volumes of noise with a blob, without masks; the files are in the page cache when the first script starts, if memory
+holds them. train.py is timed to its first step, with a network so small that reading is most of the time.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from common.cli import REPOSITORY, InputError, run
+from common.files import write_json, write_text
+from simulation.particles import VolumeWriter
+
+
+@dataclass(frozen=True)
+class Config:
+    volumes: int = 100_000  # volumes of the whole split
+    quick: bool = False  # measure 5,000 volumes
+    box: int = 32  # voxels, side of a volume
+    threads: int = 2  # of torch in each script
+    work_dir: str = ""  # folder of the data, which is removed afterwards; empty: the system's temporary folder
+    results: str = str(REPOSITORY / "benchmarks" / "results" / "packing")  # files, without their endings
+
+
+QUICK = 5_000  # volumes
+CLASSES, VALID_UNSEEN, UNSEEN = tuple(f"c{number}" for number in range(10)), "c8", "c9"
+SMALL_SPLIT = 20  # rows of each known class that the checkpoint is trained on, which is not timed
+NETWORK = ("--depth", "10", "--width", "4", "--embedding-dim", "16", "--batch-size", "16", "--device", "cpu")
+BRIEF = ("--no-umap", "--no-discovery", "--no-floors", "--bootstrap", "5")
+POLL_S = 0.02
+MB = 1024  # of the kB in /proc
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One script: seconds, seconds of processor time, and the most memory that it had at once.
+
+    Own memory is what belongs to the process alone; pages of mapped files, which the system takes back where it needs
+    them and which processes share, count in the resident memory too.
+    """
+
+    script: str
+    seconds: float
+    processor_seconds: float
+    own_mb: float
+    resident_mb: float
+
+
+def main(cfg: Config) -> None:
+    volumes = QUICK if cfg.quick else cfg.volumes
+    if volumes < 100 * len(CLASSES):
+        raise InputError(f"--volumes {volumes}: expected {100 * len(CLASSES)} or more")
+    os.environ["OMP_NUM_THREADS"] = str(cfg.threads)
+    with tempfile.TemporaryDirectory(dir=cfg.work_dir or None) as name:
+        folder = Path(name)
+        make_data(folder, volumes, cfg.box)
+        checkpoint = make_checkpoint(folder)
+        jobs = {
+            "check_split.py": ["check_split.py"],
+            "train.py, to the first step": ["train.py", *NETWORK, "--save-every", "1", "--save-dir", "first"],
+            "test.py": ["test.py", checkpoint],
+            "open_set.py": ["open_set.py", checkpoint, *BRIEF],
+        }
+        rows = []
+        for label, command in jobs.items():
+            until = folder / "first" / "last.pt" if command[0] == "train.py" else None
+            rows.append(measure(label, command, folder, until))
+            print(rows[-1], flush=True)
+    content = {
+        "volumes": volumes,
+        "box": cfg.box,
+        "threads": cfg.threads,
+        "commit": output("git", "rev-parse", "--short", "HEAD"),
+        "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
+        "rows": [asdict(row) for row in rows],
+    }
+    write_json(f"{cfg.results}.json", content)
+    write_text(f"{cfg.results}.md", page(content, rows))
+    print(page(content, rows))
+
+
+def make_data(folder: Path, volumes: int, box: int) -> None:
+    """data_ with the volumes and their particles.csv, and csv_split."""
+    rng = np.random.default_rng(0)
+    write = VolumeWriter(box, np.float32, 10.0)
+    squares = (np.arange(box) - (box - 1) / 2) ** 2
+    distance = squares[:, None, None] + squares[:, None] + squares
+    blobs = [np.exp(-distance / (2 * (0.06 + 0.01 * size) ** 2 * box**2)) for size in range(len(CLASSES))]
+    noise = rng.standard_normal((2 * box,) * 3, dtype=np.float32)
+    rows = []
+    for number in tqdm(range(volumes), desc="making the data", unit="volume", leave=False):
+        label, (z, y, x) = number % len(CLASSES), rng.integers(0, box, 3)
+        path = folder / "data_" / f"part{number // 1000}" / f"{number}.mrc"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, (noise[z : z + box, y : y + box, x : x + box] + blobs[label]).astype(np.float32))
+        rows.append((path.relative_to(folder / "data_"), CLASSES[label], f"p{number}"))
+    table = pd.DataFrame(rows, columns=["Input Data", "Actual Label", "Particle"])
+    table.to_csv(folder / "data_" / "particles.csv", index=False)
+    script(folder, "csv_split.py", "--unseen", UNSEEN, "--valid-unseen", VALID_UNSEEN)
+
+
+def make_checkpoint(folder: Path) -> str:
+    """A checkpoint of a small part of the split, so that test.py and open_set.py have one."""
+    for part in ("train", "valid"):
+        rows = pd.read_csv(folder / "csv_split" / f"{part}.csv", dtype=str, keep_default_na=False)
+        small = folder / "small" / f"{part}.csv"
+        small.parent.mkdir(exist_ok=True)
+        rows.groupby("Class").head(SMALL_SPLIT).to_csv(small, index=False)
+    script(folder, "train.py", *NETWORK, "--csv-dir", "small", "--epochs", "1", "--no-tensorboard")
+    return "model_save/checkpoint.pt"
+
+
+def script(folder: Path, name: str, *options: str) -> None:
+    """Run a script that is not measured."""
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / name), *options], cwd=folder, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise InputError(f"{name} failed: {done.stderr}")
+
+
+def measure(label: str, command: Sequence[str], folder: Path, until: Path | None) -> Measured:
+    """A script in `folder`, to its end or until a file is there."""
+    start, own, resident = time.perf_counter(), 0.0, 0.0
+    command = [sys.executable, str(REPOSITORY / command[0]), *command[1:]]
+    with (folder / "log.txt").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+    pid, status = 0, 0
+    while not pid:
+        time.sleep(POLL_S)
+        anonymous, whole = memory(process.pid)
+        own, resident = max(own, anonymous), max(resident, whole)
+        if until and until.is_file():
+            os.kill(process.pid, signal.SIGKILL)
+            until = None
+            pid, _, usage = os.wait4(process.pid, 0)
+        else:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise InputError(f"{label} failed: {(folder / 'log.txt').read_text()}")
+    return Measured(label, time.perf_counter() - start, usage.ru_utime + usage.ru_stime, own, resident)
+
+
+def memory(pid: int) -> tuple[float, float]:
+    """What a process has of its own, and with pages of files, MB; 0 where it is over."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0, 0.0
+    sizes = {name: value for name, _, value in (line.partition(":") for line in lines)}
+    return tuple(int(sizes[name].split()[0]) / MB if name in sizes else 0.0 for name in ("RssAnon", "VmRSS"))
+
+
+def processor() -> str:
+    """The processor's name."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "processor unknown")
+
+
+def output(*command: str) -> str:
+    """What a command prints; empty where it fails."""
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
+
+
+def page(content: dict, rows: Sequence[Measured]) -> str:
+    """The table, with what it was measured on."""
+    lines = [
+        "# Scripts on a large split",
+        "",
+        f"{content['volumes']:,} volumes of {content['box']}^3 voxels; {content['machine']}, {content['threads']} "
+        f"threads; commit {content['commit']}. `python -m benchmarks.packing --volumes {content['volumes']}`",
+        "",
+        "| script | seconds | of processor time | own memory, MB | with pages of files, MB |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        figures = f"{row.seconds:.1f} | {row.processor_seconds:.1f} | {row.own_mb:,.0f} | {row.resident_mb:,.0f}"
+        lines.append(f"| {row.script} | {figures} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    run(main, Config, __doc__)
