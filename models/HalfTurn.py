@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from models.depths import BLOCKS_PER_STAGE, FIRST_BOTTLENECK_DEPTH
 
-# Of each element the axes to reverse in a kernel (fields out, bit 1, bit 0, fields in, z, y, x): two in space, and the
+# Of each element the axes to reverse in a kernel (fields out, z, y, x, bit 1, bit 0, fields in): two in space, and the
 # bits of the input's element that "xor" turns over.
-REVERSED = ((), (5, 6, 2), (4, 6, 1), (4, 5, 1, 2))
+REVERSED = ((), (2, 3, 5), (1, 3, 4), (1, 2, 4, 5))
 ELEMENTS = len(REVERSED)
 
 
@@ -46,9 +46,10 @@ class HalfTurnConv3d(nn.Module):
 
     def kernel(self) -> torch.Tensor:
         """The kernel of the ordinary convolution: (4 fields_out, 4 fields_in or 1, side, side, side), channels last."""
-        weight = self.weight.view(self.shape)
-        turned = torch.cat([weight.flip(axes) for axes in REVERSED]).flatten(1, 3)  # (4 fields_out, 4 fields_in, ...)
-        return turned.clone(memory_format=torch.channels_last_3d)  # of one channel too, which `contiguous` leaves alone
+        weight = self.weight.view(self.shape)  # (fields_out, 2, 2, fields_in, side, side, side)
+        weight = weight.permute(0, 4, 5, 6, 1, 2, 3).contiguous()  # -> (fields_out, side, side, side, 2, 2, fields_in)
+        turned = torch.cat([weight.flip(axes) for axes in REVERSED])
+        return turned.flatten(4).permute(0, 4, 1, 2, 3)  # -> (4 fields_out, 4 fields_in, side, side, side)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.conv3d(x, self.kernel(), stride=self.stride, padding=self.padding)
