@@ -1,6 +1,7 @@
 """Which part of a split each particle falls into: by class, or by class and whole tomograms."""
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,9 @@ from loader.columns import LABEL, PARTICLE, TOMOGRAM
 
 PARTS = ("train", "valid", "test")
 EMPTY = 10.0  # what a class without a particle in a part costs, in squares of a fraction
-STARTS = 20  # orders in which the tomograms are dealt out, of which the best result is kept
+ALL_WAYS = 8  # tomograms, for which each of the 3^8 ways is tried
+STARTS = 100  # orders in which more tomograms are dealt out, of which the best result is kept
+STARTS_CELLS = 200_000  # fewer orders, where tomograms times classes times orders would be more
 
 
 def split_particles(particles: pd.DataFrame, fractions: Sequence[float], seed: int) -> dict[str, str]:
@@ -52,8 +55,8 @@ def split_tomograms(particles: pd.DataFrame, fractions: Sequence[float], seed: i
 def deal(counts: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
     """The part of each group, (T,), so that the classes' fractions in the parts come near to those wished.
 
-    The largest groups are dealt out first, each to where it is missed most; then single groups change their part for as
-    long as that helps. Of several such results, from other orders, the best is taken.
+    Few groups are dealt out in every way. Of more, the largest come first, each to where it is missed most; then single
+    groups change their part for as long as that helps; of several such results, from other orders, the best is taken.
 
     Args:
         counts: (T, C), how many of each class each group holds.
@@ -63,8 +66,12 @@ def deal(counts: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarra
     shares = counts / counts.sum(axis=0)  # (T, C)
     wished = np.asarray(fractions)[:, None]
     order = rng.permutation(len(counts))
+    if len(counts) <= ALL_WAYS:
+        ways = np.array(list(product(range(len(wished)), repeat=len(counts))))  # (W, T)
+        filled = np.stack([(ways == part) @ shares[order] for part in range(len(wished))], axis=1)  # (W, P, C)
+        return ways[_cost(filled, wished).sum(axis=1).argmin()][np.argsort(order)]
     best, least = np.zeros(len(counts), dtype=int), np.inf
-    for start in range(STARTS):
+    for start in range(max(1, min(STARTS, STARTS_CELLS // counts.size))):
         weights = counts.sum(axis=1) * (1 if start == 0 else rng.uniform(0.5, 1.5, len(counts)))
         parts = np.full(len(counts), -1)
         filled = np.zeros((len(wished), counts.shape[1]))

@@ -72,8 +72,8 @@ def read_rows(csv_path: Path | str) -> SplitRows:
     if PARTICLE not in rows:
         raise InputError(f"{csv_path}: no column {PARTICLE}: a split of the original code; make it again: csv_split.py")
     for column in (INPUT, MASK):
-        rows[column] = absolute_all(rows[column], csv_path.parent)
-    states = file_states(rows[INPUT])
+        rows[column] = absolute_all(rows[column].tolist(), csv_path.parent)
+    states = file_states(rows[INPUT].tolist())
     missing = np.flatnonzero(states[:, 0] < 0)
     if len(missing):
         name = rows[INPUT].iloc[missing[0]]

@@ -151,7 +151,7 @@ def read_particles_csv(path: Path) -> pd.DataFrame:
     table[PARTICLE] = [name or re.sub(SNR_COPY, r"\1", address) for name, address in pairs]
     for column in (INPUT, MASK):
         if column in table:
-            table[column] = absolute_all(table[column], path.parent)
+            table[column] = absolute_all(table[column].tolist(), path.parent)
     return _complete(table, path)
 
 
@@ -284,13 +284,13 @@ def absolute_all(addresses: Iterable[str], folder: Path) -> list[str]:
     found = []
     for address in addresses:
         path = address_path(address)
-        head, tail = os.path.split(path)
-        if head not in known:
-            known[head] = os.path.abspath(os.path.join(folder, head))
+        head, slash, tail = path.rpartition(os.sep)
         if tail in ("", ".", ".."):
             found.append(absolute(address, folder) if address else "")
-        else:
-            found.append(address[: len(address) - len(path)] + os.path.join(known[head], tail))
+            continue
+        if head + slash not in known:
+            known[head + slash] = os.path.abspath(os.path.join(folder, head + slash)).rstrip(os.sep) + os.sep
+        found.append(address[: len(address) - len(path)] + known[head + slash] + tail)
     return found
 
 

@@ -58,8 +58,9 @@ def read_volume(address: str | Path) -> tuple[np.ndarray, float | None]:
             voxel = np.array([mrc.voxel_size[axis] for axis in "xyz"], dtype=float)
     except InputError:
         raise
-    except (ValueError, OverflowError, OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: not a readable MRC file ({error})") from error
+    except (ValueError, OverflowError, MemoryError, OSError, EOFError, zlib.error) as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{path}: not a readable MRC file ({reason})") from error
     if np.iscomplexobj(data):
         raise InputError(f"{path}: holds complex values (a Fourier transform); expected a real-space volume")
     volume = np.ascontiguousarray(np.transpose(data, axes), dtype=np.float32)

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,7 +9,7 @@ import check_split
 import csv_split
 from common.cli import InputError
 from loader.volume import write_volume
-from tests.scripts import refuse, run_script, succeed
+from tests.scripts import REPOSITORY, refuse, run_script, succeed
 
 PARTS = ("train", "valid", "test")
 FILES = (*PARTS, "valid_unseen", "unseen")
@@ -92,6 +95,57 @@ def test_held_out_classes_may_share_tomograms_with_the_known_which_share_none_be
     files["test"].assign(Tomogram=tomogram).to_csv(path, index=False)
     with pytest.raises(InputError, match=f"1 problem\n  tomogram {tomogram}: on 2 sides: train, test$"):
         check_split.main(cfg)
+
+
+def test_tomograms_that_are_torn_apart_are_said_in_one_line(data, capsys):
+    split(data)
+    line = "the particles are of 10 tomograms, and those of one tomogram share its noise: "
+    assert capsys.readouterr().out.count(line) == 1
+    split(data, by_tomogram=True)
+    said = capsys.readouterr().out
+    assert line not in said
+    assert (
+        "fractions with whole tomograms: train 0.6, valid 0.1, test 0.3; wished: train 0.6, valid 0.1, test 0.3" in said
+    )
+    path = data / "data_" / "particles.csv"
+    pd.read_csv(path, dtype=str).assign(Tomogram="t1").to_csv(path, index=False)
+    split(data)
+    assert line not in capsys.readouterr().out
+
+
+def test_fractions_in_steps_of_a_twentieth_are_reached_by_tomogram(data):
+    path = data / "data_" / "particles.csv"
+    table = pd.read_csv(path, dtype=str)
+    table.assign(Tomogram=table["Particle"].str[1:]).to_csv(path, index=False)  # twenty
+    files = split(data, by_tomogram=True, fractions=(0.7, 0.15, 0.15))
+    assert [files[part]["Tomogram"].nunique() for part in PARTS] == [14, 3, 3]
+
+
+def test_fewer_tomograms_than_ten_can_be_split(data):
+    path = data / "data_" / "particles.csv"
+    table = pd.read_csv(path, dtype=str)
+    table.assign(Tomogram=[f"t{int(name[1:]) % 4}" for name in table["Particle"]]).to_csv(path, index=False)
+    files = split(data, by_tomogram=True)
+    assert [files[part]["Tomogram"].nunique() for part in PARTS] == [2, 1, 1]
+
+
+def test_a_name_of_5000_characters_is_one_line(data):
+    path = data / "data_" / "particles.csv"
+    table = pd.read_csv(path, dtype=str)
+    table["Input Data"] = ["x" * 5000 + name for name in table["Input Data"]]
+    table.to_csv(path, index=False)
+    split(data)
+    with pytest.raises(InputError, match=r"train\.csv, line 2: Input Data .*x{5000}.*: no such file$"):
+        check_split.main(check_split.Config(csv_dir=str(data / "csv_split")))
+
+
+@pytest.mark.parametrize("script", ["csv_split.py", "check_split.py"])
+def test_help_imports_nothing_that_is_slow(script):
+    command = [sys.executable, "-X", "importtime", str(REPOSITORY / script), "--help"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in lines if line.startswith("import time:")}
+    assert "pandas" in imported
+    assert not imported & {"torch", "gemmi", "sklearn", "scipy", "starfile", "matplotlib", "umap"}
 
 
 @pytest.mark.parametrize(

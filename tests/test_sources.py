@@ -21,7 +21,7 @@ from loader.columns import (
     snr_text,
     snr_value,
 )
-from loader.sources import read_particles
+from loader.sources import absolute, absolute_all, read_particles
 from loader.volume import write_volume
 
 NAMES = ("aaa", "bbb")
@@ -105,9 +105,102 @@ def test_particles_csv_keeps_further_columns_and_resolves_paths(tmp_path):
     assert (table["Score"][0], table[TOMOGRAM][0], table[PARTICLE][0]) == ("0.5", "", "sub/a.mrc")
 
 
+def test_a_particle_without_a_name_has_its_whole_address_for_one(tmp_path):
+    names = [
+        "1@s.mrcs",
+        "2@s.mrcs",
+        "tomo1/p001.mrc",
+        "tomo2/p001.mrc",
+        "tomo1/tomotarget1.mrc",
+        "tomo2/tomotarget1.mrc",
+    ]
+    lines = "".join(f"{name},x\n" for name in names)
+    (tmp_path / "particles.csv").write_text(f"{INPUT},{LABEL}\n{lines}")
+    assert list(read(tmp_path)[PARTICLE]) == names
+
+
+def test_snr_copies_in_the_layout_of_the_original_are_one_particle_where_it_has_no_name(tmp_path):
+    copies = [f"data{number}_SNR{level}/subtomogram_mrc/tomotarget7.mrc" for number, level in ((1, "003"), (2, "inf"))]
+    names = [*copies, *(f"other/{name}" for name in copies), "data1_SNR003/subtomogram_mrc/tomotarget8.mrc"]
+    lines = "".join(f"{name},x,\n" for name in names) + "named.mrc,x,p\n"
+    (tmp_path / "particles.csv").write_text(f"{INPUT},{LABEL},{PARTICLE}\n{lines}")
+    assert list(read(tmp_path)[PARTICLE]) == [
+        *["tomotarget7.mrc"] * 2, *["other/tomotarget7.mrc"] * 2, "tomotarget8.mrc", "p"
+    ]  # fmt: skip
+
+
+def test_a_voxel_size_of_0_in_a_table_is_an_unknown_one(tmp_path):
+    rows = "a.mrc,x,0\nb.mrc,x,0.00\nc.mrc,x,\nd.mrc,x,13.48\n"
+    (tmp_path / "particles.csv").write_text(f"{INPUT},{LABEL},{VOXEL_SIZE}\n{rows}")
+    assert list(read(tmp_path)[VOXEL_SIZE]) == ["", "", "", "13.48"]
+    (tmp_path / "particles.csv").write_text(f"{INPUT},{LABEL},{VOXEL_SIZE}\na.mrc,x,\nb.mrc,x,ten\n")
+    with pytest.raises(InputError, match=r"particles\.csv, row 2: Voxel Size 'ten'; expected a number in A"):
+        read(tmp_path)
+
+
+def star(path, names, **columns):
+    """A STAR file of particles of class 1."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    starfile.write(pd.DataFrame({"rlnImageName": names, "rlnClassNumber": 1, **columns}), path)
+    return path
+
+
+def test_paths_of_a_star_file_are_looked_for_from_its_folder_those_above_it_and_the_current_one(tmp_path, monkeypatch):
+    job = tmp_path / "project" / "Extract" / "job7"
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for root in (tmp_path / "here", tmp_path / "project", job):  # the last wins over those before
+        volume = make(root / "Extract" / "sub" / "a.mrc")
+        table, source = read_particles(tmp_path, str(star(job / "p.star", ["Extract/sub/a.mrc"])), NAMES, 2)
+        assert list(table[INPUT]) == [str(volume)]
+        assert source == f"STAR file {job}/p.star, its paths taken from {root}"
+
+
+def test_files_of_a_star_file_that_are_not_there_are_named_with_all_folders_that_were_tried(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    path = star(tmp_path / "job" / "p.star", ["1@none.mrcs"])
+    tried = [tmp_path / "job", tmp_path, *tmp_path.parents, tmp_path / "here"]
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, str(path))
+    assert str(caught.value) == f"{path}, row 1: 1@none.mrcs: no such file in any of {', '.join(map(str, tried))}"
+    make(tmp_path / "a.mrc")
+    make(tmp_path / "job" / "b.mrc")
+    star(path, ["a.mrc", "b.mrc"])
+    with pytest.raises(InputError, match=rf"p\.star, row 2: b\.mrc: no such file in {tmp_path}$"):
+        read(tmp_path, str(path))
+
+
+def test_a_star_file_of_voxel_size_0_leaves_it_unknown(tmp_path):
+    make(tmp_path / "a.mrc")
+    table = read(tmp_path, str(star(tmp_path / "p.star", ["a.mrc"], rlnImagePixelSize=0.0)))
+    assert list(table[VOXEL_SIZE]) == [""]
+
+
+def test_an_error_of_another_package_becomes_one_line(tmp_path):
+    (tmp_path / "particles.csv").write_text(f'{INPUT},{LABEL}\na.mrc,x\n"b.mrc,y\n1,2,3\n')
+    (tmp_path / "p.star").write_text("data_\n\nloop_\n_rlnImageName\n_rlnClassNumber\n1 2 3\n1\n")
+    for name in ("", str(tmp_path / "p.star")):
+        with pytest.raises(InputError, match="not a readable") as caught:
+            read(tmp_path, name)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "address", ["a.mrc", "../b/c.mrc", "/x/y.mrc", "3@s.mrcs", "3@d/s.mrcs", "d/..", ".", "a@b.mrc", "1@"]
+)
+def test_many_addresses_become_absolute_as_one_does(tmp_path, address):
+    assert absolute_all([address, "", address], tmp_path) == [
+        absolute(address, tmp_path),
+        "",
+        absolute(address, tmp_path),
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("Input Data,Actual Label\n,x\n", "row 1 has no Input Data"),
         ("Input Data\na.mrc\n", "no column Actual Label; found Input Data"),
         ("", "not a readable CSV file"),
         ("Input Data,Actual Label\na.mrc,x\na.mrc,x\n", "more than once"),

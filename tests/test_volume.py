@@ -103,6 +103,25 @@ def test_a_damaged_file_is_named(tmp_path, volume, damage, message):
         read_volume(path)
 
 
+def test_a_stack_whose_header_claims_nothing_is_named(tmp_path):
+    with mrcfile.new(tmp_path / "s.mrcs") as mrc:
+        mrc.set_data(np.ones((2, 4, 4, 4), dtype=np.float32))
+    header = bytearray((tmp_path / "s.mrcs").read_bytes()[:1024])
+    for size in ((0, 0, 0), (4, 4, 0), (-1, 4, 4), (10**5, 10**5, 10**5)):
+        header[:12] = np.array(size, dtype="<i4").tobytes()
+        (tmp_path / "s.mrcs").write_bytes(header)
+        with pytest.raises(InputError, match=r"s\.mrcs: "):
+            read_volume(f"1@{tmp_path}/s.mrcs")
+        with pytest.raises(InputError, match=r"s\.mrcs: "):
+            read_volume(tmp_path / "s.mrcs")
+
+
+def test_a_name_of_5000_characters_is_that_of_no_file():
+    for name in ("x" * 5000, "a\0b"):
+        with pytest.raises(InputError, match=r"no such file$"):
+            read_volume(f"1@{name}")
+
+
 def test_values_that_are_not_finite_are_refused(tmp_path, volume):
     write_volume(tmp_path / "a.mrc", volume, 10.0)
     with mrcfile.mmap(tmp_path / "a.mrc", mode="r+") as mrc:
