@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 import csv_split
 import simulate
 from common.cli import REPOSITORY, InputError
-from loader.dataset import read_split
+from loader.rows import read_split
 from loader.volume import read_volume, write_volume
 from physics.filters import ctf, wedge
 from physics.grid import Grid
