@@ -3,6 +3,7 @@
     python simulate.py                                             # ten procedural complexes
     python simulate.py --structures structures --classes benchmark # the benchmark's structures, of your folder
     python simulate.py --structures structures --per-class 300 --snr 0.03 0.05 inf
+    python simulate.py --set hard --per-class 100                  # under another imaging; lab, series, other likewise
 
 Writes, in <data-dir>:
     data1_SNR003/subtomogram_mrc/tomotarget<i>.mrc                         float32, particles bright
@@ -17,13 +18,14 @@ of underfocus. A run that was cut
 off goes on where it was when called again with the same options.
 """
 
-import csv
 import hashlib
 import json
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -33,26 +35,25 @@ import tyro
 from tqdm import tqdm
 
 from common.cli import InputError, choose_device, plural, run
-from common.files import atomic_path, write_json
+from common.files import write_json
 from common.machine import processors
 from loader.volume import read_volume
 from physics.grid import Grid
 from physics.imaging import Imaging
+from simulation import other
 from simulation.auxiliary import neighbour_densities
 from simulation.class_sets import CLASS_SETS
 from simulation.contact_sheet import MOST_CLASSES, Shown, contact_sheet
 from simulation.download import download_missing
 from simulation.particles import (
-    COLUMNS,
-    MASK_FOLDER,
-    MASK_NAME,
-    VOLUME_FOLDER,
-    VOLUME_NAME,
     DataSet,
+    ParticleFiles,
     mask_path,
+    remove_data_set,
     snr_folders,
     volume_path,
 )
+from simulation.sets import SETS
 from simulation.simulator import Simulator
 from simulation.structures import find_structures, load_densities, procedural_name
 
@@ -80,6 +81,8 @@ class Config:
     snr: tuple[float, ...] = (0.03, 0.05, math.inf)  # signal-to-noise ratios; inf for no noise
     box: int = 32  # side of a volume, voxels
     crop: bool = False  # allow shifts that take the ends of the largest complexes out of the box
+    set: str = ""  # named set of these options: benchmark, lab, hard, series or other; what is given besides goes first
+    independent: bool = False  # image with code that training never sees, for evaluation alone; see simulation/other.py
     seed: int = 9  # seed of poses, noise and procedural complexes
     device: str = "auto"  # device that computes: auto, cpu or cuda
     overwrite: bool = False  # replace the data set that is in the folder
@@ -88,33 +91,46 @@ class Config:
 
 
 RUN_ONLY = ("data_dir", "structures", "download", "device", "workers", "overwrite")  # do not change the data
+NAME_ONLY = ("set",)  # recorded where it is given, but the same data may have been asked for by other words
 
 
 def main(cfg: Config) -> None:
     """Simulate the data set of `cfg`."""
     start = time.perf_counter()
     check(cfg)
-    device = choose_device(cfg.device)
     torch.set_num_threads(1)  # the threads are ours: each images whole batches
     names, files = choose_classes(cfg)
-    cfg.imaging.check()
-    margin = 0.0 if cfg.crop else cfg.imaging.shift
-    grid = Grid(cfg.box, cfg.imaging.voxel_size, cfg.expert.resolution, margin)
-    densities = load_densities(names, cfg.structures, grid, cfg.seed, not cfg.expert.deposited, cfg.expert.map_level)
-    crowd = neighbour_densities(grid, cfg.seed).to(device) if cfg.imaging.neighbours else None
+    open_files, densities = prepare_imaging(cfg, names)
     folder = Path(cfg.data_dir)
     prepare_folder(folder, cfg, {"classes": list(names), "files": files})
-    simulator = Simulator(densities.to(device), cfg.imaging, crowd)
-    data = DataSet(folder, names, simulator, cfg.seed, cfg.snr)
+    data = open_files(folder, names)
     made = make_files(data, cfg)
-    write_particles(data, cfg)
-    write_sheet(data, densities.numpy(), cfg)
+    data.write_table(cfg.per_class)
+    write_sheet(data, densities, cfg)
     seconds = time.perf_counter() - start
     print(
         f"{folder}: {len(names)} {plural('class', len(names))} x {cfg.per_class} {plural('particle', cfg.per_class)} x "
         f"{len(cfg.snr)} {plural('SNR', len(cfg.snr))} ({cfg.imaging.snr_convention} convention), {made} "
         f"{plural('volume', made)} made now in {seconds:.0f} s; see {folder}/contact_sheet.png"
     )
+
+
+def prepare_imaging(cfg: Config, names: tuple[str, ...]) -> tuple[Callable[..., ParticleFiles], np.ndarray]:
+    """What gives a folder and the names their files, and the densities (C, D, H, W); nothing is written yet."""
+    device = choose_device(cfg.device)
+    cfg.imaging.check()
+    margin = 0.0 if cfg.crop else cfg.imaging.shift
+    grid = Grid(cfg.box, cfg.imaging.voxel_size, cfg.expert.resolution, margin)
+    source = names, cfg.structures, grid, cfg.seed, not cfg.expert.deposited, cfg.expert.map_level
+    if cfg.independent:
+        other.check_imaging(cfg.imaging)
+        fine = other.fine_densities(*source)
+        made = partial(other.OtherFiles, fine=fine, imaging=cfg.imaging, seed=cfg.seed, snr=cfg.snr)
+        return made, np.array([other.coarse(density) for density in fine])
+    densities = load_densities(*source)
+    crowd = neighbour_densities(grid, cfg.seed).to(device) if cfg.imaging.neighbours else None
+    simulator = Simulator(densities.to(device), cfg.imaging, crowd)
+    return partial(DataSet, simulator=simulator, seed=cfg.seed, snr=cfg.snr), densities.numpy()
 
 
 def check(cfg: Config) -> None:
@@ -166,18 +182,15 @@ def prepare_folder(folder: Path, cfg: Config, content: dict) -> None:
     record = folder / "simulation.json"
     volumes = [*folder.glob("data*_SNR*/*/*.mrc"), *folder.glob("particles.csv")]
     if cfg.overwrite:
-        for pattern in (f"{VOLUME_FOLDER}/*{VOLUME_NAME}*.mrc", f"{MASK_FOLDER}/*{MASK_NAME}*.mrc"):
-            for path in folder.glob(f"data*_SNR*/{pattern}"):
-                path.unlink()
-        for name in ("particles.csv", "simulation.json", "contact_sheet.png"):
-            (folder / name).unlink(missing_ok=True)
+        remove_data_set(folder)
     elif record.is_file():
         try:
             before = json.loads(record.read_text(encoding="utf-8"))
         except ValueError as error:
             raise InputError(f"{record}: not the record of a simulation ({error}); --overwrite starts anew") from error
         before = recorded(Config(), {}) | before  # an option that came later had its default
-        changed = [key for key in options | before if options.get(key) != before.get(key)]
+        compared = (options | before).keys() - {*NAME_ONLY}
+        changed = sorted(key for key in compared if options.get(key) != before.get(key))
         if changed:
             raise InputError(
                 f"{folder}: holds a data set of other options ({', '.join(changed)}); --overwrite replaces it"
@@ -194,11 +207,12 @@ def recorded(cfg: Config, content: dict) -> dict:
     """What simulation.json keeps of the options, all on one level as on the command line, with `content`."""
     options = asdict(cfg)
     options |= options.pop("imaging") | options.pop("expert")
+    options = {key: value for key, value in options.items() if key not in NAME_ONLY or value}
     kept = {key: value for key, value in options.items() if key not in RUN_ONLY}
     return json.loads(json.dumps(kept | content).replace("Infinity", '"inf"'))
 
 
-def make_files(data: DataSet, cfg: Config) -> int:
+def make_files(data: ParticleFiles, cfg: Config) -> int:
     """Make all volumes and masks that are not there yet; return how many volumes that was."""
     chunks = [range(at, min(at + BATCH, cfg.per_class)) for at in range(0, cfg.per_class, BATCH)]
     todo = [
@@ -217,16 +231,7 @@ def make_files(data: DataSet, cfg: Config) -> int:
     return total
 
 
-def write_particles(data: DataSet, cfg: Config) -> None:
-    """Write particles.csv: one row a volume, all SNRs of a particle together."""
-    with atomic_path(data.folder / "particles.csv") as temporary, temporary.open("w", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        for label in range(len(data.names)):
-            table.writerows(data.rows(label, cfg.per_class))
-
-
-def write_sheet(data: DataSet, densities: np.ndarray, cfg: Config) -> None:
+def write_sheet(data: ParticleFiles, densities: np.ndarray, cfg: Config) -> None:
     """Draw the first particle of each class, read back from the files."""
     numbers = [label * cfg.per_class for label in range(min(len(data.names), MOST_CLASSES))]
     places = snr_folders(cfg.snr)
@@ -238,4 +243,4 @@ def write_sheet(data: DataSet, densities: np.ndarray, cfg: Config) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Config, __doc__)
+    run(main, Config, __doc__, SETS, "set")

@@ -44,17 +44,22 @@ def plural(noun: str, count: int) -> str:
 
 
 def run(
-    main: Callable, config_class: type, description: str | None, recipes: dict[str, dict[str, Any]] | None = None
+    main: Callable,
+    config_class: type,
+    description: str | None,
+    recipes: dict[str, dict[str, Any]] | None = None,
+    option: str = "recipe",
 ) -> None:
     """Read the command line into `config_class` and call `main`; an `InputError` ends with one line and exit code 2.
 
     Of the processes that torchrun started, the first on each machine says it; another does where the first goes on.
-    With `recipes`, `--recipe NAME` puts the recipe's values in the place of the defaults; other options override them.
+    With `recipes`, `--recipe NAME`, or another `option`, puts the recipe's values in the place of the defaults; other
+    options override them.
     """
     import tyro  # here, as torch below: a folder that takes but an InputError from this module needs neither
 
     try:
-        default = config_class(**chosen_recipe(recipes)) if recipes else None
+        default = config_class(**chosen_recipe(recipes, option)) if recipes else None
         main(tyro.cli(config_class, description=description, default=default))
     except InputError as error:
         if os.environ.get("LOCAL_RANK", "0") != "0":
@@ -66,16 +71,16 @@ def run(
         sys.exit(130)
 
 
-def chosen_recipe(recipes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The values of the recipe that the command line names, with its name; none without `--recipe`."""
+def chosen_recipe(recipes: dict[str, dict[str, Any]], option: str) -> dict[str, Any]:
+    """The values of the recipe that `--<option>` names on the command line, with its name; none without it."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--recipe", nargs="?")
-    name = parser.parse_known_args()[0].recipe
+    parser.add_argument(f"--{option}", nargs="?")
+    name = getattr(parser.parse_known_args()[0], option)
     if name is None:
         return {}
     if name not in recipes:
-        raise InputError(f"--recipe {name}: expected one of {', '.join(recipes)}")
-    return {**recipes[name], "recipe": name}
+        raise InputError(f"--{option} {name}: expected one of {', '.join(recipes)}")
+    return {**recipes[name], option: name}
 
 
 def is_first_process() -> bool:

@@ -4,19 +4,24 @@ Everything random about a particle follows from the seed, its class's name and i
 made, in whichever order.
 """
 
+import csv
 import hashlib
 import math
 import os
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import mrcfile
 import numpy as np
 import torch
 
+from common.files import atomic_path
 from loader.columns import snr_code
 from loader.volume import write_volume
+from physics.imaging import Imaging
 from physics.pose import Poses
 from simulation.crowd import Crowd
 from simulation.simulator import MASK_LEVEL, Simulator, draw_poses
@@ -43,6 +48,15 @@ def volume_path(folder: str, number: int) -> str:
 def mask_path(folder: str, number: int) -> str:
     """A mask's path from the data folder."""
     return f"{folder}/{MASK_FOLDER}/{MASK_NAME}{number}.mrc"
+
+
+def remove_data_set(folder: Path) -> None:
+    """Delete the files of a data set, and no others."""
+    for pattern in (f"{VOLUME_FOLDER}/*{VOLUME_NAME}*.mrc", f"{MASK_FOLDER}/*{MASK_NAME}*.mrc"):
+        for path in folder.glob(f"data*_SNR*/{pattern}"):
+            path.unlink()
+    for name in ("particles.csv", "simulation.json", "contact_sheet.png"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def particle_generator(seed: int, name: str, number: int, what: str) -> torch.Generator:
@@ -77,14 +91,23 @@ class VolumeWriter:
         os.replace(temporary, path)
 
 
-class DataSet:
-    """Makes the files of a data folder, batch by batch; threads may share it."""
+class Pose(NamedTuple):
+    """What particles.csv says of how a particle was imaged."""
 
-    def __init__(self, folder: Path, names: Sequence[str], simulator: Simulator, seed: int, snr: Sequence[float]):
-        self.folder, self.names, self.simulator, self.seed, self.snr = folder, names, simulator, seed, snr
-        voxel_size = simulator.imaging.voxel_size
-        self.write_float = VolumeWriter(simulator.side, np.float32, voxel_size)
-        self.write_mask = VolumeWriter(simulator.side, np.int8, voxel_size)
+    quaternion: Sequence[float]  # w, x, y, z
+    shift: Sequence[float]  # x, y, z in voxels
+    defocus: float  # um
+
+
+class ParticleFiles(ABC):
+    """The files of a data folder, batch by batch; threads may share it. Subclasses say what is in the volumes."""
+
+    def __init__(
+        self, folder: Path, names: Sequence[str], imaging: Imaging, side: int, seed: int, snr: Sequence[float]
+    ):
+        self.folder, self.names, self.imaging, self.seed, self.snr = folder, names, imaging, seed, snr
+        self.write_float = VolumeWriter(side, np.float32, imaging.voxel_size)
+        self.write_mask = VolumeWriter(side, np.int8, imaging.voxel_size)
         for place in snr_folders(snr):
             for part in (VOLUME_FOLDER, MASK_FOLDER):
                 (folder / place / part).mkdir(parents=True, exist_ok=True)
@@ -98,24 +121,84 @@ class DataSet:
             for path in (volume_path, mask_path)
         )
 
-    @torch.inference_mode()
+    @abstractmethod
+    def image(self, label: int, numbers: range) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Particles `numbers` of a class: masks (N, D, H, W) int8, and at each SNR volumes (N, D, H, W) float32."""
+
+    @abstractmethod
+    def pose(self, label: int, number: int) -> Pose:
+        """How a particle of a class is imaged."""
+
     def make(self, label: int, numbers: range, per_class: int) -> None:
         """Image particles `numbers` of a class once at every SNR and write their volumes and masks."""
+        masks, volumes = self.image(label, numbers)
+        for place, at_snr in zip(snr_folders(self.snr), volumes, strict=True):
+            for number, volume, mask in zip(numbers, at_snr, masks, strict=True):
+                self.write_float(self.folder / volume_path(place, label * per_class + number), volume)
+                self.write_mask(self.folder / mask_path(place, label * per_class + number), mask)
+
+    def write_table(self, per_class: int) -> None:
+        """Write particles.csv: one row per volume, all SNRs of a particle together."""
+        with atomic_path(self.folder / "particles.csv") as temporary, temporary.open("w", newline="") as file:
+            table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            table.writeheader()
+            for label in range(len(self.names)):
+                table.writerows(self.rows(label, per_class))
+
+    def rows(self, label: int, per_class: int) -> Iterator[dict]:
+        """The rows of particles.csv of one class, one by one."""
+        name, imaging = self.names[label], self.imaging
+        tilts = f"{imaging.tilt_min:g}", f"{imaging.tilt_max:g}"
+        if imaging.dual_axis and imaging.tilt_min != -imaging.tilt_max:
+            tilts = "", ""  # no half turn keeps two unlike wedges: as good as unknown
+        for k in range(per_class):
+            pose = self.pose(label, k)
+            for place, snr in zip(snr_folders(self.snr), self.snr, strict=True):
+                values = (
+                    volume_path(place, label * per_class + k),
+                    mask_path(place, label * per_class + k),
+                    name,
+                    snr_code(snr),
+                    f"{name}_{k:04d}",
+                    "",
+                    f"{imaging.voxel_size:g}",
+                    " ".join(f"{value:.6f}" for value in pose.quaternion),
+                    " ".join(f"{value:.4f}" for value in pose.shift),
+                    *tilts,
+                    self.seed,
+                    imaging.snr_convention,
+                    f"{pose.defocus:.4f}",
+                )
+                yield dict(zip(COLUMNS, values, strict=True))
+
+
+class DataSet(ParticleFiles):
+    """The files that a `Simulator` makes."""
+
+    def __init__(self, folder: Path, names: Sequence[str], simulator: Simulator, seed: int, snr: Sequence[float]):
+        super().__init__(folder, names, simulator.imaging, simulator.side, seed, snr)
+        self.simulator = simulator
+
+    @torch.inference_mode()
+    def image(self, label: int, numbers: range) -> tuple[np.ndarray, list[np.ndarray]]:
         simulator, name = self.simulator, self.names[label]
         poses, crowd = (self._to_device(drawn) for drawn in self.draw(label, numbers))
         target, spectrum = simulator.filters(poses.defocus)
         posed = simulator.pose(torch.full((len(numbers),), label, device=simulator.device), poses, label)
         alone = simulator.signal(posed, target)
         signal = alone if crowd is None else alone + simulator.surroundings(crowd, target)
-        masks = (posed > MASK_LEVEL).to(torch.int8).cpu().numpy()
-        for place, snr in zip(snr_folders(self.snr), self.snr, strict=True):
-            volumes = signal
+        volumes = []
+        for snr in self.snr:
+            at_snr = signal
             if not math.isinf(snr):
                 noise = simulator.noise(self._white(name, numbers, snr), spectrum)
-                volumes = signal + simulator.noise_level(alone, snr) * noise
-            for number, volume, mask in zip(numbers, volumes.cpu().numpy(), masks, strict=True):
-                self.write_float(self.folder / volume_path(place, label * per_class + number), volume)
-                self.write_mask(self.folder / mask_path(place, label * per_class + number), mask)
+                at_snr = signal + simulator.noise_level(alone, snr) * noise
+            volumes.append(at_snr.cpu().numpy())
+        return (posed > MASK_LEVEL).to(torch.int8).cpu().numpy(), volumes
+
+    def pose(self, label: int, number: int) -> Pose:
+        poses = draw_poses(1, self.imaging, self._pose_generator(label, number), "cpu")  # the first that `draw` draws
+        return Pose(poses.quaternions[0].tolist(), poses.shifts[0].tolist(), poses.defocus[0].item())
 
     def draw(self, label: int, numbers: Iterable[int]) -> tuple[Poses, Crowd | None]:
         """The poses and neighbours of particles `numbers` of a class, on the CPU."""
@@ -136,30 +219,3 @@ class DataSet:
         level = f"{snr:g}".replace(".", "")  # 15 for 1.5 too: with another text, a seed would give other volumes
         generators = [particle_generator(self.seed, name, number, f"noise {level}") for number in numbers]
         return torch.cat([self.simulator.white(1, generator) for generator in generators]).to(self.simulator.device)
-
-    def rows(self, label: int, per_class: int) -> Iterator[dict]:
-        """The rows of particles.csv of one class, one by one."""
-        name, imaging = self.names[label], self.simulator.imaging
-        tilts = f"{imaging.tilt_min:g}", f"{imaging.tilt_max:g}"
-        if imaging.dual_axis and imaging.tilt_min != -imaging.tilt_max:
-            tilts = "", ""  # no half turn keeps two unlike wedges: as good as unknown
-        for k in range(per_class):
-            poses = draw_poses(1, imaging, self._pose_generator(label, k), "cpu")  # the first that `draw` draws
-            quaternion, shift = poses.quaternions[0].tolist(), poses.shifts[0].tolist()
-            for place, snr in zip(snr_folders(self.snr), self.snr, strict=True):
-                values = (
-                    volume_path(place, label * per_class + k),
-                    mask_path(place, label * per_class + k),
-                    name,
-                    snr_code(snr),
-                    f"{name}_{k:04d}",
-                    "",
-                    f"{imaging.voxel_size:g}",
-                    " ".join(f"{value:.6f}" for value in quaternion),
-                    " ".join(f"{value:.4f}" for value in shift),
-                    *tilts,
-                    self.seed,
-                    imaging.snr_convention,
-                    f"{poses.defocus[0].item():.4f}",
-                )
-                yield dict(zip(COLUMNS, values, strict=True))

@@ -202,6 +202,7 @@ def test_what_does_not_belong_together_is_refused(shared, tmp_path):
         ({"classes": ["complex00"]}, "made without the classes complex01, complex02"),
         ({"box": 24}, "a box of 24 voxels; train.csv has volumes of 16"),
         ({"voxel_size": 10.0}, "voxels of 10 A; train.csv has 20 A"),
+        ({"independent": True}, "made by the independent imaging, which is for evaluation alone"),
         ({"files": {"complex00": "0"}}, "say with --structures where they are"),
     ]
     for change, message in cases:

@@ -18,11 +18,12 @@ import torch
 import tyro
 
 import simulate
-from common.cli import REPOSITORY, InputError
+from common.cli import REPOSITORY, InputError, run
 from loader.volume import read_volume, write_volume
 from physics.imaging import Imaging
 from simulate import Config, Expert, main
 from simulation.particles import HEADER_BYTES, VolumeWriter, snr_code, snr_folders
+from simulation.sets import SETS
 
 TINY = {
     "procedural": 3,
@@ -207,6 +208,45 @@ def test_every_option_says_what_it_is(capsys):
     expected = {f.name for kind in (Config, Imaging, Expert) for f in dataclasses.fields(kind)} - {"imaging", "expert"}
     assert {words[0].rstrip(",").replace("-", "_") for words in options} == expected
     assert not [words[0] for words in options if len([word for word in words if word.islower()]) < 4]
+
+
+def test_a_set_stands_in_for_the_defaults_and_other_options_override_it(monkeypatch):
+    def given(*words: str) -> Config:
+        configs = []
+        monkeypatch.setattr(sys, "argv", ["simulate.py", *words])
+        run(configs.append, Config, "", SETS, "set")
+        return configs[0]
+
+    assert given() == Config()
+    hard = SETS["hard"]["imaging"]
+    assert given("--set", "hard") == Config(set="hard", imaging=hard, crop=True)
+    changed = given("--set", "hard", "--shift", "1", "--no-crop", "--defocus", "4", "5")
+    assert changed == Config(set="hard", imaging=dataclasses.replace(hard, shift=1.0, defocus=(4.0, 5.0)))
+    assert given("--set", "other").independent and not given("--set", "series").independent
+    with pytest.raises(SystemExit):
+        given("--set", "easy")
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_set_is_made_and_its_name_is_recorded(tmp_path, name):
+    imaging = dataclasses.replace(SETS[name]["imaging"], voxel_size=20.0)
+    options = {**SETS[name], "imaging": imaging, "expert": Expert(resolution=40.0, workers=1), "set": name}
+    cfg = Config(str(tmp_path), procedural=2, per_class=2, box=18, snr=(0.1, math.inf), device="cpu", **options)
+    main(cfg)
+    record = json.loads((tmp_path / "simulation.json").read_text())
+    assert record["set"] == name and record["defocus"] == [*imaging.defocus]
+    assert record["independent"] == (name == "other")
+    table = pd.read_csv(tmp_path / "particles.csv")
+    assert len(table) == 8 and {*table["SNR Convention"]} == {"lab" if name == "lab" else "variance"}
+    defocus = table["Defocus"]
+    assert defocus.between(*imaging.defocus).all()
+    volumes = [read_volume(tmp_path / path)[0] for path in table["Input Data"]]
+    assert all(np.isfinite(volume).all() and volume.std() > 0 for volume in volumes)
+    before = files(tmp_path)
+    main(dataclasses.replace(cfg, set=""))  # the same data by other words
+    assert files(tmp_path) == before
+    with pytest.raises(InputError, match="other options"):
+        main(dataclasses.replace(cfg, set="", crop=not cfg.crop))
 
 
 def test_only_a_crop_that_is_asked_for_takes_complexes_out_of_the_box(tmp_path):

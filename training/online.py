@@ -143,6 +143,8 @@ def check_record(record: dict, path: Path, structures: str, classes: list[str], 
         raise InputError(f"{path}: made without the classes {', '.join(missing)} of train.csv")
     if record["box"] != preprocessing.box:
         raise InputError(f"{path}: a box of {record['box']} voxels; train.csv has volumes of {preprocessing.box}")
+    if record.get("independent"):
+        raise InputError(f"{path}: made by the independent imaging, which is for evaluation alone")
     size = preprocessing.voxel_size
     if size and not same_voxel_size(record["voxel_size"], size):
         raise InputError(f"{path}: voxels of {record['voxel_size']:g} A; train.csv has {size:g} A")
