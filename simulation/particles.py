@@ -103,16 +103,14 @@ class DataSet:
         """Image particles `numbers` of a class once at every SNR and write their volumes and masks."""
         simulator, name = self.simulator, self.names[label]
         poses, crowd = (self._to_device(drawn) for drawn in self.draw(label, numbers))
-        target, spectrum = simulator.filters(poses.defocus)
-        posed = simulator.pose(torch.full((len(numbers),), label, device=simulator.device), poses, label)
-        alone = simulator.signal(posed, target)
-        signal = alone if crowd is None else alone + simulator.surroundings(crowd, target)
-        masks = (posed > MASK_LEVEL).to(torch.int8).cpu().numpy()
+        labels = torch.full((len(numbers),), label, device=simulator.device)
+        image = simulator.image(labels, poses, crowd, label)
+        masks = (image.posed > MASK_LEVEL).to(torch.int8).cpu().numpy()
         for place, snr in zip(snr_folders(self.snr), self.snr, strict=True):
-            volumes = signal
+            volumes = image.signal
             if not math.isinf(snr):
-                noise = simulator.noise(self._white(name, numbers, snr), spectrum)
-                volumes = signal + simulator.noise_level(alone, snr) * noise
+                noise = simulator.noise(self._white(name, numbers, snr), image.noise_filter)
+                volumes = volumes + simulator.noise_level(image.alone, snr) * noise
             for number, volume, mask in zip(numbers, volumes.cpu().numpy(), masks, strict=True):
                 self.write_float(self.folder / volume_path(place, label * per_class + number), volume)
                 self.write_mask(self.folder / mask_path(place, label * per_class + number), mask)

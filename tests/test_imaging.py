@@ -349,8 +349,8 @@ def test_conditions_can_change_between_batches(densities):
     assert torch.equal(
         changed(labels, snr, generator(1)).volumes, simulate(densities, labels, snr, other, generator(1)).volumes
     )
-    with pytest.raises(ValueError, match="voxel size"):
-        changed.under(Imaging(voxel_size=10.0))
+    with pytest.raises(ValueError, match="neighbours where there were none"):
+        changed.under(Imaging(voxel_size=VOXEL, neighbours=1))
 
 
 @pytest.mark.parametrize("side", [15, 16])

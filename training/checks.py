@@ -58,6 +58,15 @@ def check_online(cfg: Any) -> None:
         if values and not (len(values) == 2 and 0 < values[0] <= values[1] <= largest):
             given = " ".join(f"{value:g}" for value in values)
             raise InputError(f"--{name.replace('_', '-')} {given}: expected two, above 0, the smaller first")
+    if cfg.online_imaging not in ("fixed", "random"):
+        raise InputError(f"--online-imaging {cfg.online_imaging}: expected fixed or random")
+    if not 0 < cfg.online_renewal <= 1 or cfg.online_stock < 1:
+        found = f"--online-renewal {cfg.online_renewal:g} --online-stock {cfg.online_stock}"
+        raise InputError(f"{found}: expected a renewal above 0, up to 1, and a stock of 1 or more")
+    if cfg.online_imaging == "random" and (cfg.online_defocus or cfg.online_tilt):
+        raise InputError(
+            "--online-defocus, --online-tilt: of fixed imaging; --online-imaging random has its own ranges"
+        )
     for field in [] if cfg.simulate_online else fields(cfg):
         default = getattr(type(cfg), field.name, None)
         if field.name.startswith(("online_", "auxiliary")) and getattr(cfg, field.name) != default:
