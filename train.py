@@ -79,6 +79,7 @@ class Config:
     online_imaging: str = "fixed"  # imaging of simulated volumes: fixed as in simulation.json, or drawn at random
     online_renewal: float = 1.0  # simulated particles per volume drawn; below 1 each is drawn again, with other noise
     online_stock: int = 4096  # particles kept on the device to draw from, with a renewal below 1
+    online_junk: float = 0.0  # share of the volumes that show no particle, as classes of their own
     auxiliary: int = 0  # procedural classes that train beside the known ones, with simulate_online
     auxiliary_share: float = 0.7  # of each batch
     auxiliary_seed: int = 9  # of their shapes

@@ -15,6 +15,8 @@ class Condition(NamedTuple):
 
     imaging: Imaging
     one_level: bool = False  # one noise level for all of them, whatever their size; else each has its own SNR
+    membranes: float = 0.0  # share of the particles with a piece of membrane beside them
+    beads: float = 0.0  # share with a gold bead beside them
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class ImagingRanges:
     shift: float = 4.0  # voxels, largest along each axis
     voxel_size: float = 0.05  # share by which the voxel size may be off to either side
     one_level: float = 0.5  # share of groups with one noise level for all their particles
+    membranes: float = 0.1  # share of the particles with a piece of membrane beside them
+    beads: float = 0.05  # share of the particles with a gold bead beside them
 
     def draw(self, base: Imaging, generator: torch.Generator) -> Condition:
         """A condition; what has no range is as in `base`. The generator is on the CPU."""
@@ -69,4 +73,4 @@ class ImagingRanges:
             neighbours=int(uniform(0, self.neighbours + 1)),
             shift=self.shift,
         )
-        return Condition(imaging, happens(self.one_level))
+        return Condition(imaging, happens(self.one_level), self.membranes, self.beads)

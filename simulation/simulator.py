@@ -79,9 +79,10 @@ class Simulator:
         self.series = self._series()
         self.fine = posing_grid(densities)
         self.inner = [inner_side(density, imaging.shift, self.side) for density in densities]
+        self.outlines = outline(densities, MASK_LEVEL)
         if imaging.neighbours:
             others = densities if others is None else others
-            self.outlines, self.other_outlines = outline(densities, MASK_LEVEL), outline(others, MASK_LEVEL)
+            self.other_outlines = outline(others, MASK_LEVEL)
             self.other_fine = self.fine if others is densities else posing_grid(others)
             self.other_inner = max(inner_side(other, shift=0.5) for other in others)
         self.common_variance = common_variance
@@ -146,12 +147,28 @@ class Simulator:
         spectrum = noise_filter(target, self.shared, self.imaging)
         return target * sharpness(self.shared, self.imaging) if self.imaging.b_factor else target, spectrum
 
-    def image(self, labels: torch.Tensor, poses: Poses, crowd: Crowd | None, largest: int | None = None) -> Imaged:
-        """Particles (N,) as the microscope shows them without noise; `largest` as of `pose`."""
+    def image(
+        self,
+        labels: torch.Tensor,
+        poses: Poses,
+        crowd: Crowd | None,
+        largest: int | None = None,
+        beside: torch.Tensor | None = None,
+    ) -> Imaged:
+        """Particles (N,) as the microscope shows them without noise.
+
+        Args:
+            labels, poses, largest: as of `pose`.
+            crowd: the neighbours, if any.
+            beside: (N, W, W, W), W = `wide_side`: densities of other things around.
+        """
         target, spectrum = self.filters(poses.defocus)
         posed = self.pose(labels, poses, largest)
         alone = self.signal(posed, target)
-        signal = alone if crowd is None else alone + self.surroundings(crowd, target)
+        around = crowd and scene(self.other_fine, crowd, self.other_inner, self.wide_side)
+        if beside is not None:
+            around = beside if around is None else around + beside
+        signal = alone if around is None else alone + self.wide_signal(around, target)
         return Imaged(posed, alone, signal, spectrum)
 
     def signal(self, posed: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -161,9 +178,13 @@ class Simulator:
         spectrum = torch.fft.rfftn(posed, s=(self.padded,) * 3, dim=(1, 2, 3))
         return crop_inverse(spectrum * target, self.side)
 
-    def surroundings(self, crowd: Crowd, target: torch.Tensor) -> torch.Tensor:
-        """What the microscope makes of the neighbours, within the box; those just outside of it reach in."""
-        around = scene(self.other_fine, crowd, self.other_inner, self.padded - (self.padded - self.side) % 2)
+    @property
+    def wide_side(self) -> int:
+        """Side of a box about the volumes' from which things reach in, voxels."""
+        return self.padded - (self.padded - self.side) % 2
+
+    def wide_signal(self, around: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """What the microscope makes of densities (N, W, W, W), W = `wide_side`, within the volumes' box."""
         before = (around.shape[-1] - self.side) // 2
         if self.series:
             return self.signal(F.pad(around, [-before] * 6), target)

@@ -17,7 +17,9 @@ from tqdm import tqdm
 from common.cli import is_first_process
 from physics.filters import crop_inverse, geometry, noise_filter, transfer, white_spectrum
 from simulation.conditions import Condition
-from simulation.simulator import Simulator
+from simulation.crowd import reach
+from simulation.junk import JUNK, beside, junk_densities
+from simulation.simulator import Imaged, Simulator
 
 GROUP = 8  # particles of a piece
 TILES = 2  # sides of the box along each side of a field of noise: GROUP boxes of it meet nowhere
@@ -48,7 +50,7 @@ class PieceMaker:
     Args:
         simulator: of densities (C, D, H, W), its side D + 2 room.
         draw_condition: of a generator on the CPU.
-        draw_labels: of a number and a generator on the CPU.
+        draw_labels: of a number and a generator on the CPU; from C on they are kinds of junk, in the order of JUNK.
         room: voxels that a stored volume has around the box of a draw.
         seed: of this stream; each process needs its own.
     """
@@ -67,22 +69,57 @@ class PieceMaker:
     @torch.no_grad()
     def __call__(self, number: int) -> Piece:
         drawn = numbered_generator(self.seed, "piece", number)
-        imaging, one_level = self.draw_condition(drawn)
+        condition = self.draw_condition(drawn)
+        imaging = condition.imaging
         labels = self.draw_labels(GROUP, drawn)
         device = self.simulator.device
         generator = torch.Generator(device).manual_seed(int(torch.randint(2**31, (), generator=drawn)))
         simulator = self.simulator.under(replace(imaging, shift=imaging.shift - self.room))
-        labels = labels.to(device)
-        largest = max(labels.tolist(), key=simulator.inner.__getitem__)
-        image = simulator.image(labels, *simulator.draw(labels, generator), largest)
+        real = labels < len(simulator.fine)  # (GROUP,)
+        alone = torch.empty(GROUP, *[simulator.side] * 3, device=device)
+        signal = torch.empty_like(alone)
+        if real.any():
+            image = self._particles(labels[real], condition, simulator, generator)
+            alone[real], signal[real] = image.alone, image.signal
+        if not real.all():
+            alone[~real] = signal[~real] = self._junk(labels[~real] - len(simulator.fine), simulator, generator)
         box = (slice(None), *[slice(self.room, self.room + self.side)] * 3)
-        level = simulator.noise_level(image.alone[box], 1.0).flatten()
-        if one_level:
-            level = level.square().mean().sqrt().expand(len(labels))
-        std = image.alone[box].std(dim=(1, 2, 3), correction=0)
-        signals = (image.signal / std[:, None, None, None]).half()
+        level = simulator.noise_level(alone[box], 1.0).flatten()
+        if condition.one_level and real.any():
+            level = level[real].square().mean().sqrt().expand(GROUP)
+        std = alone[box].std(dim=(1, 2, 3), correction=0)
+        signals = (signal / std[:, None, None, None]).half()
         turns = len(HALF_TURNS) if imaging.tilt_min == -imaging.tilt_max else 2
-        return Piece(signals, level / std, labels, self._field(simulator, generator), turns, one_level)
+        field = self._field(simulator, generator)
+        return Piece(signals, level / std, labels.to(device), field, turns, condition.one_level)
+
+    def _particles(
+        self, labels: torch.Tensor, condition: Condition, simulator: Simulator, generator: torch.Generator
+    ) -> Imaged:
+        """Particles with what is around them."""
+        largest = max(labels.tolist(), key=simulator.inner.__getitem__)
+        labels = labels.to(simulator.device)
+        poses, crowd = simulator.draw(labels, generator)
+        shares = torch.tensor([[condition.membranes], [condition.beads]], device=simulator.device)
+        if not shares.any():
+            return simulator.image(labels, poses, crowd, largest)
+        membranes, beads = torch.rand(2, len(labels), generator=generator, device=simulator.device) < shares
+
+        def reaches(way: torch.Tensor) -> torch.Tensor:
+            far = reach(simulator.outlines[labels], poses.quaternions, way[:, None])[:, 0]
+            return far * simulator.scale + (poses.shifts * way).sum(dim=1)
+
+        around = beside(reaches, membranes, beads, simulator, generator) if (membranes | beads).any() else None
+        return simulator.image(labels, poses, crowd, largest, around)
+
+    def _junk(self, kinds: torch.Tensor, simulator: Simulator, generator: torch.Generator) -> torch.Tensor:
+        """What the microscope makes of junk of the kinds (N,); of noise alone more noise: (N, W, W, W)."""
+        target, spectrum = simulator.filters(torch.tensor(simulator.imaging.defocus[:1], device=simulator.device))
+        signal = simulator.wide_signal(junk_densities(kinds, simulator, generator), target)
+        empty = (kinds == list(JUNK).index("junk_noise")).nonzero().squeeze(1)
+        if len(empty):
+            signal[empty] = simulator.noise(simulator.white(len(empty), generator), spectrum)
+        return signal
 
     def _field(self, simulator: Simulator, generator: torch.Generator) -> torch.Tensor:
         """Noise of the condition's spectrum and variance 1, (F, F, F)."""

@@ -18,6 +18,7 @@ from physics.grid import Grid
 from physics.imaging import Imaging
 from physics.pose import Poses, pose, posing_grid
 from simulation.conditions import Condition, ImagingRanges
+from simulation.junk import JUNK
 from simulation.simulator import Simulator
 from simulation.stream import GROUP, HALF_TURNS, ROOM, Draw, PieceMaker, Stock, room_for
 from simulation.structures import load_densities
@@ -334,14 +335,22 @@ def test_drawn_from_a_stock_volumes_have_the_law_of_those_drawn_afresh(shared):
         assert sums[0][1:8].numpy() == pytest.approx(sums[1][1:8].numpy(), rel=0.2)
 
 
+def test_junk_has_its_share_and_classes_after_the_auxiliary_ones(shared):
+    batches = source(shared, online_imaging="random", online_junk=0.3, auxiliary=2, online_stock=256)
+    labels = torch.cat([batches.batch(0, number)[1] for number in range(8)])
+    assert (labels >= 5).float().mean() == pytest.approx(0.3, abs=0.1)
+    assert labels.max() < 5 + len(JUNK) and len(set(labels[labels >= 5].tolist())) > 3
+
+
 def test_a_cut_off_run_on_a_stream_ends_with_the_same_weights(shared, tmp_path):
-    options = {"epochs": 3, "auxiliary": 4, "online_imaging": "random"}
+    options = {"epochs": 3, "auxiliary": 4, "online_imaging": "random", "online_junk": 0.25}
     train.main(settings(shared, save_dir=str(tmp_path / "whole"), **options))
     train.main(settings(shared, save_dir=str(tmp_path / "parts"), keep=9, **options))
     shutil.copy(tmp_path / "parts" / "checkpoint1.pt", tmp_path / "parts" / "last.pt")
     train.main(settings(shared, save_dir=str(tmp_path / "parts"), resume=True, **options))
     whole, parts = (load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "parts"))
     assert same(whole["state_dict"], parts["state_dict"])
+    assert whole["criterion"]["head.weight"].shape[0] == 3 + 4 + len(JUNK) and whole["classes"] == CLASSES
 
 
 def test_what_a_stream_cannot_be_is_refused(shared, tmp_path):

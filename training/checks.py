@@ -27,7 +27,7 @@ def check(cfg: Any) -> None:
         raise InputError("--batch-size 1: expected at least 2, for batch normalisation")
     if not 0 <= cfg.ema < 1:
         raise InputError(f"--ema {cfg.ema:g}: expected 0 or more, below 1; 1 would keep the weights of the start")
-    for name in ("auxiliary_share", "online_noise_free", "memory_share", "false_rejection_rate"):
+    for name in ("auxiliary_share", "online_noise_free", "online_junk", "memory_share", "false_rejection_rate"):
         if not 0 <= getattr(cfg, name) <= 1:
             raise InputError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: expected 0 to 1")
     if cfg.false_rejection_rate == 1:
@@ -72,5 +72,7 @@ def check_online(cfg: Any) -> None:
         if field.name.startswith(("online_", "auxiliary")) and getattr(cfg, field.name) != default:
             option = f"--{field.name.replace('_', '-')}"
             raise InputError(f"{option}: of volumes that are simulated; give --simulate-online too")
+    if cfg.online_junk and cfg.online_imaging == "fixed" and cfg.online_renewal == 1:
+        raise InputError("--online-junk: of a stock of particles; give --online-renewal below 1 too")
     if cfg.simulate_online and (cfg.rotate or cfg.noise or cfg.class_samples):
         raise InputError("--rotate, --noise, --class-samples: for files; with --simulate-online every volume is new")

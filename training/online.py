@@ -17,6 +17,7 @@ from physics.grid import Grid, same_voxel_size
 from physics.imaging import Imaging
 from simulation.auxiliary import auxiliary_densities, neighbour_densities
 from simulation.conditions import Condition, ImagingRanges
+from simulation.junk import JUNK
 from simulation.simulator import Simulator
 from simulation.stream import GROUP, PieceMaker, Stock, numbered_generator, room_for
 from simulation.structures import find_structures, load_densities
@@ -157,7 +158,9 @@ class StreamBatches:
         simulator = Simulator(shapes.densities, widest, shapes.others, shapes.common_variance, side + 2 * room)
 
         def labels(n: int, generator: torch.Generator) -> torch.Tensor:
-            return draw_labels(n, known, cfg.auxiliary, cfg.auxiliary_share, generator)
+            junk = int(n * cfg.online_junk + torch.rand((), generator=generator).item()) if cfg.online_junk else 0
+            kinds = len(shapes.densities) + torch.randint(len(JUNK), (junk,), generator=generator)
+            return torch.cat([draw_labels(n - junk, known, cfg.auxiliary, cfg.auxiliary_share, generator), kinds])
 
         seed = cfg.seed * group.size + group.rank
         self.stock = Stock(PieceMaker(simulator, draw, labels, room, seed), in_stock)
@@ -206,9 +209,10 @@ def symmetric_tilt(imaging: Imaging, largest: tuple[float, ...], generator: torc
 
 
 def auxiliary_text(cfg: Any) -> str:
-    """What the user is told of the auxiliary classes; nothing where there are none."""
+    """What the user is told of the auxiliary classes and of junk; nothing where there is none."""
     noun = plural("class", cfg.auxiliary)
-    return f", {cfg.auxiliary_share:.0%} of them of {cfg.auxiliary} auxiliary {noun}" if cfg.auxiliary else ""
+    text = f", {cfg.auxiliary_share:.0%} of the particles of {cfg.auxiliary} auxiliary {noun}" if cfg.auxiliary else ""
+    return text + (f", {cfg.online_junk:.0%} junk" if cfg.online_junk else "")
 
 
 def draw_labels(n: int, known: int, auxiliary: int, share: float, generator: torch.Generator) -> torch.Tensor:
