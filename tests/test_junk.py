@@ -7,6 +7,7 @@ import torch
 
 import train
 from common.cli import InputError
+from physics.grid import Grid
 from physics.imaging import Imaging
 from physics.pose import pose, random_rotations
 from simulation.conditions import Condition, ImagingRanges
@@ -24,7 +25,7 @@ IMAGING = Imaging(voxel_size=VOXEL, shift=0.0, envelope=float("inf"))
 
 @pytest.fixture(scope="module")
 def simulator() -> Simulator:
-    return Simulator(load_densities(("complex07", "complex09"), "", SIDE, VOXEL, 20.0), IMAGING)
+    return Simulator(load_densities(("complex07", "complex09"), "", Grid(SIDE, VOXEL, 20.0)), IMAGING)
 
 
 def generator(seed: int = 0) -> torch.Generator:
