@@ -108,6 +108,7 @@ def main(cfg: Config) -> None:
         batches = make_batches(cfg, train, classes, device, group)
         steps = -(-batches.count // cfg.accumulate)
         state = Run(cfg, classes, train.preprocessing, steps, device, group, particle_codes(train.rows))
+        state.imaging = batches.imaging_record
         take_up(state)
         if group.first:
             print(description(state, batches, valid), flush=True)

@@ -22,9 +22,7 @@ class Imaging:
     amplitude_contrast: float = 0.07  # share of amplitude contrast in the contrast transfer, 0 to 1
     envelope: float = 0.4  # frequency where the contrast has fallen to 1/e, in Nyquist frequencies; inf for none
     band_limit: float = 1.0  # frequency where signal and noise end smoothly, in Nyquist frequencies; 1 for no limit
-    band_shape: str = (
-        "sphere"  # what the band limit bounds: sphere, the frequency itself; cube, its part along each axis
-    )
+    band_shape: str = "sphere"  # what the band limit bounds: the frequency (sphere), or each axis of it (cube)
     band_edge: float = 0.2  # share of the band limit over which signal and noise fall to 0
     b_factor: float = 0.0  # B of exp(-B k^2 / 4), which blurs the density, or below 0 sharpens it, A^2
     noise_through_ctf: float = 0.5  # share of the noise's variance that went through the contrast transfer, 0 to 1

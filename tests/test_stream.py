@@ -17,12 +17,12 @@ from physics.filters import geometry, noise_filter, transfer
 from physics.grid import Grid
 from physics.imaging import Imaging
 from physics.pose import Poses, pose, posing_grid
-from simulation.conditions import Condition, ImagingRanges
+from simulation.conditions import Condition, ImagingRanges, imaging_warning
 from simulation.junk import JUNK
 from simulation.simulator import Simulator
 from simulation.stream import GROUP, HALF_TURNS, ROOM, Draw, PieceMaker, Stock, room_for
 from simulation.structures import load_densities
-from tests.scripts import refuse, same, small
+from tests.scripts import same, small
 from training.group import Group
 from training.online import StreamBatches, draw_labels, load_shapes
 
@@ -263,6 +263,31 @@ def test_conditions_stay_in_their_ranges_and_fill_them():
     assert room_for(4.0) == 2 and room_for(2.0) == 1 and room_for(1.5) == 0
 
 
+def test_ranges_around_one_imaging_draw_that_one():
+    imaging = replace(Imaging(), envelope=0.6, band_limit=0.8, tilt_min=-50.0, tilt_max=50.0, noise_colour=0.3)
+    ranges = ImagingRanges.around(imaging)
+    for seed in range(5):
+        condition = ranges.draw(Imaging(), generator(seed))
+        shape = {"band_shape": condition.imaging.band_shape}  # either
+        assert condition.imaging == replace(imaging, **shape)
+        assert (condition.one_level, condition.membranes, condition.beads) == (False, 0.0, 0.0)
+    assert ImagingRanges.read({**ranges.content(), "voltage": 300.0}) == ranges
+    assert ImagingRanges.around(Imaging(), (50.0, 60.0)).tilt == (50.0, 60.0)
+
+
+def test_data_outside_of_the_ranges_are_told_from_those_within():
+    seen, fixed = ImagingRanges(), ImagingRanges.around(Imaging())
+    for tilts in ((-60, 60), (-45, 66), (-38.5, 69), None):
+        assert imaging_warning(seen, 10.0, 13.5, tilts) == ""
+    assert imaging_warning(fixed, 10.0, 9.0, (-60, 60)) == "" and imaging_warning(fixed, 10.0, None, None) == ""
+    assert "voxels of 25 A: training had detail as of 21 A" in imaging_warning(seen, 10.0, 25.0, (-60, 60))
+    assert "voxels of 12 A: training had detail as of 10 A" in imaging_warning(fixed, 10.0, 12.0, None)
+    assert "-30 to 60 degrees: training had largest tilts of 40 to 68" in imaging_warning(seen, 10.0, 10.0, (-30, 60))
+    assert "largest tilts of 60" in imaging_warning(fixed, 10.0, 10.0, (-50, 50))
+    level = replace(seen, lopsided=0.0)
+    assert "none that differ from side to side" in imaging_warning(level, 10.0, 10.0, (-50, 60))
+
+
 # ---- as train.py uses it ----
 
 
@@ -277,7 +302,8 @@ def shared(workspace, tmp_path_factory):
 
 def settings(folder, **options):
     places = {"data_dir": str(folder / "data_"), "simulate_online": True, "batch_size": 16}
-    return small(folder, **{**places, "online_renewal": 0.25, "online_stock": 32, **options})
+    stock = {"online_renewal": 0.25, "online_stock": 32, "online_neighbours": 0}
+    return small(folder, **{**places, **stock, **options})
 
 
 def source(folder, group=None, volumes=64, **options):
@@ -350,12 +376,14 @@ def test_a_cut_off_run_on_a_stream_ends_with_the_same_weights(shared, tmp_path):
     train.main(settings(shared, save_dir=str(tmp_path / "parts"), resume=True, **options))
     whole, parts = (load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "parts"))
     assert same(whole["state_dict"], parts["state_dict"])
+    assert ImagingRanges.read(whole["config"]["imaging"]) == ImagingRanges(neighbours=0)
+    assert whole["config"]["imaging"]["voxel_size"] == 20.0
     assert whole["criterion"]["head.weight"].shape[0] == 3 + 4 + len(JUNK) and whole["classes"] == CLASSES
 
 
 def test_what_a_stream_cannot_be_is_refused(shared, tmp_path):
-    run = ("train.py", "--simulate-online", "--csv-dir", str(shared / "csv_split"), "--width", "4")
-    assert "expected fixed or random" in refuse(*run, "--online-imaging", "any", cwd=tmp_path)
+    with pytest.raises(InputError, match="--online-imaging any: expected fixed or random"):
+        train.main(settings(shared, save_dir=str(tmp_path / "run"), online_imaging="any"))
     for option, value in (("online_renewal", 0.0), ("online_renewal", 1.5), ("online_stock", 0)):
         with pytest.raises(InputError, match="expected a renewal above 0, up to 1, and a stock of 1 or more"):
             train.main(settings(shared, save_dir=str(tmp_path / "run"), **{option: value}))

@@ -103,6 +103,7 @@ class OnlineBatches:
         self.imaging = shapes.imaging
         self.simulator = Simulator(shapes.densities, shapes.imaging, shapes.others, shapes.common_variance)
         self.text = f"{self.volumes} volumes an epoch, simulated as they are needed{auxiliary_text(cfg)}"
+        self.imaging_record = record_of(cfg, ImagingRanges.around(shapes.imaging, cfg.online_tilt), shapes.imaging)
 
     def size(self, number: int) -> int:
         return self.cfg.batch_size
@@ -152,7 +153,8 @@ class StreamBatches:
         self.part = part_of(cfg.batch_size, group)
         self.groups = -(-self.part // GROUP)
         in_stock = max(self.groups, cfg.online_stock // (GROUP * group.size) if cfg.online_renewal < 1 else 0)
-        imaging, draw = self._imaging(shapes.imaging)
+        imaging, draw, ranges = self._imaging(shapes.imaging)
+        self.imaging_record = record_of(cfg, ranges, imaging)
         room, side = room_for(imaging.shift), shapes.densities.shape[-1]
         widest = replace(imaging, shift=imaging.shift - room)
         simulator = Simulator(shapes.densities, widest, shapes.others, shapes.common_variance, side + 2 * room)
@@ -169,13 +171,13 @@ class StreamBatches:
             f"them new per volume, under {cfg.online_imaging} imaging{auxiliary_text(cfg)}"
         )
 
-    def _imaging(self, of_files: Imaging) -> tuple[Imaging, Callable[[torch.Generator], Condition]]:
-        """The imaging that holds the most, and how a condition is drawn."""
+    def _imaging(self, of_files: Imaging) -> tuple[Imaging, Callable[[torch.Generator], Condition], ImagingRanges]:
+        """The imaging that holds the most, how a condition is drawn, and from which ranges."""
         cfg = self.cfg
         if cfg.online_imaging == "random":
             ranges = ImagingRanges(neighbours=of_files.neighbours)
             base = replace(Imaging(), voxel_size=of_files.voxel_size, padding=STREAM_PADDING)
-            return replace(base, shift=ranges.shift, neighbours=ranges.neighbours), partial(ranges.draw, base)
+            return replace(base, shift=ranges.shift, neighbours=ranges.neighbours), partial(ranges.draw, base), ranges
 
         def draw(generator: torch.Generator) -> Condition:
             imaging = symmetric_tilt(of_files, cfg.online_tilt, generator) if cfg.online_tilt else of_files
@@ -183,7 +185,7 @@ class StreamBatches:
             defocus = low + (high - low) * torch.rand((), generator=generator).item()
             return Condition(replace(imaging, defocus=(defocus, defocus)))
 
-        return of_files, draw
+        return of_files, draw, ImagingRanges.around(of_files, cfg.online_tilt)
 
     def size(self, number: int) -> int:
         return self.cfg.batch_size
@@ -194,6 +196,13 @@ class StreamBatches:
         self.stock.advance(int(step * self.groups * cfg.online_renewal))
         drawn = numbered_generator(self.stock.make.seed, "draw", step)
         return self.stock.read(self.stock.draw(self.part, cfg.online_snr, cfg.online_noise_free, drawn))
+
+
+def record_of(cfg: Any, ranges: ImagingRanges, imaging: Imaging) -> dict:
+    """What a checkpoint keeps of the imaging that its volumes were simulated under, in plain types."""
+    own = {"voxel_size": imaging.voxel_size, "voltage": imaging.voltage, "cs": imaging.cs}
+    noise = {"snr": list(cfg.online_snr), "noise_free": cfg.online_noise_free}
+    return ranges.content() | own | noise
 
 
 def part_of(batch_size: int, group: Group) -> int:

@@ -106,6 +106,7 @@ class Run:
         self.sums, self.seen = torch.zeros(4, dtype=torch.float64), 0  # of its loss terms, each times its volumes
         self.log: list[dict] = []
         self.calibration: dict = {}
+        self.imaging: dict | None = None  # that volumes are simulated under, for the checkpoint to say
 
     def _together(self) -> nn.Module:
         cfg = self.cfg
@@ -196,7 +197,7 @@ class Run:
             scheduler=self.scheduler.state_dict(),
             scaler={},
             rng={"torch": torch.get_rng_state()},
-            config=dataclasses.asdict(self.cfg),
+            config=dataclasses.asdict(self.cfg) | {"imaging": self.imaging},
             classes=self.classes,
             preprocessing=self.preprocessing.content(),
             calibration=self.calibration,
