@@ -24,7 +24,7 @@ from simulation.stream import GROUP, HALF_TURNS, ROOM, Draw, PieceMaker, Stock, 
 from simulation.structures import load_densities
 from tests.scripts import same, small
 from training.group import Group
-from training.online import StreamBatches, draw_labels, load_shapes
+from training.online import StreamBatches, draw_labels, junk_volumes, load_shapes
 
 CPU = torch.device("cpu")
 SIDE, VOXEL = 16, 20.0
@@ -366,6 +366,13 @@ def test_junk_has_its_share_and_classes_after_the_auxiliary_ones(shared):
     labels = torch.cat([batches.batch(0, number)[1] for number in range(8)])
     assert (labels >= 5).float().mean() == pytest.approx(0.3, abs=0.1)
     assert labels.max() < 5 + len(JUNK) and len(set(labels[labels >= 5].tolist())) > 3
+
+
+def test_junk_to_calibrate_with_is_of_all_kinds(shared):
+    volumes, kinds = junk_volumes(source(shared), 61, 3)
+    assert volumes.shape == (64, 1, 16, 16, 16) and volumes.isfinite().all()
+    assert set(kinds.tolist()) == set(range(len(JUNK)))
+    assert torch.equal(junk_volumes(source(shared), 61, 3)[0], volumes)
 
 
 def test_a_cut_off_run_on_a_stream_ends_with_the_same_weights(shared, tmp_path):

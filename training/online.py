@@ -176,7 +176,8 @@ class StreamBatches:
         cfg = self.cfg
         if cfg.online_imaging == "random":
             ranges = ImagingRanges(neighbours=of_files.neighbours)
-            base = replace(Imaging(), voxel_size=of_files.voxel_size, padding=STREAM_PADDING)
+            microscope = {"voltage": of_files.voltage, "cs": of_files.cs, "voxel_size": of_files.voxel_size}
+            base = replace(Imaging(), padding=STREAM_PADDING, **microscope)
             return replace(base, shift=ranges.shift, neighbours=ranges.neighbours), partial(ranges.draw, base), ranges
 
         def draw(generator: torch.Generator) -> Condition:
@@ -196,6 +197,25 @@ class StreamBatches:
         self.stock.advance(int(step * self.groups * cfg.online_renewal))
         drawn = numbered_generator(self.stock.make.seed, "draw", step)
         return self.stock.read(self.stock.draw(self.part, cfg.online_snr, cfg.online_noise_free, drawn))
+
+
+@torch.no_grad()
+def junk_volumes(batches: StreamBatches, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Volumes of junk under the imaging and the SNRs of a stream, and their kinds, as indices into JUNK.
+
+    For a calibration: (M, 1, D, H, W) and (M,), M = count rounded up to whole pieces; each is drawn once.
+    """
+    make, pieces = batches.stock.make, -(-count // GROUP)
+    first = len(make.simulator.fine)
+
+    def labels(n: int, generator: torch.Generator) -> torch.Tensor:
+        return first + torch.randint(len(JUNK), (n,), generator=generator)
+
+    stock = Stock(PieceMaker(make.simulator, make.draw_condition, labels, make.room, seed), pieces)
+    stock.advance(0)
+    cfg, drawn = batches.cfg, numbered_generator(seed, "draw", 0)
+    volumes, found = stock.read(stock.draw(pieces * GROUP, cfg.online_snr, cfg.online_noise_free, drawn))
+    return volumes, found - first
 
 
 def record_of(cfg: Any, ranges: ImagingRanges, imaging: Imaging) -> dict:
