@@ -30,7 +30,7 @@ from training.batches import Batches, FileBatches
 from training.checks import check
 from training.group import Group, join
 from training.loop import draw_gallery, train_epoch, validate
-from training.online import OnlineBatches
+from training.online import OnlineBatches, StreamBatches, load_shapes
 from training.recipes import RECIPES
 from training.record import Board, epochs_since_best, merit, save_epoch, summary, write_logs
 from training.run import HALF_WRITTEN, Run, remove_run
@@ -76,6 +76,10 @@ class Config:
     online_defocus: tuple[float, ...] = ()  # um, from and to; empty: as in simulation.json
     online_tilt: tuple[float, ...] = ()  # degrees: each batch's largest tilt is drawn from this range; empty likewise
     online_neighbours: int = -1  # at most; -1: as in simulation.json
+    online_imaging: str = "fixed"  # imaging of simulated volumes: fixed as in simulation.json, or drawn at random
+    online_renewal: float = 1.0  # simulated particles per volume drawn; below 1 each is drawn again, with other noise
+    online_stock: int = 4096  # particles kept on the device to draw from, with a renewal below 1
+    online_junk: float = 0.0  # share of the volumes that show no particle, as classes of their own
     auxiliary: int = 0  # procedural classes that train beside the known ones, with simulate_online
     auxiliary_share: float = 0.7  # of each batch
     auxiliary_seed: int = 9  # of their shapes
@@ -104,6 +108,7 @@ def main(cfg: Config) -> None:
         batches = make_batches(cfg, train, classes, device, group)
         steps = -(-batches.count // cfg.accumulate)
         state = Run(cfg, classes, train.preprocessing, steps, device, group, particle_codes(train.rows))
+        state.imaging = batches.imaging_record
         take_up(state)
         if group.first:
             print(description(state, batches, valid), flush=True)
@@ -162,7 +167,9 @@ def warn_of_few(count: int, rate: float) -> None:
 def make_batches(cfg: Config, train: Split, classes: list[str], device: torch.device, group: Group) -> Batches:
     if not cfg.simulate_online:
         return FileBatches(cfg, train, device, group)
-    return OnlineBatches(cfg, classes, train.preprocessing, cfg.online_volumes or len(train), device, group)
+    shapes = load_shapes(cfg, classes, train.preprocessing, device)
+    kind = OnlineBatches if cfg.online_imaging == "fixed" and cfg.online_renewal == 1 else StreamBatches
+    return kind(cfg, shapes, len(classes), cfg.online_volumes or len(train), group)
 
 
 def take_up(state: Run) -> None:

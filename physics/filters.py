@@ -14,6 +14,8 @@ import torch
 
 from physics.imaging import Imaging
 
+COLOUR_FLOOR = 0.1  # of Nyquist: below it coloured noise rises little more
+
 
 def wavelength(voltage: float) -> float:
     """The electrons' wavelength in A, for a voltage in kV."""
@@ -79,7 +81,9 @@ def geometry(side: int, imaging: Imaging, device: torch.device) -> Geometry:
     fraction = shell.double().sqrt() / (side / 2)  # of Nyquist
     kept = wedge(side, imaging.tilt_min, imaging.tilt_max, imaging.dual_axis).double()
     if imaging.band_limit < 1:
-        start = 0.8 * imaging.band_limit
+        if imaging.band_shape == "cube":
+            fraction = torch.maximum(torch.maximum(kz.abs(), ky.abs()), kx).double() / (side / 2)
+        start = (1 - imaging.band_edge) * imaging.band_limit
         kept *= 0.5 + 0.5 * torch.cos(torch.pi * ((fraction - start) / (imaging.band_limit - start)).clamp(0, 1))
     if side % 2 == 0:  # the Nyquist planes stand for both signs of k at once, which a wedge may tell apart
         kept[side // 2], kept[:, side // 2], kept[..., side // 2] = 0, 0, 0
@@ -109,16 +113,27 @@ def white_spectrum(n: int, side: int, generator: torch.Generator | None, device:
     return torch.view_as_complex(pairs)
 
 
-def noise_filter(target: torch.Tensor, shared: Geometry) -> torch.Tensor:
+def sharpness(shared: Geometry, imaging: Imaging) -> torch.Tensor:
+    """What the B factor leaves of the density's amplitude, exp(-B k^2 / 4): (P, P, P // 2 + 1)."""
+    return torch.exp(-imaging.b_factor / 4 * shared.k**2).float()[shared.shell]
+
+
+def noise_filter(target: torch.Tensor, shared: Geometry, imaging: Imaging) -> torch.Tensor:
     """The amplitude spectrum of the noise, of variance 1 in the mean over realisations: (N, P, P, P // 2 + 1).
 
     The noise is a B CTF W e1 + b B W e2, e1 and e2 white and independent: a Gaussian field of power spectrum
     a^2 (B CTF W)^2 + b^2 (B W)^2, and one white field under its root has the same law. a and b follow from the
-    filters' powers, so that each term has half of the variance. `target` is B CTF W.
+    filters' powers, so that the first term has the share `noise_through_ctf` of the variance; a half by default.
+    `target` is B CTF W. A colour shapes both terms.
     """
+    share, kept = imaging.noise_through_ctf, shared.kept
+    if imaging.noise_colour:
+        nyquist = shared.k * 2 * imaging.voxel_size
+        colour = ((nyquist + COLOUR_FLOOR) ** -imaging.noise_colour).float()[shared.shell]
+        target, kept = target * colour, kept * colour
     power = (target**2 * shared.weight).sum(dim=(1, 2, 3), keepdim=True)
-    white_power = (shared.kept**2 * shared.weight).sum()
-    return (target**2 * (0.5 / power) + shared.kept**2 * (0.5 / white_power)).sqrt()
+    white_power = (kept**2 * shared.weight).sum()
+    return (target**2 * (share / power) + kept**2 * ((1 - share) / white_power)).sqrt()
 
 
 def noise_variance(signal_variance: torch.Tensor, snr: torch.Tensor | float, convention: str) -> torch.Tensor:

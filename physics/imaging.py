@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from common.cli import InputError
 
 CONVENTIONS = ("variance", "lab")
+BAND_SHAPES = ("sphere", "cube")
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,11 @@ class Imaging:
     amplitude_contrast: float = 0.07  # share of amplitude contrast in the contrast transfer, 0 to 1
     envelope: float = 0.4  # frequency where the contrast has fallen to 1/e, in Nyquist frequencies; inf for none
     band_limit: float = 1.0  # frequency where signal and noise end smoothly, in Nyquist frequencies; 1 for no limit
+    band_shape: str = "sphere"  # what the band limit bounds: the frequency (sphere), or each axis of it (cube)
+    band_edge: float = 0.2  # share of the band limit over which signal and noise fall to 0
+    b_factor: float = 0.0  # B of exp(-B k^2 / 4), which blurs the density, or below 0 sharpens it, A^2
+    noise_through_ctf: float = 0.5  # share of the noise's variance that went through the contrast transfer, 0 to 1
+    noise_colour: float = 0.0  # how steeply the noise's amplitude falls, as (k / Nyquist + 0.1)^-colour; 0 for white
     shift: float = 2.0  # largest shift of a particle along each axis, voxels
     tilt_step: float = 0.0  # degrees between the views of a real tilt series, far slower; 0 for the ideal wedge
     dose: float = 0.0  # dose of the whole tilt series, electrons per A^2; needs a tilt step
@@ -40,6 +46,9 @@ class Imaging:
             "amplitude_contrast": not 0 <= self.amplitude_contrast <= 1,
             "envelope": self.envelope <= 0,
             "band_limit": not 0 < self.band_limit <= 1,
+            "band_shape": self.band_shape not in BAND_SHAPES,
+            "band_edge": not 0 < self.band_edge <= 1,
+            "noise_through_ctf": not 0 <= self.noise_through_ctf <= 1,
             "shift": self.shift < 0,
             "tilt_step, dual_axis": self.tilt_step < 0 or (self.tilt_step > 0 and self.dual_axis),
             "dose, tilt_step": self.dose < 0 or (self.dose > 0 and not self.tilt_step),
@@ -61,6 +70,9 @@ EXPECTED = {
     "amplitude_contrast": "0 to 1",
     "envelope": "above 0, in Nyquist frequencies",
     "band_limit": "above 0, up to 1 Nyquist frequency",
+    "band_shape": " or ".join(BAND_SHAPES),
+    "band_edge": "above 0, up to 1",
+    "noise_through_ctf": "0 to 1",
     "shift": "0 voxels or more",
     "tilt_step, dual_axis": "0 degrees or more, and 0 with dual_axis",
     "dose, tilt_step": "0 e/A^2 or more, and 0 without a tilt_step",

@@ -63,7 +63,12 @@ def _posing_grid(densities: torch.Tensor) -> torch.Tensor:
 
 
 def pose(
-    fine: torch.Tensor, labels: torch.Tensor, quaternions: torch.Tensor, shifts: torch.Tensor, side: int
+    fine: torch.Tensor,
+    labels: torch.Tensor,
+    quaternions: torch.Tensor,
+    shifts: torch.Tensor,
+    side: int,
+    scale: float = 1.0,
 ) -> torch.Tensor:
     """Densities turned and shifted.
 
@@ -72,6 +77,7 @@ def pose(
         labels: (N,), which density each particle has.
         quaternions, shifts: as `Poses`.
         side: of the box to fill, voxels; larger than D where the surroundings matter.
+        scale: how many times as large the densities become, about their centres.
 
     Returns:
         (N, side, side, side).
@@ -79,7 +85,9 @@ def pose(
     last = fine.shape[-1] - 1
     turn = rotation_matrices(quaternions)
     offset = (torch.arange(side, device=fine.device) - (side - 1) / 2) * FINENESS * 2 / last  # grid_sample's unit
-    origin = (last + 1 - FINENESS) / last - 1 - torch.einsum("ni,nij->nj", shifts, turn) * FINENESS * 2 / last  # (N, 3)
+    moved = torch.einsum("ni,nij->nj", shifts, turn) * FINENESS * 2 / last
+    origin = (last + 1 - FINENESS) / last - 1 - moved / scale  # (N, 3)
+    offset = offset / scale
     # Of each point (x, y, z) the inverse rotation, R^T p = x R[0] + y R[1] + z R[2].
     along_x, along_y, along_z = (offset[:, None] * turn[:, None, row] for row in range(3))  # (N, side, 3)
     plane = (along_z + origin[:, None])[:, :, None] + along_y[:, None]  # (N, side, side, 3)

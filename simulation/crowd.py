@@ -105,16 +105,17 @@ def scene(fine: torch.Tensor, crowd: Crowd, inner: int, side: int) -> torch.Tens
         inner: side in voxels of a cube that holds any of them; side: of the box. Both even, or both odd.
     """
     count, n = crowd.labels.shape
-    wide = side + 2 * inner  # those far away end in a border that is cut off
+    wide = side + 2  # what lies outside ends in a border that is cut off
     volume = fine.new_zeros(count, wide**3)
     steps = torch.arange(inner, device=fine.device)
     for j in range(n):
-        whole = crowd.positions[:, j].round()
-        cube = pose(fine, crowd.labels[:, j], crowd.quaternions[:, j], crowd.positions[:, j] - whole, inner)
-        cube = cube * crowd.present[:, j, None, None, None]
-        corner = (whole.long() + (wide - inner) // 2).clamp(0, wide - inner)  # (N, 3) as x, y, z
-        x, y, z = (corner[:, axis, None] + steps for axis in range(3))  # (N, inner)
+        rows = crowd.present[:, j].nonzero().squeeze(1)  # (R,)
+        positions = crowd.positions[rows, j]
+        whole = positions.round()
+        cube = pose(fine, crowd.labels[rows, j], crowd.quaternions[rows, j], positions - whole, inner)
+        corner = whole.long() + (wide - inner) // 2  # (R, 3) as x, y, z
+        x, y, z = ((corner[:, axis, None] + steps).clamp(0, wide - 1) for axis in range(3))  # (R, inner)
         at = (z[:, :, None, None] * wide + y[:, None, :, None]) * wide + x[:, None, None, :]
-        volume.scatter_add_(1, at.reshape(count, -1), cube.reshape(count, -1))
-    volume = volume.reshape(count, wide, wide, wide)
-    return volume[:, inner:-inner, inner:-inner, inner:-inner]
+        at += (rows * wide**3)[:, None, None, None]
+        volume.view(-1).scatter_add_(0, at.flatten(), cube.flatten())
+    return volume.reshape(count, wide, wide, wide)[:, 1:-1, 1:-1, 1:-1]

@@ -183,18 +183,15 @@ class DataSet(ParticleFiles):
     def image(self, label: int, numbers: range) -> tuple[np.ndarray, list[np.ndarray]]:
         simulator, name = self.simulator, self.names[label]
         poses, crowd = (self._to_device(drawn) for drawn in self.draw(label, numbers))
-        target, spectrum = simulator.filters(poses.defocus)
-        posed = simulator.pose(torch.full((len(numbers),), label, device=simulator.device), poses, label)
-        alone = simulator.signal(posed, target)
-        signal = alone if crowd is None else alone + simulator.surroundings(crowd, target)
-        volumes = []
+        labels = torch.full((len(numbers),), label, device=simulator.device)
+        image, volumes = simulator.image(labels, poses, crowd, label), []
         for snr in self.snr:
-            at_snr = signal
+            at_snr = image.signal
             if not math.isinf(snr):
-                noise = simulator.noise(self._white(name, numbers, snr), spectrum)
-                at_snr = signal + simulator.noise_level(alone, snr) * noise
+                noise = simulator.noise(self._white(name, numbers, snr), image.noise_filter)
+                at_snr = at_snr + simulator.noise_level(image.alone, snr) * noise
             volumes.append(at_snr.cpu().numpy())
-        return (posed > MASK_LEVEL).to(torch.int8).cpu().numpy(), volumes
+        return (image.posed > MASK_LEVEL).to(torch.int8).cpu().numpy(), volumes
 
     def pose(self, label: int, number: int) -> Pose:
         poses = draw_poses(1, self.imaging, self._pose_generator(label, number), "cpu")  # the first that `draw` draws

@@ -5,7 +5,7 @@ axis is y and the beam of the untilted microscope z.
 """
 
 from copy import copy
-from math import ceil
+from math import ceil, floor
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from physics.filters import (
     noise_filter,
     noise_variance,
     padded_side,
+    sharpness,
     transfer,
     white_spectrum,
 )
@@ -27,6 +28,15 @@ from simulation.crowd import Crowd, draw_crowd, outline, scene
 from simulation.tilt_series import TiltSeries
 
 MASK_LEVEL = 0.3  # of the density of solid protein: inside from there on
+
+
+class Imaged(NamedTuple):
+    """What the microscope makes of particles, before any noise."""
+
+    posed: torch.Tensor  # (N, D, H, W): the densities of the targets in their poses
+    alone: torch.Tensor  # (N, D, H, W): the targets through the microscope, to which the SNR refers
+    signal: torch.Tensor  # (N, D, H, W): with their neighbours
+    noise_filter: torch.Tensor  # as `Simulator.noise` takes it
 
 
 class Simulated(NamedTuple):
@@ -50,7 +60,7 @@ class Simulator:
 
     `others` (K, D, H, W) are the complexes that neighbours are drawn from; without them it is the densities themselves.
     `common_variance` is that of the mean class, where the imaging has one noise level for all; by default the mean is
-    over these densities.
+    over these densities. `side` is that of the volumes, where it is more than that of the densities by an even number.
     """
 
     def __init__(
@@ -59,17 +69,20 @@ class Simulator:
         imaging: Imaging,
         others: torch.Tensor | None = None,
         common_variance: torch.Tensor | None = None,
+        side: int | None = None,
     ):
         imaging.check()
-        self.imaging, self.side, self.device = imaging, densities.shape[-1], densities.device
+        self.imaging, self.side, self.device = imaging, side or densities.shape[-1], densities.device
+        self.scale, self.voxel_size = 1.0, imaging.voxel_size  # how much larger than the densities', on which voxels
         self.padded = padded_side(self.side, imaging.padding)
         self.shared = geometry(self.padded, imaging, self.device)
         self.series = self._series()
         self.fine = posing_grid(densities)
-        self.inner = [inner_side(density, imaging.shift) for density in densities]
+        self.inner = [inner_side(density, imaging.shift, self.side) for density in densities]
+        self.outlines = outline(densities, MASK_LEVEL)
         if imaging.neighbours:
             others = densities if others is None else others
-            self.outlines, self.other_outlines = outline(densities, MASK_LEVEL), outline(others, MASK_LEVEL)
+            self.other_outlines = outline(others, MASK_LEVEL)
             self.other_fine = self.fine if others is densities else posing_grid(others)
             self.other_inner = max(inner_side(other, shift=0.5) for other in others)
         self.common_variance = common_variance
@@ -79,19 +92,21 @@ class Simulator:
     def under(self, imaging: Imaging) -> "Simulator":
         """The same densities under other conditions; little is computed again but the filters, a common noise stays.
 
-        For training in the loop, which may change tilt range and defocus with every batch.
+        For training in the loop, which may change them with every batch. On other voxels the targets are that much
+        larger or smaller; their neighbours keep their size.
 
-        Raises ValueError for another voxel size, or neighbours where there were none.
+        Raises ValueError for neighbours where there were none.
         """
         imaging.check()
-        if imaging.voxel_size != self.imaging.voxel_size or (imaging.neighbours and not self.imaging.neighbours):
-            raise ValueError("another voxel size, or neighbours where there were none, need a new Simulator")
+        if imaging.neighbours and not self.imaging.neighbours:
+            raise ValueError("neighbours where there were none need a new Simulator")
         other = copy(self)
-        other.imaging = imaging
+        other.imaging, other.scale = imaging, self.voxel_size / imaging.voxel_size
+        grown = ceil(imaging.shift - self.imaging.shift) + ceil(self.side / 2 * max(0.0, other.scale - self.scale))
         other.padded = padded_side(self.side, imaging.padding)
         other.shared = geometry(other.padded, imaging, self.device)
         other.series = other._series()
-        other.inner = [min(self.side, inner + 2 * ceil(imaging.shift - self.imaging.shift)) for inner in self.inner]
+        other.inner = [min(self.side, inner + 2 * grown) for inner in self.inner]
         if not imaging.common_noise:
             other.common_variance = None
         elif other.common_variance is None:
@@ -112,7 +127,7 @@ class Simulator:
     def pose(self, labels: torch.Tensor, poses: Poses, largest: int | None = None) -> torch.Tensor:
         """The densities (N, D, H, W) of particles in their poses; naming the largest among them may save time."""
         inner = max(self.inner) if largest is None else self.inner[largest]
-        posed = pose(self.fine, labels, poses.quaternions, poses.shifts, inner)
+        posed = pose(self.fine, labels, poses.quaternions, poses.shifts, inner, self.scale)
         return F.pad(posed, [(self.side - inner) // 2] * 6)
 
     def filters(self, defocus: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -129,7 +144,32 @@ class Simulator:
                 contrast.expand(-1, len(self.series.angles), -1, -1)
             )
         target = transfer(defocus, self.shared, self.imaging)
-        return target, noise_filter(target, self.shared)
+        spectrum = noise_filter(target, self.shared, self.imaging)
+        return target * sharpness(self.shared, self.imaging) if self.imaging.b_factor else target, spectrum
+
+    def image(
+        self,
+        labels: torch.Tensor,
+        poses: Poses,
+        crowd: Crowd | None,
+        largest: int | None = None,
+        beside: torch.Tensor | None = None,
+    ) -> Imaged:
+        """Particles (N,) as the microscope shows them without noise.
+
+        Args:
+            labels, poses, largest: as of `pose`.
+            crowd: the neighbours, if any.
+            beside: (N, W, W, W), W = `wide_side`: densities of other things around.
+        """
+        target, spectrum = self.filters(poses.defocus)
+        posed = self.pose(labels, poses, largest)
+        alone = self.signal(posed, target)
+        around = crowd and scene(self.other_fine, crowd, self.other_inner, self.wide_side)
+        if beside is not None:
+            around = beside if around is None else around + beside
+        signal = alone if around is None else alone + self.wide_signal(around, target)
+        return Imaged(posed, alone, signal, spectrum)
 
     def signal(self, posed: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """What the microscope makes of densities (N, D, H, W) without noise."""
@@ -138,9 +178,13 @@ class Simulator:
         spectrum = torch.fft.rfftn(posed, s=(self.padded,) * 3, dim=(1, 2, 3))
         return crop_inverse(spectrum * target, self.side)
 
-    def surroundings(self, crowd: Crowd, target: torch.Tensor) -> torch.Tensor:
-        """What the microscope makes of the neighbours, within the box; those just outside of it reach in."""
-        around = scene(self.other_fine, crowd, self.other_inner, self.padded - (self.padded - self.side) % 2)
+    @property
+    def wide_side(self) -> int:
+        """Side of a box about the volumes' from which things reach in, voxels."""
+        return self.padded - (self.padded - self.side) % 2
+
+    def wide_signal(self, around: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """What the microscope makes of densities (N, W, W, W), W = `wide_side`, within the volumes' box."""
         before = (around.shape[-1] - self.side) // 2
         if self.series:
             return self.signal(F.pad(around, [-before] * 6), target)
@@ -187,15 +231,10 @@ class Simulator:
     def __call__(self, labels: torch.Tensor, snr: torch.Tensor, generator: torch.Generator | None) -> Simulated:
         """A batch: labels (N,), SNR (N,), inf for no noise; the generator lives on the densities' device."""
         poses, crowd = self.draw(labels, generator)
-        target, spectrum = self.filters(poses.defocus)
-        posed = self.pose(labels, poses)
-        volumes = self.signal(posed, target)
-        level = self.noise_level(volumes, snr)
-        if crowd is not None:
-            volumes = volumes + self.surroundings(crowd, target)
+        image = self.image(labels, poses, crowd)
         white = self.white(len(labels), generator)
-        volumes = volumes + level * self.noise(white, spectrum)
-        return Simulated(volumes[:, None], (posed > MASK_LEVEL)[:, None], poses)
+        volumes = image.signal + self.noise_level(image.alone, snr) * self.noise(white, image.noise_filter)
+        return Simulated(volumes[:, None], (image.posed > MASK_LEVEL)[:, None], poses)
 
 
 def simulate(
@@ -216,14 +255,14 @@ def simulate(
     return Simulator(densities, imaging)(labels, snr, generator)
 
 
-def inner_side(density: torch.Tensor, shift: float) -> int:
+def inner_side(density: torch.Tensor, shift: float, most: int | None = None) -> int:
     """Side of the cube that holds a density (D, H, W), but for faint ripples, however turned and shifted.
 
-    Even where D is even.
+    At most `most`, D by default; even where D is even.
     """
     side = density.shape[-1]
     offset = torch.arange(side, device=density.device) - (side - 1) / 2
     distance = (offset[:, None, None] ** 2 + offset[:, None] ** 2 + offset**2).sqrt()
     faint = density.abs() <= 0.01 * density.max()
     radius = distance.masked_fill(faint, 0).max().item() + 1 + shift
-    return side - 2 * max(0, int((side - 1) / 2 - radius))
+    return side - 2 * max((side - (most or side)) // 2, floor((side - 1) / 2 - radius))

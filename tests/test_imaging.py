@@ -349,8 +349,8 @@ def test_conditions_can_change_between_batches(densities):
     assert torch.equal(
         changed(labels, snr, generator(1)).volumes, simulate(densities, labels, snr, other, generator(1)).volumes
     )
-    with pytest.raises(ValueError, match="voxel size"):
-        changed.under(Imaging(voxel_size=10.0))
+    with pytest.raises(ValueError, match="neighbours where there were none"):
+        changed.under(Imaging(voxel_size=VOXEL, neighbours=1))
 
 
 @pytest.mark.parametrize("side", [15, 16])
@@ -414,7 +414,9 @@ def test_neighbours_leave_the_targets_noise_as_it_is(densities):
     poses, crowd = simulator.draw(labels, generator(1))
     target, _ = simulator.filters(poses.defocus)
     alone = simulator.signal(simulator.pose(labels, poses), target)
-    assert simulator.surroundings(crowd, target).shape == alone.shape
+    image = simulator.image(labels, poses, crowd)
+    assert torch.equal(image.alone, alone) and image.signal.shape == alone.shape
+    assert not torch.equal(image.signal, alone)
     expected = (alone.var(dim=(1, 2, 3), correction=0) / snr).sqrt()
     assert torch.allclose(simulator.noise_level(alone, snr).flatten(), expected)
 

@@ -18,7 +18,7 @@ from simulation.simulator import Simulator
 from simulation.structures import load_densities, procedural_complex
 from tests.scripts import refuse, same, small, succeed
 from training.group import Group
-from training.online import OnlineBatches, draw_labels
+from training.online import OnlineBatches, draw_labels, load_shapes
 
 CPU = torch.device("cpu")
 CLASSES = ["complex00", "complex01", "complex02"]
@@ -41,7 +41,7 @@ def settings(folder, **options):
 def source(folder, group=None, volumes=36, **options):
     cfg = settings(folder, **options)
     preprocessing = Preprocessing(16, 20.0, tilt_range=(-60.0, 60.0))
-    return OnlineBatches(cfg, CLASSES, preprocessing, volumes, CPU, group or Group())
+    return OnlineBatches(cfg, load_shapes(cfg, CLASSES, preprocessing, CPU), len(CLASSES), volumes, group or Group())
 
 
 def test_batches_are_normalised_volumes_of_known_classes_and_follow_from_epoch_and_number(shared):
@@ -146,7 +146,7 @@ def test_online_imaging_is_that_of_the_files(shared, tmp_path):
     succeed("simulate.py", *options, *hard, cwd=tmp_path)
     cfg = settings(shared, data_dir=str(tmp_path / "hard"), auxiliary=2)
     preprocessing = Preprocessing(16, 20.0)
-    batches = OnlineBatches(cfg, CLASSES[:2], preprocessing, 24, CPU, Group())
+    batches = OnlineBatches(cfg, load_shapes(cfg, CLASSES[:2], preprocessing, CPU), 2, 24, Group())
     record = json.loads((tmp_path / "hard" / "simulation.json").read_text())
     for name in ("shift", "tilt_min", "tilt_max", "common_noise", "voltage", "band_limit"):
         assert getattr(batches.imaging, name) == record[name]

@@ -22,6 +22,7 @@ class Batches(Protocol):
     count: int  # batches of an epoch
     volumes: int  # volumes of an epoch
     text: str  # what the user is told of it
+    imaging_record: dict | None  # what a checkpoint keeps of the imaging of simulated volumes; None for files
 
     def size(self, number: int) -> int:
         """Volumes of a batch, on all processes together."""
@@ -43,6 +44,8 @@ class FileBatches:
         InputError: rotations are wanted, and the tilt range is unknown; shifts beyond the box; a batch or a split of
             fewer than two volumes a process; a batch that cannot hold the class samples.
     """
+
+    imaging_record = None
 
     def __init__(self, cfg: Any, split: Split, device: torch.device, group: Group):
         self.cfg, self.split, self.device, self.group = cfg, split, device, group

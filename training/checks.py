@@ -27,7 +27,7 @@ def check(cfg: Any) -> None:
         raise InputError("--batch-size 1: expected at least 2, for batch normalisation")
     if not 0 <= cfg.ema < 1:
         raise InputError(f"--ema {cfg.ema:g}: expected 0 or more, below 1; 1 would keep the weights of the start")
-    for name in ("auxiliary_share", "online_noise_free", "memory_share", "false_rejection_rate"):
+    for name in ("auxiliary_share", "online_noise_free", "online_junk", "memory_share", "false_rejection_rate"):
         if not 0 <= getattr(cfg, name) <= 1:
             raise InputError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: expected 0 to 1")
     if cfg.false_rejection_rate == 1:
@@ -58,10 +58,21 @@ def check_online(cfg: Any) -> None:
         if values and not (len(values) == 2 and 0 < values[0] <= values[1] <= largest):
             given = " ".join(f"{value:g}" for value in values)
             raise InputError(f"--{name.replace('_', '-')} {given}: expected two, above 0, the smaller first")
+    if cfg.online_imaging not in ("fixed", "random"):
+        raise InputError(f"--online-imaging {cfg.online_imaging}: expected fixed or random")
+    if not 0 < cfg.online_renewal <= 1 or cfg.online_stock < 1:
+        found = f"--online-renewal {cfg.online_renewal:g} --online-stock {cfg.online_stock}"
+        raise InputError(f"{found}: expected a renewal above 0, up to 1, and a stock of 1 or more")
+    if cfg.online_imaging == "random" and (cfg.online_defocus or cfg.online_tilt):
+        raise InputError(
+            "--online-defocus, --online-tilt: of fixed imaging; --online-imaging random has its own ranges"
+        )
     for field in [] if cfg.simulate_online else fields(cfg):
         default = getattr(type(cfg), field.name, None)
         if field.name.startswith(("online_", "auxiliary")) and getattr(cfg, field.name) != default:
             option = f"--{field.name.replace('_', '-')}"
             raise InputError(f"{option}: of volumes that are simulated; give --simulate-online too")
+    if cfg.online_junk and cfg.online_imaging == "fixed" and cfg.online_renewal == 1:
+        raise InputError("--online-junk: of a stock of particles; give --online-renewal below 1 too")
     if cfg.simulate_online and (cfg.rotate or cfg.noise or cfg.class_samples):
         raise InputError("--rotate, --noise, --class-samples: for files; with --simulate-online every volume is new")

@@ -3,7 +3,9 @@ number of auxiliary procedural classes beside them."""
 
 import hashlib
 import json
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,70 @@ from loader.prepare import Preprocessing
 from physics.grid import Grid, same_voxel_size
 from physics.imaging import Imaging
 from simulation.auxiliary import auxiliary_densities, neighbour_densities
+from simulation.conditions import Condition, ImagingRanges
+from simulation.junk import JUNK
 from simulation.simulator import Simulator
+from simulation.stream import GROUP, PieceMaker, Stock, numbered_generator, room_for
 from simulation.structures import find_structures, load_densities
 from training.batches import check_batch_size, epoch_seed
 from training.group import Group
 
 CPU_BATCH = 16  # particles simulated at once on the CPU, whose caches they then fit
+STREAM_PADDING = 4 / 3  # of random imaging: of a box of 32 voxels and its room, to 48; particles keep off its border
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What is simulated, and how the files were imaged."""
+
+    densities: torch.Tensor  # (C, D, H, W): the known classes, then the auxiliary ones
+    others: torch.Tensor | None  # that neighbours are drawn from
+    imaging: Imaging  # of the files, but for what the settings change
+    common_variance: torch.Tensor | None  # as `Simulator`
+
+
+def load_shapes(cfg: Any, classes: list[str], preprocessing: Preprocessing, device: torch.device) -> Shapes:
+    """The shapes that the training files were simulated from, and as many auxiliary ones as wanted.
+
+    Args:
+        cfg: of train.py: data_dir, structures, auxiliary, auxiliary_seed, online_defocus, online_neighbours.
+        classes: the known classes, in the order of their labels.
+        preprocessing: of the training files, which the simulated volumes must be like.
+
+    Raises:
+        InputError: no record of a simulation in the data folder, or one of other classes, structures or volumes.
+    """
+    folder = find_data_dir(cfg.data_dir)
+    record = read_record(folder / "simulation.json")
+    check_record(record, folder / "simulation.json", cfg.structures, classes, preprocessing)
+    options = {f.name: record[f.name] for f in fields(Imaging) if f.name in record}
+    options |= {"defocus": tuple(record["defocus"]), "envelope": float(record["envelope"])}
+    of_files = Imaging(**options)
+    most = of_files.neighbours if cfg.online_imaging == "fixed" else ImagingRanges().neighbours
+    imaging = replace(
+        of_files,
+        defocus=cfg.online_defocus or of_files.defocus,
+        neighbours=most if cfg.online_neighbours < 0 else cfg.online_neighbours,
+    )
+    margin = 0.0 if record.get("crop") else imaging.shift
+    grid = Grid(record["box"], record["voxel_size"], record["resolution"], margin)
+    source = not record.get("deposited", False), record.get("map_level", 0.1)
+
+    def load(names: list[str]) -> torch.Tensor:
+        return load_densities(tuple(names), cfg.structures, grid, record["seed"], *source).to(device)
+
+    densities, variance = load(classes), None
+    if imaging.common_noise:  # that of all classes of the files, not of those that are trained on
+        variance = Simulator(load(record["classes"]), of_files).common_variance
+    if cfg.auxiliary:
+        more = auxiliary_densities(cfg.auxiliary, grid, cfg.auxiliary_seed, folder)
+        densities = torch.cat([densities, more.to(device)])
+    others = neighbour_densities(grid, record["seed"]).to(device) if imaging.neighbours else None
+    return Shapes(densities, others, imaging, variance)
 
 
 class OnlineBatches:
-    """Batches drawn afresh from densities on the training device.
+    """Batches drawn afresh from densities on the training device, under the imaging of the files.
 
     Labels are those of the known classes; auxiliary classes follow them, `auxiliary_share` of each batch is of them.
     Volumes are uniform over the classes of each kind. Poses and shifts are as simulate.py draws them; the SNR is
@@ -31,59 +87,23 @@ class OnlineBatches:
     draws its own part of a batch, so that another number of processes gives other batches.
 
     Args:
-        cfg: of train.py: data_dir, structures, auxiliary, auxiliary_share, online_*, batch_size, seed.
-        classes: the known classes, in the order of their labels.
-        preprocessing: of the training files, which the simulated volumes must be like.
+        cfg: of train.py: auxiliary, auxiliary_share, online_*, batch_size, seed.
+        known: how many known classes the shapes begin with.
         volumes: of an epoch.
 
     Raises:
-        InputError: no record of a simulation in the data folder, or one of other classes, structures or volumes; a
-            batch of fewer than two volumes a process.
+        InputError: a batch of fewer than two volumes a process.
     """
 
-    def __init__(
-        self,
-        cfg: Any,
-        classes: list[str],
-        preprocessing: Preprocessing,
-        volumes: int,
-        device: torch.device,
-        group: Group,
-    ):
-        self.cfg, self.device, self.group, self.known = cfg, device, group, len(classes)
+    def __init__(self, cfg: Any, shapes: Shapes, known: int, volumes: int, group: Group):
         check_batch_size(cfg.batch_size, group)
+        self.cfg, self.device, self.group, self.known = cfg, shapes.densities.device, group, known
         self.count = max(1, volumes // cfg.batch_size)
         self.volumes = self.count * cfg.batch_size
-        folder = find_data_dir(cfg.data_dir)
-        record = read_record(folder / "simulation.json")
-        check_record(record, folder / "simulation.json", cfg.structures, classes, preprocessing)
-        options = {f.name: record[f.name] for f in fields(Imaging) if f.name in record}
-        options |= {"defocus": tuple(record["defocus"]), "envelope": float(record["envelope"])}
-        imaging = Imaging(**options)
-        self.imaging = replace(
-            imaging,
-            defocus=cfg.online_defocus or imaging.defocus,
-            neighbours=imaging.neighbours if cfg.online_neighbours < 0 else cfg.online_neighbours,
-        )
-        margin = 0.0 if record.get("crop") else imaging.shift
-        grid = Grid(record["box"], record["voxel_size"], record["resolution"], margin)
-        source = not record.get("deposited", False), record.get("map_level", 0.1)
-
-        def load(names: list[str]) -> torch.Tensor:
-            return load_densities(tuple(names), cfg.structures, grid, record["seed"], *source).to(device)
-
-        densities, variance = load(classes), None
-        if imaging.common_noise:  # that of all classes of the files, not of those that are trained on
-            variance = Simulator(load(record["classes"]), imaging).common_variance
-        if cfg.auxiliary:
-            more = auxiliary_densities(cfg.auxiliary, grid, cfg.auxiliary_seed, folder)
-            densities = torch.cat([densities, more.to(device)])
-        crowd = neighbour_densities(grid, record["seed"]).to(device) if self.imaging.neighbours else None
-        self.simulator = Simulator(densities, self.imaging, crowd, variance)
-        self.text = f"{self.volumes} volumes an epoch, simulated as they are needed"
-        if cfg.auxiliary:
-            noun = plural("class", cfg.auxiliary)
-            self.text += f", {cfg.auxiliary_share:.0%} of them of {cfg.auxiliary} auxiliary {noun}"
+        self.imaging = shapes.imaging
+        self.simulator = Simulator(shapes.densities, shapes.imaging, shapes.others, shapes.common_variance)
+        self.text = f"{self.volumes} volumes an epoch, simulated as they are needed{auxiliary_text(cfg)}"
+        self.imaging_record = record_of(cfg, ImagingRanges.around(shapes.imaging, cfg.online_tilt), shapes.imaging)
 
     def size(self, number: int) -> int:
         return self.cfg.batch_size
@@ -93,16 +113,14 @@ class OnlineBatches:
         cfg = self.cfg
         seed = (epoch_seed(cfg.seed, epoch) * self.count + number) * self.group.size + self.group.rank
         drawn = torch.Generator().manual_seed(seed % 2**63)
-        n = cfg.batch_size // self.group.size + (self.group.rank < cfg.batch_size % self.group.size)
+        n = part_of(cfg.batch_size, self.group)
         labels = draw_labels(n, self.known, cfg.auxiliary, cfg.auxiliary_share, drawn)
         low, high = cfg.online_snr
         snr = low * (high / low) ** torch.rand(n, generator=drawn)
         snr[torch.rand(n, generator=drawn) < cfg.online_noise_free] = torch.inf
         simulator = self.simulator
         if cfg.online_tilt:
-            low, high = cfg.online_tilt
-            tilt = round(low + (high - low) * torch.rand((), generator=drawn).item())
-            simulator = simulator.under(replace(self.imaging, tilt_min=-tilt, tilt_max=tilt))
+            simulator = simulator.under(symmetric_tilt(self.imaging, cfg.online_tilt, drawn))
         generator = torch.Generator(self.device)
         generator.manual_seed(int(torch.randint(2**31, (), generator=drawn)))
         chunk = CPU_BATCH if self.device.type == "cpu" else n
@@ -114,6 +132,116 @@ class OnlineBatches:
         mean = volumes.mean(dim=(1, 2, 3, 4), keepdim=True)
         std = volumes.std(dim=(1, 2, 3, 4), correction=0, keepdim=True)
         return (volumes - mean) / std, labels.to(self.device)
+
+
+class StreamBatches:
+    """Batches drawn from a stock of particles (simulation/stream.py), under the files' imaging or any.
+
+    The shares of classes and of noise are as in OnlineBatches, but in the mean over batches. A renewal of 1 with no
+    more in stock than a batch holds draws each particle once. To take up a run costs the making of the whole stock.
+
+    Arguments and errors as OnlineBatches; and InputError for a tilt series, whose noise is no periodic field.
+    """
+
+    def __init__(self, cfg: Any, shapes: Shapes, known: int, volumes: int, group: Group):
+        check_batch_size(cfg.batch_size, group)
+        if shapes.imaging.tilt_step:
+            raise InputError("--online-renewal, --online-imaging: not for a tilt series (tilt_step in simulation.json)")
+        self.cfg, self.group = cfg, group
+        self.count = max(1, volumes // cfg.batch_size)
+        self.volumes = self.count * cfg.batch_size
+        self.part = part_of(cfg.batch_size, group)
+        self.groups = -(-self.part // GROUP)
+        in_stock = max(self.groups, cfg.online_stock // (GROUP * group.size) if cfg.online_renewal < 1 else 0)
+        imaging, draw, ranges = self._imaging(shapes.imaging)
+        self.imaging_record = record_of(cfg, ranges, imaging)
+        room, side = room_for(imaging.shift), shapes.densities.shape[-1]
+        widest = replace(imaging, shift=imaging.shift - room)
+        simulator = Simulator(shapes.densities, widest, shapes.others, shapes.common_variance, side + 2 * room)
+
+        def labels(n: int, generator: torch.Generator) -> torch.Tensor:
+            junk = int(n * cfg.online_junk + torch.rand((), generator=generator).item()) if cfg.online_junk else 0
+            kinds = len(shapes.densities) + torch.randint(len(JUNK), (junk,), generator=generator)
+            return torch.cat([draw_labels(n - junk, known, cfg.auxiliary, cfg.auxiliary_share, generator), kinds])
+
+        seed = cfg.seed * group.size + group.rank
+        self.stock = Stock(PieceMaker(simulator, draw, labels, room, seed), in_stock)
+        self.text = (
+            f"{self.volumes} volumes an epoch, from a stock of {in_stock * GROUP} particles, {cfg.online_renewal:g} of "
+            f"them new per volume, under {cfg.online_imaging} imaging{auxiliary_text(cfg)}"
+        )
+
+    def _imaging(self, of_files: Imaging) -> tuple[Imaging, Callable[[torch.Generator], Condition], ImagingRanges]:
+        """The imaging that holds the most, how a condition is drawn, and from which ranges."""
+        cfg = self.cfg
+        if cfg.online_imaging == "random":
+            ranges = ImagingRanges(neighbours=of_files.neighbours)
+            microscope = {"voltage": of_files.voltage, "cs": of_files.cs, "voxel_size": of_files.voxel_size}
+            base = replace(Imaging(), padding=STREAM_PADDING, **microscope)
+            return replace(base, shift=ranges.shift, neighbours=ranges.neighbours), partial(ranges.draw, base), ranges
+
+        def draw(generator: torch.Generator) -> Condition:
+            imaging = symmetric_tilt(of_files, cfg.online_tilt, generator) if cfg.online_tilt else of_files
+            low, high = imaging.defocus
+            defocus = low + (high - low) * torch.rand((), generator=generator).item()
+            return Condition(replace(imaging, defocus=(defocus, defocus)))
+
+        return of_files, draw, ImagingRanges.around(of_files, cfg.online_tilt)
+
+    def size(self, number: int) -> int:
+        return self.cfg.batch_size
+
+    @torch.no_grad()
+    def batch(self, epoch: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        cfg, step = self.cfg, epoch * self.count + number
+        self.stock.advance(int(step * self.groups * cfg.online_renewal))
+        drawn = numbered_generator(self.stock.make.seed, "draw", step)
+        return self.stock.read(self.stock.draw(self.part, cfg.online_snr, cfg.online_noise_free, drawn))
+
+
+@torch.no_grad()
+def junk_volumes(batches: StreamBatches, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Volumes of junk under the imaging and the SNRs of a stream, and their kinds, as indices into JUNK.
+
+    For a calibration: (M, 1, D, H, W) and (M,), M = count rounded up to whole pieces; each is drawn once.
+    """
+    make, pieces = batches.stock.make, -(-count // GROUP)
+    first = len(make.simulator.fine)
+
+    def labels(n: int, generator: torch.Generator) -> torch.Tensor:
+        return first + torch.randint(len(JUNK), (n,), generator=generator)
+
+    stock = Stock(PieceMaker(make.simulator, make.draw_condition, labels, make.room, seed), pieces)
+    stock.advance(0)
+    cfg, drawn = batches.cfg, numbered_generator(seed, "draw", 0)
+    volumes, found = stock.read(stock.draw(pieces * GROUP, cfg.online_snr, cfg.online_noise_free, drawn))
+    return volumes, found - first
+
+
+def record_of(cfg: Any, ranges: ImagingRanges, imaging: Imaging) -> dict:
+    """What a checkpoint keeps of the imaging that its volumes were simulated under, in plain types."""
+    own = {"voxel_size": imaging.voxel_size, "voltage": imaging.voltage, "cs": imaging.cs}
+    noise = {"snr": list(cfg.online_snr), "noise_free": cfg.online_noise_free}
+    return ranges.content() | own | noise
+
+
+def part_of(batch_size: int, group: Group) -> int:
+    """How many volumes of a batch this process draws."""
+    return batch_size // group.size + (group.rank < batch_size % group.size)
+
+
+def symmetric_tilt(imaging: Imaging, largest: tuple[float, ...], generator: torch.Generator) -> Imaging:
+    """The same under a largest tilt, to both sides, that is drawn from a range in whole degrees."""
+    low, high = largest
+    tilt = round(low + (high - low) * torch.rand((), generator=generator).item())
+    return replace(imaging, tilt_min=-tilt, tilt_max=tilt)
+
+
+def auxiliary_text(cfg: Any) -> str:
+    """What the user is told of the auxiliary classes and of junk; nothing where there is none."""
+    noun = plural("class", cfg.auxiliary)
+    text = f", {cfg.auxiliary_share:.0%} of the particles of {cfg.auxiliary} auxiliary {noun}" if cfg.auxiliary else ""
+    return text + (f", {cfg.online_junk:.0%} junk" if cfg.online_junk else "")
 
 
 def draw_labels(n: int, known: int, auxiliary: int, share: float, generator: torch.Generator) -> torch.Tensor:

@@ -18,6 +18,7 @@ from loader.prepare import Preprocessing
 from loss.base import LossTerms
 from loss.loss import LOSSES
 from model import build_model, load_checkpoint, save_checkpoint
+from simulation.junk import JUNK
 from training.group import Group
 
 BOARD_FOLDER = "tensorboard"
@@ -62,7 +63,7 @@ class Run:
 
     Args:
         cfg: of train.py.
-        classes: the known classes by index; training may have `auxiliary` further ones after them.
+        classes: the known classes by index; training may have `auxiliary` further ones after them, and junk.
         preprocessing: of the training volumes; the checkpoint keeps it.
         particles: codes of the training particles, as `particle_codes` gives them; the checkpoint keeps them.
         steps_per_epoch: of the optimiser.
@@ -83,9 +84,10 @@ class Run:
         self.layout = torch.channels_last_3d  # the faster one, see benchmarks/speed.py
         self.particles = torch.empty(0, dtype=torch.int64) if particles is None else particles
         self.classes, self.preprocessing, self.steps_per_epoch = classes, preprocessing, steps_per_epoch
+        junk = len(JUNK) if cfg.online_junk else 0
         try:
             self.model = build_model(dataclasses.asdict(cfg)).to(device, memory_format=self.layout)
-            self.criterion = make_loss(cfg, len(classes) + cfg.auxiliary).to(device)
+            self.criterion = make_loss(cfg, len(classes) + cfg.auxiliary + junk).to(device)
         except (TypeError, ValueError) as error:
             raise InputError(str(error)) from error
         average = get_ema_multi_avg_fn(cfg.ema)
@@ -104,6 +106,7 @@ class Run:
         self.sums, self.seen = torch.zeros(4, dtype=torch.float64), 0  # of its loss terms, each times its volumes
         self.log: list[dict] = []
         self.calibration: dict = {}
+        self.imaging: dict | None = None  # that volumes are simulated under, for the checkpoint to say
 
     def _together(self) -> nn.Module:
         cfg = self.cfg
@@ -194,7 +197,7 @@ class Run:
             scheduler=self.scheduler.state_dict(),
             scaler={},
             rng={"torch": torch.get_rng_state()},
-            config=dataclasses.asdict(self.cfg),
+            config=dataclasses.asdict(self.cfg) | {"imaging": self.imaging},
             classes=self.classes,
             preprocessing=self.preprocessing.content(),
             calibration=self.calibration,

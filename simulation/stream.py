@@ -1,0 +1,227 @@
+"""A stream of training volumes: a stock of particles without noise, renewed piece by piece, and noise anew each time.
+
+To simulate a particle costs as much as to train on it. So each is drawn several times from a stock on the training
+device: every time with other noise, another SNR, another shift by whole voxels and, where the missing wedge allows, a
+half turn. A piece of the stock is GROUP particles under one condition with one field of noise. Piece k follows from the
+seed and k alone, and the stock at any step is a row of consecutive pieces: a run that is taken up again makes the same.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from common.cli import is_first_process
+from physics.filters import crop_inverse, geometry, noise_filter, transfer, white_spectrum
+from simulation.conditions import Condition
+from simulation.crowd import reach
+from simulation.junk import JUNK, beside, junk_densities
+from simulation.simulator import Imaged, Simulator
+
+GROUP = 8  # particles of a piece
+TILES = 2  # sides of the box along each side of a field of noise: GROUP boxes of it meet nowhere
+ROOM = 2  # voxels that a stored volume may have around the box, for draws to shift it
+# Half turns about no axis, y, z and x: which of the axes (z, y, x) they reverse. A lopsided wedge keeps the first two.
+HALF_TURNS = torch.tensor([[0, 0, 0], [1, 0, 1], [0, 1, 1], [1, 1, 0]], dtype=torch.bool)
+
+
+class Piece(NamedTuple):
+    """Particles under one condition, their targets' signals of variance 1, and noise that suits them."""
+
+    signals: torch.Tensor  # (GROUP, W, W, W) float16, W = side + 2 room
+    levels: torch.Tensor  # (GROUP,) the noise's standard deviation at an SNR of 1
+    labels: torch.Tensor  # (GROUP,) long
+    field: torch.Tensor  # (F, F, F) float16, F = TILES side: of variance 1, and periodic
+    turns: int  # how many of HALF_TURNS keep the wedge
+    one_level: bool  # the SNR belongs to all of them together
+
+
+def room_for(shift: float) -> int:
+    """Voxels that draws shift by, at most, of a largest shift: half of it, ROOM at most. The rest is in the poses."""
+    return min(ROOM, int(shift / 2))
+
+
+class PieceMaker:
+    """Makes the pieces of a stream: piece k of a seed is always the same.
+
+    Args:
+        simulator: of densities (C, D, H, W), its side D + 2 room.
+        draw_condition: of a generator on the CPU.
+        draw_labels: of a number and a generator on the CPU; from C on they are kinds of junk, in the order of JUNK.
+        room: voxels that a stored volume has around the box of a draw.
+        seed: of this stream; each process needs its own.
+    """
+
+    def __init__(
+        self,
+        simulator: Simulator,
+        draw_condition: Callable[[torch.Generator], Condition],
+        draw_labels: Callable[[int, torch.Generator], torch.Tensor],
+        room: int,
+        seed: int,
+    ):
+        self.simulator, self.draw_condition, self.draw_labels = simulator, draw_condition, draw_labels
+        self.room, self.seed, self.side = room, seed, simulator.side - 2 * room
+
+    @torch.no_grad()
+    def __call__(self, number: int) -> Piece:
+        drawn = numbered_generator(self.seed, "piece", number)
+        condition = self.draw_condition(drawn)
+        imaging = condition.imaging
+        labels = self.draw_labels(GROUP, drawn)
+        device = self.simulator.device
+        generator = torch.Generator(device).manual_seed(int(torch.randint(2**31, (), generator=drawn)))
+        simulator = self.simulator.under(replace(imaging, shift=imaging.shift - self.room))
+        real = labels < len(simulator.fine)  # (GROUP,)
+        alone = torch.empty(GROUP, *[simulator.side] * 3, device=device)
+        signal = torch.empty_like(alone)
+        if real.any():
+            image = self._particles(labels[real], condition, simulator, generator)
+            alone[real], signal[real] = image.alone, image.signal
+        if not real.all():
+            alone[~real] = signal[~real] = self._junk(labels[~real] - len(simulator.fine), simulator, generator)
+        box = (slice(None), *[slice(self.room, self.room + self.side)] * 3)
+        level = simulator.noise_level(alone[box], 1.0).flatten()
+        if condition.one_level and real.any():
+            level = level[real].square().mean().sqrt().expand(GROUP)
+        std = alone[box].std(dim=(1, 2, 3), correction=0)
+        signals = (signal / std[:, None, None, None]).half()
+        turns = len(HALF_TURNS) if imaging.tilt_min == -imaging.tilt_max else 2
+        field = self._field(simulator, generator)
+        return Piece(signals, level / std, labels.to(device), field, turns, condition.one_level)
+
+    def _particles(
+        self, labels: torch.Tensor, condition: Condition, simulator: Simulator, generator: torch.Generator
+    ) -> Imaged:
+        """Particles with what is around them."""
+        largest = max(labels.tolist(), key=simulator.inner.__getitem__)
+        labels = labels.to(simulator.device)
+        poses, crowd = simulator.draw(labels, generator)
+        shares = torch.tensor([[condition.membranes], [condition.beads]], device=simulator.device)
+        if not shares.any():
+            return simulator.image(labels, poses, crowd, largest)
+        membranes, beads = torch.rand(2, len(labels), generator=generator, device=simulator.device) < shares
+
+        def reaches(way: torch.Tensor) -> torch.Tensor:
+            far = reach(simulator.outlines[labels], poses.quaternions, way[:, None])[:, 0]
+            return far * simulator.scale + (poses.shifts * way).sum(dim=1)
+
+        around = beside(reaches, membranes, beads, simulator, generator) if (membranes | beads).any() else None
+        return simulator.image(labels, poses, crowd, largest, around)
+
+    def _junk(self, kinds: torch.Tensor, simulator: Simulator, generator: torch.Generator) -> torch.Tensor:
+        """What the microscope makes of junk of the kinds (N,); of noise alone more noise: (N, W, W, W)."""
+        target, spectrum = simulator.filters(torch.tensor(simulator.imaging.defocus[:1], device=simulator.device))
+        signal = simulator.wide_signal(junk_densities(kinds, simulator, generator), target)
+        empty = (kinds == list(JUNK).index("junk_noise")).nonzero().squeeze(1)
+        if len(empty):
+            signal[empty] = simulator.noise(simulator.white(len(empty), generator), spectrum)
+        return signal
+
+    def _field(self, simulator: Simulator, generator: torch.Generator) -> torch.Tensor:
+        """Noise of the condition's spectrum and variance 1, (F, F, F)."""
+        imaging, side = simulator.imaging, TILES * self.side
+        shared = geometry(side, imaging, simulator.device)
+        defocus = torch.tensor(imaging.defocus, device=simulator.device).mean(dim=0, keepdim=True)
+        spectrum = noise_filter(transfer(defocus, shared, imaging), shared, imaging)
+        white = white_spectrum(1, side, generator, simulator.device)
+        return (crop_inverse(white * spectrum, side) * side**1.5)[0].half()
+
+
+class Draw(NamedTuple):
+    """Which volumes of the stock a batch holds, and what is done to each."""
+
+    rows: torch.Tensor  # (n,) long: piece times GROUP plus particle
+    turns: torch.Tensor  # (n,) long, into HALF_TURNS
+    corners: torch.Tensor  # (n, 3) long: where the box begins in the stored volume, 0 ... 2 room
+    noise_turns: torch.Tensor  # (n,) long
+    noise_corners: torch.Tensor  # (n, 3) long: where the box begins in the field
+    factors: torch.Tensor  # (n,) of the noise, for a level of 1: 1 / sqrt(SNR), 0 for no noise, either sign
+
+
+class Stock:
+    """The pieces that are in use, on the training device.
+
+    Args:
+        make: of pieces, by their numbers.
+        count: pieces in use at once.
+    """
+
+    def __init__(self, make: PieceMaker, count: int):
+        self.make, self.count, self.side, device = make, count, make.side, make.simulator.device
+        self.device, self.field_side = device, TILES * make.side
+        self.numbers = [-1] * count  # which piece each place holds
+        self.signals = torch.empty(count, GROUP, *[make.simulator.side] * 3, dtype=torch.float16, device=device)
+        self.fields = torch.empty(count, *[self.field_side] * 3, dtype=torch.float16, device=device)
+        self.levels = torch.empty(count, GROUP, device=device)
+        self.labels = torch.empty(count, GROUP, dtype=torch.long, device=device)
+        self.turns = torch.empty(count, dtype=torch.long)
+        self.one_level = torch.empty(count, dtype=torch.bool)
+
+    def advance(self, first: int) -> None:
+        """Hold the pieces first ... first + count - 1; makes those that it does not hold yet."""
+        missing = [number for number in range(first, first + self.count) if self.numbers[number % self.count] != number]
+        hidden = len(missing) < self.count or not is_first_process()
+        for number in tqdm(missing, desc="stock of particles", unit="piece", leave=False, disable=hidden):
+            place, piece = number % self.count, self.make(number)
+            self.signals[place], self.levels[place] = piece.signals, piece.levels
+            self.labels[place], self.fields[place] = piece.labels, piece.field
+            self.turns[place], self.one_level[place] = piece.turns, piece.one_level
+            self.numbers[place] = number
+
+    def draw(self, n: int, snr: tuple[float, float], noise_free: float, generator: torch.Generator) -> Draw:
+        """Choose n volumes and what is done to them: GROUP of each piece that is chosen, no piece twice.
+
+        The SNR is log-uniform in the range `snr`, per particle or per piece; the share `noise_free` has no noise.
+        """
+        groups = -(-n // GROUP)
+        places = torch.randperm(self.count, generator=generator)[:groups]
+        order = torch.rand(groups, GROUP, generator=generator).argsort(dim=1)
+        rows = places[:, None] * GROUP + order
+        uniform = torch.rand(groups, GROUP, generator=generator)
+        uniform = torch.where(self.one_level[places, None], uniform[:, :1], uniform)
+        factors = (snr[0] * (snr[1] / snr[0]) ** uniform) ** -0.5
+        factors[torch.rand(groups, GROUP, generator=generator) < noise_free] = 0.0
+        factors *= torch.randint(2, factors.shape, generator=generator) * 2 - 1
+        turns, noise_turns = (
+            (torch.rand(groups, GROUP, generator=generator) * self.turns[places, None]).long() for _ in range(2)
+        )
+        corners = torch.randint(2 * self.make.room + 1, (groups, GROUP, 3), generator=generator)
+        tiles = torch.rand(groups, GROUP, generator=generator).argsort(dim=1)  # the boxes of one field meet nowhere
+        tiles = torch.stack([tiles // TILES**2, tiles // TILES % TILES, tiles % TILES], dim=2) * self.side
+        noise_corners = tiles + torch.randint(self.field_side, (groups, 1, 3), generator=generator)
+        parts = rows, turns, corners, noise_turns, noise_corners, factors
+        return Draw(*(part.flatten(0, 1)[:n] for part in parts))
+
+    def read(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor]:
+        """Volumes (n, 1, D, H, W) float32, mean 0 and standard deviation 1, and labels (n,), of what was drawn."""
+        draw = Draw(*(part.to(self.device, non_blocking=True) for part in draw))
+        turns = HALF_TURNS.to(self.device)
+        signals = self._boxes(self.signals, draw.rows, draw.corners, turns[draw.turns])
+        noise = self._boxes(self.fields, draw.rows // GROUP, draw.noise_corners, turns[draw.noise_turns])
+        levels = draw.factors * self.levels.flatten()[draw.rows]
+        volumes = torch.addcmul(signals, levels[:, None], noise)  # (n, D H W)
+        volumes -= volumes.mean(dim=1, keepdim=True)
+        volumes /= volumes.square().mean(dim=1, keepdim=True).sqrt()
+        return volumes.reshape(-1, 1, *[self.side] * 3), self.labels.flatten()[draw.rows]
+
+    def _boxes(
+        self, cubes: torch.Tensor, which: torch.Tensor, corners: torch.Tensor, reversed_axes: torch.Tensor
+    ) -> torch.Tensor:
+        """Boxes of periodic cubes (..., W, W, W), each from its corner on, some axes reversed: (n, D H W) float32."""
+        wide, side = cubes.shape[-1], self.side
+        steps = torch.arange(side, device=self.device)
+        at = torch.where(reversed_axes[:, :, None], side - 1 - steps, steps) + corners[:, :, None]  # (n, 3, side)
+        z, y, x = (at % wide).unbind(1)
+        lines = (which[:, None] * wide + z)[:, :, None] * wide + y[:, None, :]  # (n, side, side)
+        found = cubes.view(-1, wide).index_select(0, lines.flatten()).view(len(which), side**2, wide)
+        return found.gather(2, x[:, None, :].expand(-1, side**2, -1)).flatten(1).float()
+
+
+def numbered_generator(seed: int, what: str, number: int) -> torch.Generator:
+    """The generator on the CPU of a numbered thing: successive seeds, of which torch keeps 32 bits."""
+    digest = hashlib.sha256(f"{seed}/{what}".encode()).digest()
+    return torch.Generator().manual_seed((int.from_bytes(digest[:4], "little") + number) % 2**32)

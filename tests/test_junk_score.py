@@ -1,0 +1,26 @@
+"""Particle or junk, by cosines to directions of both."""
+
+import numpy as np
+import pytest
+
+from evaluation.junk import calibrate_junk, junk_score
+
+
+def test_the_score_is_the_nearest_junk_less_the_nearest_particle():
+    particles, junk = np.array([[2.0, 0, 0], [0, 1, 0]]), np.array([[0, 0, 3.0]])
+    found = junk_score(np.array([[1.0, 0, 0], [0, 0, 5], [0, 3, 4]]), particles, junk)
+    assert found == pytest.approx([-1.0, 1.0, 0.8 - 0.6])
+
+
+def test_the_threshold_leaves_the_stated_share_of_knowns_and_finds_junk():
+    generator = np.random.default_rng(0)
+    axes = np.eye(6)
+    particles = axes[:4]
+    known = axes[generator.integers(4, size=1000)] + 0.3 * generator.normal(size=(1000, 6))
+    kinds = np.arange(200) % 2
+    junk = axes[4 + kinds] + 0.3 * generator.normal(size=(200, 6))
+    calibration = calibrate_junk(particles, junk, kinds, known, 0.02)
+    assert calibration.junk == pytest.approx(axes[4:], abs=0.1)
+    assert calibration.is_junk(known).mean() == pytest.approx(0.02, abs=0.002)
+    assert calibration.is_junk(junk).mean() > 0.95
+    assert np.array_equal(calibration.score(known), junk_score(known, particles, calibration.junk))
