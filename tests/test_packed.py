@@ -1,6 +1,7 @@
 """The packed file of a split: written once, shared, made anew where something changed, and never half there."""
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ import check_split
 from common.cli import InputError
 from loader.columns import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR, VOXEL_SIZE
 from loader.dataset import load_split
-from loader.packed import open_packed, own_preprocessing
+from loader.packed import RECORD, open_packed, own_preprocessing
 from loader.prepare import Input, Preprocessing, prepare
 from loader.rows import read_rows
 from loader.volume import write_volume
@@ -178,6 +179,25 @@ def test_a_script_that_writes_to_the_images_spoils_no_file(split):
     before = first.images.clone()
     first.images.add_(1)
     assert torch.equal(load_split(split).images, before)
+
+
+def test_a_packed_file_larger_than_the_memory_is_mapped(split):
+    """A sparse file, of a box that no volume has."""
+    load_split(split)
+    data, text = split.parent / "train.packed.f16", split.parent / "train.packed.json"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    box = round((memory / COUNT) ** (1 / 3))  # 2 bytes a voxel: twice the memory
+    head = json.loads(text.read_text())
+    head["preprocessing"]["box"] = box
+    text.write_text(json.dumps(head))
+    end = COUNT * (2 * box**3 + RECORD.itemsize)
+    os.truncate(data, end)
+    with data.open("r+b") as file:
+        file.seek(end)
+        file.write(hashlib.sha256(json.dumps(head, sort_keys=True).encode()).digest())
+    packed = open_packed(read_rows(split))
+    assert packed.images.shape == (COUNT, 1, box, box, box)
+    assert packed.images[-1, 0, -1, -1, -1] == 0
 
 
 def test_a_bad_volume_leaves_no_packed_file(split):
