@@ -55,7 +55,7 @@ def read_volume(address: str | Path) -> tuple[np.ndarray, float | None]:
     try:
         with read(path, permissive=False) as mrc:
             data, axes = np.array(_take(mrc, number, path)), _axes(mrc, path)
-            voxel = np.array([mrc.voxel_size[axis] for axis in "xyz"], dtype=float)
+            voxel = np.array(mrc.voxel_size.tolist(), dtype=float)  # x, y, z
     except InputError:
         raise
     except (ValueError, OverflowError, MemoryError, OSError, EOFError, zlib.error) as error:
