@@ -82,7 +82,7 @@ class Config:
     snr: tuple[float, ...] = (0.03, 0.05, math.inf)  # signal-to-noise ratios; inf for no noise
     box: int = 32  # side of a volume, voxels
     crop: bool = False  # allow shifts that take the ends of the largest complexes out of the box
-    set: str = ""  # named set of these options: benchmark, lab, hard, series or other; what is given besides goes first
+    set: str = ""  # named set of options: benchmark, lab, hard, series or other; options that are given override it
     independent: bool = False  # image with code that training never sees, for evaluation alone; see simulation/other.py
     seed: int = 9  # seed of poses, noise and procedural complexes
     device: str = "auto"  # device that computes: auto, cpu or cuda
