@@ -67,6 +67,7 @@ class Expert:
     resolution: float = 20.0  # resolution of densities that are made from coordinates, A; at least the voxel size
     deposited: bool = False  # take the chains of coordinate files as deposited, in place of biological assembly 1
     map_level: float = 0.1  # share of a map's maximum under which there is no complex
+    shape_seed: int | None = None  # seed of procedural complexes, where theirs is another than that of poses and noise
     workers: int = 0  # threads that make volumes; 0 for one per core
 
 
@@ -81,7 +82,7 @@ class Config:
     snr: tuple[float, ...] = (0.03, 0.05, math.inf)  # signal-to-noise ratios; inf for no noise
     box: int = 32  # side of a volume, voxels
     crop: bool = False  # allow shifts that take the ends of the largest complexes out of the box
-    set: str = ""  # named set of these options: benchmark, lab, hard, series or other; what is given besides goes first
+    set: str = ""  # named set of options: benchmark, lab, hard, series or other; options that are given override it
     independent: bool = False  # image with code that training never sees, for evaluation alone; see simulation/other.py
     seed: int = 9  # seed of poses, noise and procedural complexes
     device: str = "auto"  # device that computes: auto, cpu or cuda
@@ -121,14 +122,15 @@ def prepare_imaging(cfg: Config, names: tuple[str, ...]) -> tuple[Callable[..., 
     cfg.imaging.check()
     margin = 0.0 if cfg.crop else cfg.imaging.shift
     grid = Grid(cfg.box, cfg.imaging.voxel_size, cfg.expert.resolution, margin)
-    source = names, cfg.structures, grid, cfg.seed, not cfg.expert.deposited, cfg.expert.map_level
+    shape_seed = cfg.seed if cfg.expert.shape_seed is None else cfg.expert.shape_seed
+    source = names, cfg.structures, grid, shape_seed, not cfg.expert.deposited, cfg.expert.map_level
     if cfg.independent:
         other.check_imaging(cfg.imaging)
         fine = other.fine_densities(*source)
         made = partial(other.OtherFiles, fine=fine, imaging=cfg.imaging, seed=cfg.seed, snr=cfg.snr)
         return made, np.array([other.coarse(density) for density in fine])
     densities = load_densities(*source)
-    crowd = neighbour_densities(grid, cfg.seed).to(device) if cfg.imaging.neighbours else None
+    crowd = neighbour_densities(grid, shape_seed).to(device) if cfg.imaging.neighbours else None
     simulator = Simulator(densities.to(device), cfg.imaging, crowd)
     return partial(DataSet, simulator=simulator, seed=cfg.seed, snr=cfg.snr), densities.numpy()
 

@@ -54,7 +54,7 @@ class Config:
 
 
 KINDS = ("easy", "hard")  # of data
-NOT_OPTIONS = ("classes", "files", "procedural")  # of simulation.json: what the data came to be, not how
+NOT_OPTIONS = ("classes", "files", "procedural", "set")  # of simulation.json: what the data came to be, not how
 
 
 def main(cfg: Config) -> None:

@@ -34,6 +34,7 @@ from simulation.particles import Pose
 from simulation.sets import SETS
 from simulation.simulator import Simulator
 from simulation.structures import load_densities, procedural_complex
+from tests.test_structures import SHARED, needs_structures
 
 GRID, SMALL = Grid(32, 10.0, 20.0), Grid(16, 20.0, 40.0)
 NAMES = ("complex00", "complex07", "complex09")
@@ -178,6 +179,15 @@ def test_a_map_gives_the_density_that_the_simulator_makes_of_it(tmp_path, own):
     assert correlation(coarse(of_map(tmp_path / "map.mrc", GRID, 0.1)), expected) > 0.95
     with pytest.raises(InputError, match=r"map\.mrc: .* need a box of"):
         of_map(tmp_path / "map.mrc", dataclasses.replace(GRID, box=12), 0.1)
+
+
+@needs_structures
+@pytest.mark.parametrize("folder, name", [("pdb", "3hhb"), ("maps_10A", "1bxn")])
+def test_a_structure_file_gives_the_density_that_the_simulator_makes_of_it(folder, name):
+    source = (name,), SHARED / folder, GRID, 0, True, 0.1
+    ours, theirs = coarse(fine_densities(*source)[0]), load_densities(*source)[0].numpy()
+    assert correlation(ours, theirs) > 0.95
+    assert max(correlation(np.flip(ours, axis), theirs) for axis in range(3)) < 0.95
 
 
 def test_what_it_does_not_have_is_refused():

@@ -20,10 +20,12 @@ import tyro
 import simulate
 from common.cli import REPOSITORY, InputError, run
 from loader.volume import read_volume, write_volume
+from physics.grid import Grid
 from physics.imaging import Imaging
 from simulate import Config, Expert, main
 from simulation.particles import HEADER_BYTES, VolumeWriter, snr_code, snr_folders
 from simulation.sets import SETS
+from simulation.structures import load_densities
 
 TINY = {
     "procedural": 3,
@@ -144,6 +146,19 @@ def test_a_particle_does_not_depend_on_what_else_is_made(made, tmp_path):
             for folder, place, i in ((tmp_path, "data2_SNR005", ours), (made, "data2_SNR005", theirs))
         )
         assert np.allclose(one, other, atol=1e-4 * np.abs(other).max())
+
+
+def test_the_same_complexes_can_be_imaged_as_other_particles(made, tmp_path):
+    """What evaluates a network must show it the shapes it knows, and no particle that it was trained on."""
+    main(config(tmp_path, seed=10, shape_seed=9, snr=(math.inf,), per_class=1))
+    table, before = (pd.read_csv(folder / "particles.csv") for folder in (tmp_path, made))
+    assert not {*table["Quaternion"]} & {*before["Quaternion"]}
+    grid = Grid(16, 20.0, 40.0)
+    for shape_seed, matches in ((9, True), (10, False)):
+        densities = load_densities(("complex00", "complex01"), "", grid, shape_seed)
+        sizes = [np.count_nonzero(density > 0.3) for density in densities.numpy()]
+        masks = [np.count_nonzero(read_volume(tmp_path / name)[0]) for name in table["Segmentation Ground Truth"][:2]]
+        assert (np.abs(np.divide(masks, sizes) - 1).max() < 0.3) == matches
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_files(made, tmp_path):

@@ -62,11 +62,12 @@ def load_shapes(cfg: Any, classes: list[str], preprocessing: Preprocessing, devi
         neighbours=most if cfg.online_neighbours < 0 else cfg.online_neighbours,
     )
     margin = 0.0 if record.get("crop") else imaging.shift
+    seed = record["seed"] if record.get("shape_seed") is None else record["shape_seed"]
     grid = Grid(record["box"], record["voxel_size"], record["resolution"], margin)
     source = not record.get("deposited", False), record.get("map_level", 0.1)
 
     def load(names: list[str]) -> torch.Tensor:
-        return load_densities(tuple(names), cfg.structures, grid, record["seed"], *source).to(device)
+        return load_densities(tuple(names), cfg.structures, grid, seed, *source).to(device)
 
     densities, variance = load(classes), None
     if imaging.common_noise:  # that of all classes of the files, not of those that are trained on
@@ -74,7 +75,7 @@ def load_shapes(cfg: Any, classes: list[str], preprocessing: Preprocessing, devi
     if cfg.auxiliary:
         more = auxiliary_densities(cfg.auxiliary, grid, cfg.auxiliary_seed, folder)
         densities = torch.cat([densities, more.to(device)])
-    others = neighbour_densities(grid, record["seed"]).to(device) if imaging.neighbours else None
+    others = neighbour_densities(grid, seed).to(device) if imaging.neighbours else None
     return Shapes(densities, others, imaging, variance)
 
 
