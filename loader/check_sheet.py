@@ -56,23 +56,16 @@ def strongest(mean: np.ndarray) -> np.ndarray:
 
 def verdict(mean: np.ndarray, count: int) -> tuple[str, bool]:
     """What the mean of `count` boxes says about centre and contrast, and whether that is a warning."""
-    brightness = central_brightness(normalise(mean, "the mean of all boxes"))
-    place = strongest(mean)
-    text = f"the mean of {count} boxes: its middle is {abs(brightness):.1f} standard errors "
-    text += "brighter than the box" if brightness > 0 else "darker than the box"
-    if np.abs(place).max() > OFF * len(mean):
-        z, y, x = place
-        return (
-            f"{text}, but it differs most {z:+.1f}, {y:+.1f}, {x:+.1f} voxels (z, y, x) from there: not centred; is "
-            "the centre, the sign of an axis, the pixel size or the binning wrong? see check.png"
-        ), True
-    if abs(brightness) < SURE:
-        return (
-            f"{text}: too little to say that the particles are in the middle; wrong places, or few and noisy "
-            "particles? see check.png"
-        ), True
+    brightness, place = central_brightness(normalise(mean, "the mean of all boxes")), strongest(mean)
     contrast = "bright" if brightness > 0 else "dark"
-    return f"{text}: centred; the particles are {contrast}, in train.py and predict.py --contrast {contrast}", False
+    text = f"the mean of {count} boxes: its middle is {abs(brightness):.1f} standard errors {contrast}er than the box"
+    is_off, is_faint = np.abs(place).max() > OFF * len(mean), abs(brightness) < SURE
+    if not is_off and not is_faint:
+        return f"{text}: centred; the particles are {contrast}, in train.py and predict.py --contrast {contrast}", False
+    if is_off:
+        text += ", and it differs most at {:+.1f}, {:+.1f}, {:+.1f} voxels (z, y, x) from there".format(*place)
+    cause = "wrong places, or few and noisy particles?" if is_faint else "not centred:"
+    return f"{text}; {cause} look at check.png, and at units, pixel size, centre and the sign of the axes", True
 
 
 def check_sheet(path: Path, glimpses: Sequence[Glimpse], box_text: str) -> None:

@@ -91,6 +91,12 @@ def read_star(path: Path) -> tuple[pd.DataFrame, Path]:
         blocks = starfile.read(path, always_dict=True)
     except Exception as error:  # starfile has no exception of its own and raises whatever its parser met
         raise InputError(f"{path}: not a readable STAR file ({error})") from error
+    general = blocks.get("general")
+    if isinstance(general, dict) and str(general.get("rlnTomoSubTomosAre2DStacks", 0)) == "1":
+        raise InputError(
+            f"{path}: its particles are 2-D stacks of tilts (rlnTomoSubTomosAre2DStacks), not volumes; give its "
+            "coordinates and the tomograms to extract.py"
+        )
     tables = [block for block in blocks.values() if isinstance(block, pd.DataFrame) and "rlnImageName" in block]
     if len(tables) != 1:
         raise InputError(f"{path}: {len(tables)} tables with rlnImageName; expected one table of particles")

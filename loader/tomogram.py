@@ -109,12 +109,13 @@ def find_tomograms(names: Sequence[str], voxel_size: float) -> tuple[list[Tomogr
 
 
 def _files(path: Path) -> list[Path]:
-    """A tomogram, or those in a folder."""
+    """A tomogram, or those in a folder, where stacks may lie beside them."""
     if is_zarr(path) or path.is_file():
         return [path]
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder; expected tomograms")
-    files = sorted([*mrc_files(path), *(folder for folder in path.iterdir() if is_zarr(folder))])
+    volumes = [file for file in mrc_files(path) if file.suffix.lower() not in STACK_SUFFIXES]
+    files = sorted([*volumes, *(folder for folder in path.iterdir() if is_zarr(folder))])
     if not files:
         raise InputError(f"{path}: holds neither an MRC file nor an OME-Zarr folder; expected tomograms")
     return files

@@ -12,6 +12,7 @@ from loader.coordinates import read_picks
 from loader.flavours import FLAVOURS
 from tests import picks
 from tests.picks import PLACES, SIDE, VOXEL, WRITERS, blobs, loop, middle_of_mass, write_tomogram, xyz
+from tests.scripts import REPOSITORY
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +36,10 @@ def offsets(planned, folder):
     return np.array([middle_of_mass(box) for made in planned for box in made.boxes(folder)])
 
 
-def test_every_flavour_is_tried():
+def test_every_flavour_is_tried_and_explained():
     assert set(WRITERS.values()) == set(FLAVOURS)
+    explained = re.findall(r"^\| `([\w-]+)` \|", (REPOSITORY / "docs" / "coordinates.md").read_text(), re.MULTILINE)
+    assert set(explained) == set(FLAVOURS)
 
 
 @pytest.mark.parametrize(("write", "flavour"), WRITERS.items(), ids=lambda value: getattr(value, "__name__", ""))
@@ -87,6 +90,14 @@ def test_relion_4_takes_the_tilt_series_pixel_size_from_tomograms_star(tmp_path)
     with pytest.raises(InputError, match="whose pixel size is not told; give --pixel-size"):
         plans([star], [tmp_path / "TS_01.mrc"])
     assert np.abs(offsets(plans([star], [tmp_path / "TS_01.mrc"], pixel_size=2.5), tmp_path)).max() < 0.05
+
+
+def test_centred_coordinates_count_more_than_those_of_relion_4_beside_them(tomograms, tmp_path):
+    rows = [f"{name} {xyz(place - picks.CORNER_TO_CENTRE)} 1 1 1 2.5" for name, place in picks.ROWS]
+    labels = "rlnTomoName rlnCenteredCoordinateXAngst rlnCenteredCoordinateYAngst rlnCenteredCoordinateZAngst"
+    labels = f"{labels} rlnCoordinateX rlnCoordinateY rlnCoordinateZ rlnTomoTiltSeriesPixelSize"
+    (tmp_path / "a.star").write_text(loop(labels, rows, "particles"))
+    assert np.abs(offsets(plans([tmp_path / "a.star"], [tomograms]), tmp_path)).max() < 0.05
 
 
 def test_coordinates_in_angstrom_are_given_by_a_pixel_size_of_1(tomograms, tmp_path):

@@ -14,7 +14,7 @@ import csv_split
 import extract
 from common.cli import InputError
 from loader.boxes import Box, cut_box
-from loader.columns import INPUT, LABEL, PARTICLE, SOURCE_ROW, TOMOGRAM, VOXEL_SIZE
+from loader.columns import INPUT, LABEL, PARTICLE, SOURCE_ROW, VOXEL_SIZE
 from loader.prepare import find_inputs
 from loader.star import read_star
 from loader.tomogram import find_tomograms, plain_name, read_header
@@ -88,21 +88,21 @@ def test_a_stack_is_a_volume_stack_whose_header_is_right(extracted):
         assert mrc.header.rms == pytest.approx(mrc.data.std(), rel=1e-4)
 
 
-def test_the_folder_is_a_data_folder_of_csv_split_and_an_input_of_predict(extracted, tmp_path, monkeypatch):
-    given = find_inputs([str(extracted / "particles.csv")])
-    assert len(given) == 5 and given[0].voxel_size == VOXEL
-    assert read_volume(given[4].address)[0].shape == (SIDE,) * 3
-    monkeypatch.chdir(tmp_path)
-    table = pd.read_csv(extracted / "particles.csv", dtype=str)
-    many = pd.concat([table.assign(**{PARTICLE: table[PARTICLE] + f"_{copy}"}) for copy in range(2)])
-    many[INPUT] = [f"{row % 3 + 1}@copy{row}_{name.partition('@')[2]}" for row, name in enumerate(many[INPUT])]
-    (tmp_path / "data_").mkdir()
-    for name in many[INPUT]:
-        (tmp_path / "data_" / name.partition("@")[2]).symlink_to(extracted / "TS_01.mrcs")
-    many.to_csv(tmp_path / "data_" / "particles.csv", index=False)
-    csv_split.main(csv_split.Config(data_dir="data_"))
-    train = pd.read_csv(tmp_path / "csv_split" / "train.csv", dtype=str)
-    assert "rlnOriginXAngst" in train and set(train[TOMOGRAM]) <= {"TS_01", "TS_02"}
+def test_the_folder_is_a_data_folder_of_csv_split_and_an_input_of_predict(lab, tmp_path):
+    rows = [f"TS_0{1 + n % 2},{20 + n % 3},{16 + n},{11.5},{'ab'[n // 6]}" for n in range(12)]
+    (tmp_path / "a.csv").write_text("\n".join(["Tomogram,x,y,z,Actual Label", *rows]))
+    out = tmp_path / "extracted"
+    extract.main(config(lab, out, coordinates=(str(tmp_path / "a.csv"),), tilt_range=(-60.0, 60.0)))
+    given = find_inputs([str(out / "particles.csv")])
+    assert len(given) == 12 and {found.voxel_size for found in given} == {VOXEL}
+    csv_split.main(csv_split.Config(data_dir=str(out), csv_dir=str(tmp_path / "csv_split")))
+    parts = [pd.read_csv(tmp_path / "csv_split" / f"{part}.csv", dtype=str) for part in ("train", "valid", "test")]
+    assert sorted(name for part in parts for name in part[PARTICLE]) == sorted(
+        f"TS_0{tomogram}/{number}" for tomogram in (1, 2) for number in range(1, 7)
+    )
+    assert {"x", "Position X", SOURCE_ROW, "Tilt Min"} <= set(parts[0])
+    for given in find_inputs([str(tmp_path / "csv_split" / "train.csv")]):
+        assert read_volume(given.address)[0].shape == (SIDE,) * 3
 
 
 def test_half_precision_keeps_the_volumes(lab, tmp_path, extracted):
@@ -271,7 +271,7 @@ def test_the_contrast_and_the_centre_of_the_mean_are_said(contrast, tmp_path, ca
     assert (tmp_path / "a" / "check.png").read_bytes().startswith(b"\x89PNG")
     wrong = csv_picks(tmp_path / "b.csv", PLACES["TS_01"] / VOXEL + np.array([3.0, 0, 0]))
     extract.main(config(tmp_path, tmp_path / "b", coordinates=wrong, **options))
-    assert "from there: not centred" in capsys.readouterr().err
+    assert "from there; " in capsys.readouterr().err
 
 
 def test_places_without_particles_are_doubted(tmp_path, capsys):
@@ -279,8 +279,7 @@ def test_places_without_particles_are_doubted(tmp_path, capsys):
     tomogram = write_tomogram(tmp_path / "TS_01.mrc", rng.normal(size=(24, 64, 64)).astype(np.float32))
     places = csv_picks(tmp_path / "a.csv", rng.uniform(10, 31, size=(25, 3)) * (1, 1, 0) + (0, 0, 11))
     extract.main(config(tmp_path, tmp_path / "out", coordinates=places, tomograms=(str(tomogram),)))
-    warned = capsys.readouterr().err
-    assert "too little to say" in warned or "not centred" in warned
+    assert "wrong places, or few and noisy particles?" in capsys.readouterr().err
     small = csv_picks(tmp_path / "b.csv", rng.uniform(6, 11, size=(25, 3)))
     extract.main(config(tmp_path, tmp_path / "small", coordinates=small, tomograms=(str(tomogram),)))
     assert "TS_01: all 25 particles are in one corner of it" in capsys.readouterr().err
@@ -360,25 +359,26 @@ def test_a_zarr_folder_that_is_no_tomogram_is_refused(tmp_path):
 
 
 def test_memory_does_not_grow_with_the_tomogram_or_the_number_of_particles(tmp_path):
-    shape, volume = (64, 512, 512), np.zeros((4, 4, 4), dtype=np.int8)
+    shape, volume = (64, 256, 512), np.zeros((4, 4, 4), dtype=np.int8)
     path = write_tomogram(tmp_path / "TS_01.mrc", volume)
     with mrcfile.open(path, "r+") as mrc:
         mrc.header.nz, mrc.header.ny, mrc.header.nx = mrc.header.mz, mrc.header.my, mrc.header.mx = shape
-        mrc.header.cella = (512 * VOXEL, 512 * VOXEL, 64 * VOXEL)
+        mrc.header.cella = (512 * VOXEL, 256 * VOXEL, 64 * VOXEL)
         mrc.header.mode = 2
-    os.truncate(path, 1024 + 4 * int(np.prod(shape)))  # 64 MB of zeros, none of it on the disk
+    os.truncate(path, 1024 + 4 * int(np.prod(shape)))  # 34 MB of zeros, none of it on the disk
     rng = np.random.default_rng(0)
     voxels = np.memmap(path, dtype=np.float32, mode="r+", offset=1024, shape=shape)
-    voxels[20:44, :, :80] = rng.normal(size=(24, 512, 80))
+    voxels[20:44, :, :80] = rng.normal(size=(24, 256, 80))
     voxels.flush()
-    places = csv_picks(tmp_path / "a.csv", rng.uniform((10, 10, 30), (70, 500, 34), size=(400, 3)))
+    places = csv_picks(tmp_path / "a.csv", rng.uniform((10, 10, 30), (70, 240, 34), size=(200, 3)))
     options = {"coordinates": places, "tomograms": (str(path),), "box": 16, "dtype": "float16"}
+    made = extract.prepare(config(tmp_path, tmp_path, **options))[0]
     tracemalloc.start()
-    extract.main(config(tmp_path, tmp_path / "out", **options))
+    entry = extract.cut(made, tmp_path / "TS_01.mrcs", "float16")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(pd.read_csv(tmp_path / "out" / "particles.csv")) == 400
-    assert peak < 16e6  # a quarter of the tomogram; most of it is the picture
+    assert entry["volumes"] == 200
+    assert peak < 3e6 < (tmp_path / "TS_01.mrcs").stat().st_size * 2  # of a tomogram of 34 MB
 
 
 def test_names_are_compared_without_what_programs_put_around_them():

@@ -69,6 +69,13 @@ def test_people_read_an_snr_as_a_number(level, text):
     assert snr_text(level) == text
 
 
+def test_a_star_file_of_2d_stacks_is_refused_with_what_to_give_instead(tmp_path):
+    particles = pd.DataFrame({"rlnImageName": ["1_stack2d.mrcs"], "rlnClassNumber": [1]})
+    starfile.write({"general": {"rlnTomoSubTomosAre2DStacks": 1}, "particles": particles}, tmp_path / "a.star")
+    with pytest.raises(InputError, match=r"a\.star: its particles are 2-D stacks .* and the tomograms to extract\.py"):
+        read(tmp_path, star=str(tmp_path / "a.star"))
+
+
 def test_file_numbers_give_class_particle_snr_and_mask(tmp_path):
     for level in ("003", "inf"):
         for number in range(4):
