@@ -32,7 +32,6 @@ from tqdm import tqdm
 from common.cli import InputError, run
 from common.files import write_csv, write_json
 from loader.boxes import MODES, Box, write_stack
-from loader.check_sheet import check_sheet, glimpse, mean_of, verdict
 from loader.columns import PARTICLES_FILE
 from loader.coordinates import read_picks
 from loader.extraction import Plan, assign, describe, doubts, is_complete, particles, plan
@@ -171,6 +170,8 @@ def cut(made: Plan, stack: Path, dtype: str) -> dict:
 
 def look(out: Path, plans: list[Plan], unusable: dict[str, list[int]]) -> None:
     """Draw check.png, and say whether the boxes look centred, and of which contrast."""
+    from loader.check_sheet import check_sheet, glimpse, mean_of, verdict  # here: --help needs no matplotlib
+
     seen = [
         glimpse(made.name, out / f"{made.name}.mrcs") for made in plans if len(made.rows) > len(unusable[made.name])
     ]

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.spatial.transform import Rotation
 
 from common.cli import InputError
 from loader.columns import LABEL, TOMOGRAM
@@ -216,6 +215,8 @@ def _place(table: pd.DataFrame, flavour: str, sizes: np.ndarray, path: Path) -> 
     elif all(label in table for label in in_pixels):
         positions = positions - numbers(table, in_pixels, path)
     if flavour in ("relion4", "relion5") and all(label in table for label in SUBTOMOGRAM):
+        from scipy.spatial.transform import Rotation  # here: most files need none
+
         turns = Rotation.from_euler("ZYZ", numbers(table, SUBTOMOGRAM, path), degrees=True)
         shifts = turns.inv().apply(shifts)
     return positions[:, ::-1], shifts[:, ::-1]

@@ -12,18 +12,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mrcfile
 import numpy as np
 import pandas as pd
-import zarr
-from zarr.errors import BaseZarrError
 
 from common.cli import InputError
 from loader.sources import mrc_files
 from loader.star import read_star
 from loader.volume import axes_to_zyx, cubic_voxel_size
 from physics.grid import same_voxel_size
+
+if TYPE_CHECKING:
+    import zarr
 
 STACK_SUFFIXES = (".mrcs", ".st", ".ali")  # of images, not of a volume
 VOLUME_STACKS = 401  # the header's ispg from which a file holds several volumes
@@ -34,7 +36,7 @@ ENDINGS = re.compile(
 APX = re.compile(r"_(\d+(?:\.\d+)?)Apx", re.IGNORECASE)
 SPACING = re.compile(r"VoxelSpacing(\d+(?:\.\d+)?)")  # a folder of copick's; the one above it is the run
 UNITS = {"angstrom": 1.0, "nanometer": 10.0, "picometer": 0.01, "micrometer": 1e4, "millimeter": 1e7, "meter": 1e10}
-ZARR_ERRORS = (BaseZarrError, ValueError, KeyError, OSError, TypeError, IndexError, AttributeError)
+ZARR_ERRORS = (ValueError, KeyError, OSError, TypeError, IndexError, AttributeError)  # zarr's own are ValueErrors
 
 
 @dataclass(frozen=True)
@@ -228,8 +230,10 @@ def _mrc(path: Path, whole: bool) -> Iterator[mrcfile.mrcfile.MrcFile]:
         yield mrc
 
 
-def _zarr_array(path: Path) -> tuple[tuple[int, int, int], tuple[zarr.Array, list[int]], float | None]:
+def _zarr_array(path: Path) -> tuple[tuple[int, int, int], tuple["zarr.Array", list[int]], float | None]:
     """Shape (z, y, x), the finest level with the places of z, y and x among its axes, and the voxel size in A."""
+    import zarr  # here: MRC files do without
+
     try:
         group = zarr.open_group(path, mode="r")
         attributes = group.attrs.asdict()
