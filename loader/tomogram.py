@@ -224,8 +224,9 @@ def _mrc(path: Path, whole: bool) -> Iterator[mrcfile.mrcfile.MrcFile]:
     compressed = path.suffix.lower() in (".gz", ".bz2")
     try:
         mrc = mrcfile.open(path, header_only=not whole) if compressed else mrcfile.mmap(path)
-    except (ValueError, OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: not a readable MRC file ({error})") from error
+    except (ValueError, OverflowError, MemoryError, OSError, EOFError, zlib.error) as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{path}: not a readable MRC file ({reason})") from error
     with mrc:
         yield mrc
 
