@@ -24,7 +24,7 @@ MINIMA = {
     "scikit-learn": "1.5",
     "pytorch-metric-learning": "2.8",
     "mrcfile": "1.5",
-    "starfile": "0.5.8",
+    "zarr": "3.0",
     "gemmi": "0.7",
     "umap-learn": "0.5.7",
     "matplotlib": "3.9",

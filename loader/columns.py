@@ -9,6 +9,8 @@ INPUT, MASK, CLASS, SNR, LABEL = "Input Data", "Segmentation Ground Truth", "Cla
 PARTICLE, TOMOGRAM, VOXEL_SIZE = "Particle", "Tomogram", "Voxel Size"
 TILT_MIN, TILT_MAX = "Tilt Min", "Tilt Max"
 SNR_CONVENTION = "SNR Convention"
+POSITION = ("Position Z", "Position Y", "Position X")  # in the tomogram, A from the centre of its first voxel
+SOURCE_FILE, SOURCE_ROW = "Source File", "Source Row"  # of a particle's coordinates; rows from 1
 UNKNOWN = "unknown"  # the prediction for a particle of no known class, so the name of none
 TABLE_COLUMNS = (INPUT, MASK, SNR, LABEL, PARTICLE, TOMOGRAM, VOXEL_SIZE)
 

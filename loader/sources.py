@@ -30,6 +30,7 @@ from loader.columns import (
     VOXEL_SIZE,
     snr_level,
 )
+from loader.star import read_star as read_blocks
 from loader.volume import MRC_SUFFIXES, address_path, join_address, split_address
 
 SNR_COPY = rf"data[^/]*_SNR[^/]*/{TARGET_FOLDER}/(tomotarget\d+\.mrc)$"  # the same number: the same particle
@@ -83,14 +84,15 @@ def read_star(path: Path) -> tuple[pd.DataFrame, Path]:
 
     Returns the table, and the folder that the paths are relative to (`star_root`).
     """
-    import starfile  # here: the other readers do without
-
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a STAR file of particles")
-    try:
-        blocks = starfile.read(path, always_dict=True)
-    except Exception as error:  # starfile has no exception of its own and raises whatever its parser met
-        raise InputError(f"{path}: not a readable STAR file ({error})") from error
+    blocks = read_blocks(path)
+    general = blocks.get("general")
+    if isinstance(general, dict) and general.get("rlnTomoSubTomosAre2DStacks") == "1":
+        raise InputError(
+            f"{path}: its particles are 2-D stacks of tilts (rlnTomoSubTomosAre2DStacks), not volumes; give its "
+            "coordinates and the tomograms to extract.py"
+        )
     tables = [block for block in blocks.values() if isinstance(block, pd.DataFrame) and "rlnImageName" in block]
     if len(tables) != 1:
         raise InputError(f"{path}: {len(tables)} tables with rlnImageName; expected one table of particles")
@@ -105,7 +107,7 @@ def read_star(path: Path) -> tuple[pd.DataFrame, Path]:
         numbers = table["rlnClassNumber"].astype(float).astype(int)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: rlnClassNumber: expected whole numbers ({error})") from error
-    names = [str(name) for name in table["rlnImageName"]]
+    names = list(table["rlnImageName"])
     root = star_root(names, path)
     tomogram = next((table[name] for name in ("rlnTomoName", "rlnMicrographName") if name in table), "")
     known = {

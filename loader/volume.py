@@ -54,7 +54,7 @@ def read_volume(address: str | Path) -> tuple[np.ndarray, float | None]:
     read = mrcfile.open if number is None or path.suffix in (".gz", ".bz2") else mrcfile.mmap
     try:
         with read(path, permissive=False) as mrc:
-            data, axes = np.array(_take(mrc, number, path)), _axes(mrc, path)
+            data, axes = np.array(_take(mrc, number, path)), axes_to_zyx(mrc, path)
             voxel = np.array(mrc.voxel_size.tolist(), dtype=float)  # x, y, z
     except InputError:
         raise
@@ -66,7 +66,7 @@ def read_volume(address: str | Path) -> tuple[np.ndarray, float | None]:
     volume = np.ascontiguousarray(np.transpose(data, axes), dtype=np.float32)
     if not np.isfinite(volume).all():
         raise InputError(f"{path}: {np.count_nonzero(~np.isfinite(volume))} values are NaN or infinite; expected none")
-    return volume, _voxel_size(voxel, path)
+    return volume, cubic_voxel_size(voxel, path)
 
 
 def _take(mrc: mrcfile.mrcfile.MrcFile, number: int | None, path: Path) -> np.ndarray:
@@ -90,7 +90,7 @@ def _take(mrc: mrcfile.mrcfile.MrcFile, number: int | None, path: Path) -> np.nd
     return data[number - 1]
 
 
-def _axes(mrc: mrcfile.mrcfile.MrcFile, path: Path) -> tuple[int, int, int]:
+def axes_to_zyx(mrc: mrcfile.mrcfile.MrcFile, path: Path) -> tuple[int, int, int]:
     """The transposition that brings the file's (sections, rows, columns) to (z, y, x)."""
     order = [int(mrc.header[name]) for name in ("maps", "mapr", "mapc")]  # 1 = x, 2 = y, 3 = z
     if order == [0, 0, 0]:
@@ -100,7 +100,7 @@ def _axes(mrc: mrcfile.mrcfile.MrcFile, path: Path) -> tuple[int, int, int]:
     return order.index(3), order.index(2), order.index(1)
 
 
-def _voxel_size(voxel: np.ndarray, path: Path) -> float | None:
+def cubic_voxel_size(voxel: np.ndarray, path: Path) -> float | None:
     """One edge length for a cubic voxel, A; None for unknown."""
     if not voxel.any():
         return None

@@ -49,12 +49,34 @@ def _fourier_rows(length: int, centre: float, voxel_size: float, new_voxel_size:
     return rows * carried[:, None] * (voxel_size / new_voxel_size)
 
 
+def resample_about(
+    volume: np.ndarray, voxel_size: float, new_voxel_size: float, box: int, centre: Sequence[float]
+) -> np.ndarray:
+    """As `fourier_resample`, for a volume (D, H, W) of any shape and about any place in it.
+
+    Args:
+        centre: (z, y, x) in voxels of the volume, whole or not: what comes to the cube's centre, (box - 1) / 2.
+    """
+    mean = volume.mean(dtype=np.float64)
+    kernels = [
+        _centred_kernel(length, middle, voxel_size, new_voxel_size, box)
+        for length, middle in zip(volume.shape, centre, strict=True)
+    ]
+    return (_along_axes((volume - mean).astype(np.float32), kernels) + mean).astype(np.float32)
+
+
 @lru_cache(maxsize=16)
 def _kernel(length: int, voxel_size: float, new_voxel_size: float, box: int) -> np.ndarray:
+    """`_centred_kernel` about an axis's own centre; it is kept, as many volumes have it."""
+    return _centred_kernel(length, (length - 1) / 2, voxel_size, new_voxel_size, box)
+
+
+def _centred_kernel(length: int, centre: float, voxel_size: float, new_voxel_size: float, box: int) -> np.ndarray:
     """The transform along one axis and back: what each new voxel takes of each old one, (box, length) float32."""
-    side = int(np.ceil(length * voxel_size / new_voxel_size - 1e-6))  # as far as the volume: no ends fold over
+    reach = 2 * max(centre + 0.5, length - 0.5 - centre)  # as far as the volume: no ends fold over
+    side = int(np.ceil(reach * voxel_size / new_voxel_size - 1e-6))
     side += (side - box) % 2
-    kernel = np.fft.ifft(_fourier_rows(length, (length - 1) / 2, voxel_size, new_voxel_size, side), axis=0).real
+    kernel = np.fft.ifft(_fourier_rows(length, centre, voxel_size, new_voxel_size, side), axis=0).real
     outside, surplus = max(0, box - side) // 2, max(0, side - box) // 2
     return np.pad(kernel[surplus : side - surplus], ((outside, outside), (0, 0))).astype(np.float32)
 

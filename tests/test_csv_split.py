@@ -139,13 +139,13 @@ def test_a_name_of_5000_characters_is_one_line(data):
         check_split.main(check_split.Config(csv_dir=str(data / "csv_split")))
 
 
-@pytest.mark.parametrize("script", ["csv_split.py", "check_split.py"])
+@pytest.mark.parametrize("script", ["csv_split.py", "check_split.py", "extract.py"])
 def test_help_imports_nothing_that_is_slow(script):
     command = [sys.executable, "-X", "importtime", str(REPOSITORY / script), "--help"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in lines if line.startswith("import time:")}
     assert "pandas" in imported
-    assert not imported & {"torch", "gemmi", "sklearn", "scipy", "starfile", "matplotlib", "umap"}
+    assert not imported & {"torch", "gemmi", "sklearn", "scipy", "zarr", "matplotlib", "umap"}
 
 
 @pytest.mark.parametrize(

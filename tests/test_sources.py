@@ -69,6 +69,22 @@ def test_people_read_an_snr_as_a_number(level, text):
     assert snr_text(level) == text
 
 
+def test_names_of_digits_in_a_star_file_stay_text(tmp_path):
+    make(tmp_path / "00255.mrc")
+    labels = "_rlnTomoName #1\n_rlnImageName #2\n_rlnClassNumber #3\n_rlnLogLikelihood #4\n"
+    (tmp_path / "a.star").write_text(f"data_particles\n\nloop_\n{labels}00255 00255.mrc 3 1.50\n")
+    table = read(tmp_path, star=str(tmp_path / "a.star"))
+    assert list(table[TOMOGRAM]) == ["00255"] and list(table[LABEL]) == ["class003"]
+    assert list(table["rlnLogLikelihood"]) == ["1.50"]
+
+
+def test_a_star_file_of_2d_stacks_is_refused_with_what_to_give_instead(tmp_path):
+    particles = pd.DataFrame({"rlnImageName": ["1_stack2d.mrcs"], "rlnClassNumber": [1]})
+    starfile.write({"general": {"rlnTomoSubTomosAre2DStacks": 1}, "particles": particles}, tmp_path / "a.star")
+    with pytest.raises(InputError, match=r"a\.star: its particles are 2-D stacks .* and the tomograms to extract\.py"):
+        read(tmp_path, star=str(tmp_path / "a.star"))
+
+
 def test_file_numbers_give_class_particle_snr_and_mask(tmp_path):
     for level in ("003", "inf"):
         for number in range(4):
@@ -177,11 +193,12 @@ def test_a_star_file_of_voxel_size_0_leaves_it_unknown(tmp_path):
     assert list(table[VOXEL_SIZE]) == [""]
 
 
-def test_an_error_of_another_package_becomes_one_line(tmp_path):
+def test_a_table_that_cannot_be_read_is_refused_in_one_line(tmp_path):
     (tmp_path / "particles.csv").write_text(f'{INPUT},{LABEL}\na.mrc,x\n"b.mrc,y\n1,2,3\n')
     (tmp_path / "p.star").write_text("data_\n\nloop_\n_rlnImageName\n_rlnClassNumber\n1 2 3\n1\n")
-    for name in ("", str(tmp_path / "p.star")):
-        with pytest.raises(InputError, match="not a readable") as caught:
+    messages = {"": "not a readable CSV file", str(tmp_path / "p.star"): "line 6: 3 values; expected 2"}
+    for name, message in messages.items():
+        with pytest.raises(InputError, match=message) as caught:
             read(tmp_path, name)
         assert len(str(caught.value).splitlines()) == 1
 

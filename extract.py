@@ -1,0 +1,189 @@
+"""Cut subtomograms out of tomograms: tomograms and particles' places -> one stack per tomogram, and particles.csv.
+
+    python extract.py --coordinates particles.star --tomograms tomograms --target-voxel-size 10 --dry-run
+    python extract.py --coordinates particles.star --tomograms tomograms --target-voxel-size 10
+    python predict.py model_save/checkpoint.pt extracted/particles.csv --contrast dark
+
+Writes, in <out>:
+    <tomogram>.mrcs   a 4-D MRC volume stack, each volume at mean 0 and standard deviation 1
+    particles.csv     Input Data (N@<tomogram>.mrcs), Actual Label where the source has a class, Particle, Tomogram,
+                      Voxel Size, the place in A, file and row of the source, and every column of the source
+    check.png         slices of some boxes, and the mean of all, for each tomogram
+    extract.json      the options, and which stacks are finished
+
+Coordinates: STAR of RELION 3 to 5, WarpTools, M, pytom-match-pick, TomoTwin and CryoSiam, JSON of copick, .tbl of
+Dynamo, CSV with x, y, z; which it is, is told from the file and printed (docs/coordinates.md). Tomograms: MRC and
+OME-Zarr. A particle's place comes to the box's centre, (side - 1) / 2, to a fraction of a voxel; axes are (z, y, x).
+Nothing is inverted, turned or mirrored: contrast and handedness are the tomogram's. A run that was cut off goes on with
+the next tomogram when called again with the same options.
+"""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from common.cli import InputError, run
+from common.files import write_csv, write_json
+from loader.boxes import MODES, Box, write_stack
+from loader.columns import PARTICLES_FILE
+from loader.coordinates import read_picks
+from loader.extraction import Plan, assign, describe, doubts, is_complete, particles, plan
+from loader.tomogram import find_tomograms
+
+
+@dataclass(frozen=True)
+class Config:
+    coordinates: tuple[str, ...]  # files of particles' places: .star, .json of copick, .tbl of Dynamo, .csv, .coords
+    tomograms: tuple[str, ...]  # MRC files, OME-Zarr folders, folders of these, or the tomograms.star of RELION 5
+    out: str = "extracted"  # folder of the stacks, particles.csv and check.png
+    box: int = 32  # side of the boxes, voxels
+    target_voxel_size: float = 0.0  # voxel size of the boxes, A; 0: each tomogram's own
+    flavour: str = ""  # whose rules the coordinates follow, as in docs/coordinates.md; empty: told from the file
+    pixel_size: float = 0.0  # pixel size of the coordinates, A; 0: as the file says; 1 for coordinates in A
+    voxel_size: float = 0.0  # voxel size of the tomograms, A, where their headers are wrong; 0: as they say
+    edge: str = "drop"  # what becomes of boxes that leave the tomogram: drop, or pad with the mean of what is inside
+    dtype: str = "float16"  # numbers in the stacks: float16 or float32
+    tilt_range: tuple[float, float] | None = None  # first and last tilt about y, degrees, for the columns Tilt Min, Max
+    skip_missing: bool = False  # leave out the particles of tomograms that are not given
+    dry_run: bool = False  # say what would be cut, and write nothing
+    overwrite: bool = False  # replace stacks that were cut with other options
+
+
+RECORD = "extract.json"
+NOT_CUT = ("out", "dry_run", "overwrite", "skip_missing", "tilt_range")  # options that change no stack
+
+
+def main(cfg: Config) -> None:
+    check(cfg)
+    plans = prepare(cfg)
+    if cfg.dry_run:
+        print("dry run: nothing is written")
+        return
+    out = Path(cfg.out)
+    out.mkdir(parents=True, exist_ok=True)
+    record = open_record(out, cfg)
+    filled = [made for made in plans if len(made.rows)]
+    for made in filled:
+        stack = out / f"{made.name}.mrcs"
+        if is_complete(stack, made, record["tomograms"].get(made.name, {}), cfg.dtype):
+            print(f"{stack}: already cut")
+            continue
+        record["tomograms"][made.name] = cut(made, stack, cfg.dtype)
+        write_json(out / RECORD, record)
+    unusable = {made.name: record["tomograms"][made.name]["unusable"] for made in filled}
+    if sum(map(len, unusable.values())):
+        warn(f"left out, as they are constant or not finite: {sum(map(len, unusable.values()))} boxes")
+    write_csv(out / PARTICLES_FILE, particles(filled, unusable))
+    look(out, filled, unusable)
+    print(f"written: {', '.join(str(out / name) for name in (PARTICLES_FILE, 'check.png', RECORD))}")
+
+
+def check(cfg: Config) -> None:
+    """Refuse options that make no sense."""
+    if cfg.box < 2:
+        raise InputError(f"--box {cfg.box}: expected at least 2")
+    for name in ("target_voxel_size", "pixel_size", "voxel_size"):
+        value = getattr(cfg, name)
+        if not 0 <= value < math.inf:
+            raise InputError(f"--{name.replace('_', '-')} {value:g}: expected a number of A, or 0")
+    if cfg.edge not in ("drop", "pad"):
+        raise InputError(f"--edge {cfg.edge}: expected drop or pad")
+    if cfg.dtype not in MODES:
+        raise InputError(f"--dtype {cfg.dtype}: expected one of {', '.join(MODES)}")
+    if cfg.tilt_range is not None and not -90 <= cfg.tilt_range[0] < cfg.tilt_range[1] <= 90:
+        raise InputError(f"--tilt-range {cfg.tilt_range}: expected two angles in degrees, the lower first")
+    if not cfg.coordinates or not cfg.tomograms:
+        raise InputError("--coordinates and --tomograms: expected one file at least for each")
+
+
+def prepare(cfg: Config) -> list[Plan]:
+    """Read coordinates and headers, and say what will be cut."""
+    files = [read_picks(Path(name), cfg.flavour, cfg.pixel_size) for name in cfg.coordinates]
+    for picks in files:
+        print(describe(picks))
+    tomograms, warnings = find_tomograms(cfg.tomograms, cfg.voxel_size)
+    parts, missing = assign(files, tomograms, cfg.skip_missing)
+    plans = []
+    for tomogram in tomograms:
+        if tomogram.name in parts:
+            box = Box(cfg.box, cfg.target_voxel_size or tomogram.voxel_size, pad=cfg.edge == "pad")
+            plans.append(plan(tomogram, parts[tomogram.name], box, cfg.tilt_range))
+    for text in [*warnings, *([missing] if missing else [])]:
+        warn(text)
+    for made in plans:
+        print(made.summary())
+    idle = [tomogram.name for tomogram in tomograms if tomogram.name not in parts]
+    if idle:
+        print(f"tomograms without particles: {', '.join(idle)}")
+    for text in doubts(plans):
+        warn(text)
+    print(f"boxes: {' or '.join(dict.fromkeys(box_text(made.box) for made in plans))}")
+    return plans
+
+
+def box_text(box: Box) -> str:
+    return f"{box.side} voxels of {box.voxel_size:g} A"
+
+
+def warn(text: str) -> None:
+    print(f"extract.py: warning: {text}", file=sys.stderr)
+
+
+def open_record(out: Path, cfg: Config) -> dict:
+    """What extract.json says of earlier stacks; raises InputError where these were cut with other options."""
+    options = {name: value for name, value in asdict(cfg).items() if name not in NOT_CUT}
+    for name in ("coordinates", "tomograms"):
+        options[name] = [os.path.abspath(path) for path in options[name]]
+    empty = {"options": options, "tomograms": {}}
+    try:
+        found = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        other = [name for name in options if found["options"].get(name) != options[name]]
+        stacks = [out / f"{name}.mrcs" for name in found["tomograms"]]
+    except FileNotFoundError:
+        return empty
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{out / RECORD}: not a record of extract.py; give another --out") from error
+    if not other:
+        return found
+    if not cfg.overwrite:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in other)
+        raise InputError(f"{out}: holds stacks cut with another {names}; give another --out, or --overwrite")
+    for stack in stacks:
+        stack.unlink(missing_ok=True)
+    return empty
+
+
+def cut(made: Plan, stack: Path, dtype: str) -> dict:
+    """Write a tomogram's stack; the entry of the record."""
+    total = len(made.rows)
+    boxes: Iterator[np.ndarray] = tqdm(made.boxes(stack.parent), made.name, total, unit="box", leave=False)
+    unusable = write_stack(stack, boxes, total, made.box, dtype)
+    return {"fingerprint": made.fingerprint(), "volumes": total - len(unusable), "unusable": unusable}
+
+
+def look(out: Path, plans: list[Plan], unusable: dict[str, list[int]]) -> None:
+    """Draw check.png, and say whether the boxes look centred, and of which contrast."""
+    from loader.check_sheet import check_sheet, glimpse, mean_of, verdict  # here: --help needs no matplotlib
+
+    seen = [
+        glimpse(made.name, out / f"{made.name}.mrcs") for made in plans if len(made.rows) > len(unusable[made.name])
+    ]
+    if not seen:
+        raise InputError(f"{out}: every box is constant or not finite; expected particles")
+    check_sheet(out / "check.png", seen, box_text(plans[0].box))
+    text, doubtful = verdict(*mean_of(seen))
+    if doubtful:
+        warn(text)
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    run(main, Config, __doc__)

@@ -1,0 +1,136 @@
+"""STAR files with every value as text: blocks of keys and values, and tables, in their order, read and written back.
+
+`00255` stays `00255` and `nan` stays `nan`, so what is read and written again holds the same text. Comments, the
+numbers behind the labels and the width of white space are not kept. Libraries that read STAR into numbers cannot do
+this.
+"""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from common.cli import InputError
+from common.files import write_text
+
+Block = dict[str, str] | pd.DataFrame  # key -> value, or a table of text with the labels as columns
+
+# a value in quotes ends at a quote before white space; else white space ends it
+TOKEN = re.compile(r""" "(.*?)"(?=\s|$) | '(.*?)'(?=\s|$) | (\S+) """, re.VERBOSE)
+UNSAFE = r"""\s|^$|^["'#]"""  # what has to be written in quotes
+UNSAFE_FIRST = UNSAFE + "|^_|^data_|^loop_"  # and what has to be at the start of a line
+
+
+def read_star(path: Path | str) -> dict[str, Block]:
+    """The blocks of a STAR file, name -> block, in the file's order; the name is what follows `data_`, often empty.
+
+    Raises:
+        InputError: no such file, not text, not a STAR file; two blocks of one name, two tables or one label twice in a
+            block; a row with more or fewer values than labels. The message names the file and the line.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable STAR file ({error})") from error
+    blocks: dict[str, _Reader] = {}
+    reader = None
+    for number, line in enumerate(lines, start=1):
+        values = split_values(line)
+        if not values:
+            continue
+        if line.lstrip().startswith("data_") and len(values) == 1:
+            name = values[0].removeprefix("data_")
+            if name in blocks:
+                raise InputError(f"{path}, line {number}: a second block data_{name}; expected each name once")
+            reader = blocks[name] = _Reader()
+        elif reader is None:
+            raise InputError(f"{path}, line {number}: {line.strip()[:40]!r}; expected a block, data_...")
+        else:
+            problem = reader.take(line.lstrip(), values)
+            if problem:
+                raise InputError(f"{path}, line {number}: {problem}")
+    if not blocks:
+        raise InputError(f"{path}: holds no block; expected a STAR file with data_... in it")
+    return {name: reader.block() for name, reader in blocks.items()}
+
+
+def split_values(line: str) -> list[str]:
+    """The values of a line, without quotes and without a comment behind them."""
+    if not any(mark in line for mark in "\"'#"):
+        return line.split()
+    values = []
+    for match in TOKEN.finditer(line):
+        if match[3] and match[3].startswith("#"):
+            break
+        values.append(next(text for text in match.groups() if text is not None))
+    return values
+
+
+class _Reader:
+    """Takes the lines of one block."""
+
+    def __init__(self) -> None:
+        self.pairs: dict[str, str] = {}
+        self.labels: list[str] | None = None  # of the table, from `loop_` on
+        self.rows: list[list[str]] = []
+
+    def take(self, line: str, values: list[str]) -> str:
+        """Take a line, given also as its values; what is wrong with it, or nothing."""
+        if line.startswith("loop_") and len(values) == 1:
+            if self.labels is not None or self.pairs:
+                return "a second table in one block; expected a block of its own"
+            self.labels = []
+        elif line.startswith("_") and not self.rows:
+            label = values[0].removeprefix("_")
+            if label in self.pairs or label in (self.labels or []):
+                return f"the label {label} stands twice in one block"
+            if self.labels is not None:
+                self.labels.append(label)
+            elif len(values) != 2:
+                return f"{len(values) - 1} values of {label}; expected one"
+            else:
+                self.pairs[label] = values[1]
+        elif len(values) != len(self.labels or []):
+            return f"{len(values)} values; expected {len(self.labels or [])}, one for each label"
+        else:
+            self.rows.append(values)
+        return ""
+
+    def block(self) -> Block:
+        """What the lines held."""
+        return self.pairs if self.labels is None else pd.DataFrame(self.rows, columns=self.labels, dtype=str)
+
+
+def write_star(path: Path | str, blocks: dict[str, Block]) -> None:
+    """Write blocks in their order, in one step; values that hold white space, or could be taken for a mark, in quotes.
+
+    Raises InputError for a value that a line of a STAR file cannot hold.
+    """
+    parts = []
+    for name, block in blocks.items():
+        parts.append(f"\ndata_{name}\n\n")
+        if isinstance(block, pd.DataFrame):
+            parts.append("loop_\n" + "".join(f"_{label} #{n}\n" for n, label in enumerate(block.columns, start=1)))
+            patterns = [UNSAFE_FIRST, *[UNSAFE] * (len(block.columns) - 1)]
+            pairs = zip(block.columns, patterns, strict=True)
+            columns = [_quoted(block[label].astype(str), unsafe, path) for label, unsafe in pairs]
+            parts += ["  ".join(row) + "\n" for row in zip(*columns, strict=True)]
+        else:
+            values = _quoted(pd.Series(list(block.values()), dtype=str), UNSAFE, path)
+            parts += [f"_{label}  {value}\n" for label, value in zip(block, values, strict=True)]
+    write_text(path, "".join([*parts, "\n"]))
+
+
+def _quoted(values: pd.Series, unsafe: str, path: Path | str) -> list[str]:
+    """The values as they stand in a file, those that the pattern `unsafe` finds in quotes."""
+    if not values.str.contains(unsafe).any():
+        return list(values)
+    return [_quote(value, path) if re.search(unsafe, value) else value for value in values]
+
+
+def _quote(value: str, path: Path | str) -> str:
+    """A value in the quotes that bring it back."""
+    for mark in "\"'":
+        if split_values(f"{mark}{value}{mark}") == [value] and len(value.splitlines()) < 2:
+            return f"{mark}{value}{mark}"
+    raise InputError(f"{path}: a STAR file cannot hold the value {value[:40]!r}")

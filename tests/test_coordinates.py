@@ -1,0 +1,193 @@
+"""Each program's coordinates against blobs at known places: the box cut for a particle has the blob in its middle."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import extract
+from common.cli import InputError
+from loader.coordinates import read_picks
+from loader.flavours import FLAVOURS
+from tests import picks
+from tests.picks import PLACES, SIDE, VOXEL, WRITERS, blobs, loop, middle_of_mass, write_tomogram, xyz
+from tests.scripts import REPOSITORY
+
+
+@pytest.fixture(scope="module")
+def tomograms(tmp_path_factory):
+    """Two tomograms, named as RELION 5 and as WarpTools name theirs."""
+    folder = tmp_path_factory.mktemp("tomograms")
+    write_tomogram(folder / "rec_TS_01.mrc", blobs(PLACES["TS_01"]))
+    write_tomogram(folder / "TS_02_10.00Apx.mrc", blobs(PLACES["TS_02"]))
+    return folder
+
+
+def plans(coordinates, tomograms, **options):
+    """What extract.py plans to cut."""
+    options = {"box": SIDE, "target_voxel_size": VOXEL, **options}
+    names = tuple(map(str, coordinates))
+    return extract.prepare(extract.Config(names, tuple(map(str, tomograms)), **options))
+
+
+def offsets(planned, folder):
+    """How far each blob is from the middle of its box, voxels."""
+    return np.array([middle_of_mass(box) for made in planned for box in made.boxes(folder)])
+
+
+def test_every_flavour_is_tried_and_explained():
+    assert set(WRITERS.values()) == set(FLAVOURS)
+    explained = re.findall(r"^\| `(\w[\w-]*)` \|", (REPOSITORY / "docs" / "coordinates.md").read_text(), re.MULTILINE)
+    assert set(explained) == set(FLAVOURS)
+
+
+@pytest.mark.parametrize(("write", "flavour"), WRITERS.items(), ids=lambda value: getattr(value, "__name__", ""))
+def test_the_boxes_of_every_program_have_the_particle_in_the_middle(write, flavour, tomograms, tmp_path, capsys):
+    files = write(tmp_path)
+    planned = plans(files, [tomograms])
+    assert f"(--flavour {flavour})" in capsys.readouterr().out
+    assert [len(made.rows) for made in planned] == [2, 3]  # TS_02_10.00Apx.mrc comes before rec_TS_01.mrc
+    assert np.abs(offsets(planned, tmp_path)).max() < 0.05
+
+
+def test_boxes_at_other_voxels_have_the_particle_in_the_middle(tomograms, tmp_path):
+    for side, voxel in ((16, 7.3), (11, 12.0), (9, 14.0)):
+        planned = plans(picks.relion5(tmp_path), [tomograms], box=side, target_voxel_size=voxel)
+        assert np.abs(offsets(planned, tmp_path)).max() < 0.05
+
+
+def test_the_shift_of_a_subtomogram_turns_as_relion_turns_it():
+    for number in range(len(picks.ANGLES)):
+        np.testing.assert_allclose(picks.turned(number), picks.inverse_turned(number), atol=1e-12)
+
+
+def test_the_centre_is_that_of_the_tomogram_before_binning_where_tomograms_star_tells_its_size(tmp_path):
+    (tmp_path / "Tomograms").mkdir()
+    write_tomogram(tmp_path / "Tomograms" / "rec_TS_01.mrc", blobs(PLACES["TS_01"]))
+    labels = "rlnTomoName rlnTomoTiltSeriesPixelSize rlnTomoSizeX rlnTomoSizeY rlnTomoSizeZ rlnTomoTomogramBinning"
+    row = "TS_01 2.5 195 161 99 4.0 Tomograms/rec_TS_01.mrc"
+    listed = tmp_path / "Tomograms" / "tomograms.star"  # its paths are relative to the project's root, one folder above
+    listed.write_text(loop(f"{labels} rlnTomoReconstructedTomogram", [row], "global"))
+    files = picks.relion5(tmp_path, centre=np.array([195, 161, 99]) / 2 * 2.5)
+    planned = plans(files, [listed], skip_missing=True)
+    assert np.abs(offsets(planned, tmp_path)).max() < 0.05
+    assert planned[0].binning == 1.0
+
+
+def test_relion_4_takes_the_tilt_series_pixel_size_from_tomograms_star(tmp_path):
+    write_tomogram(tmp_path / "TS_01.mrc", blobs(PLACES["TS_01"]))
+    labels = (
+        "rlnTomoName rlnTomoTiltSeriesPixelSize rlnTomoSizeX rlnTomoSizeY rlnTomoSizeZ rlnTomoReconstructedTomogram"
+    )
+    (tmp_path / "tomograms.star").write_text(loop(labels, ["TS_01 2.5 192 160 96 TS_01.mrc"], "global"))
+    rows = [f"TS_01 {xyz(place / 2.5)}" for place in PLACES["TS_01"]]
+    star = tmp_path / "picks.star"
+    star.write_text(loop("rlnTomoName rlnCoordinateX rlnCoordinateY rlnCoordinateZ", rows, "particles"))
+    planned = plans([star], [tmp_path / "tomograms.star"])
+    assert planned[0].binning == 4.0
+    assert np.abs(offsets(planned, tmp_path)).max() < 0.05
+    with pytest.raises(InputError, match="whose pixel size is not told; give --pixel-size"):
+        plans([star], [tmp_path / "TS_01.mrc"])
+    assert np.abs(offsets(plans([star], [tmp_path / "TS_01.mrc"], pixel_size=2.5), tmp_path)).max() < 0.05
+
+
+def test_centred_coordinates_count_more_than_those_of_relion_4_beside_them(tomograms, tmp_path):
+    rows = [f"{name} {xyz(place - picks.CORNER_TO_CENTRE)} 1 1 1 2.5" for name, place in picks.ROWS]
+    labels = "rlnTomoName rlnCenteredCoordinateXAngst rlnCenteredCoordinateYAngst rlnCenteredCoordinateZAngst"
+    labels = f"{labels} rlnCoordinateX rlnCoordinateY rlnCoordinateZ rlnTomoTiltSeriesPixelSize"
+    (tmp_path / "a.star").write_text(loop(labels, rows, "particles"))
+    assert np.abs(offsets(plans([tmp_path / "a.star"], [tomograms]), tmp_path)).max() < 0.05
+
+
+def test_coordinates_in_angstrom_are_given_by_a_pixel_size_of_1(tomograms, tmp_path):
+    lines = [f"{name},{','.join(map(str, place))}" for name, place in picks.ROWS]
+    (tmp_path / "a.csv").write_text("\n".join(["tomogram,x,y,z", *lines]))
+    assert np.abs(offsets(plans([tmp_path / "a.csv"], [tomograms], pixel_size=1.0), tmp_path)).max() < 0.05
+    with pytest.raises(InputError, match=r"no box lies inside its tomogram: .* go from .*--pixel-size"):
+        plans([tmp_path / "a.csv"], [tomograms])
+
+
+def test_a_flavour_that_is_given_counts_more_than_the_labels(tomograms, tmp_path):
+    rows = [f"{name} {xyz(place / VOXEL)}" for name, place in picks.ROWS]  # as RELION 5's picker writes annotations
+    star = tmp_path / "a.star"
+    star.write_text(loop("rlnTomoName rlnCoordinateX rlnCoordinateY rlnCoordinateZ", rows))
+    assert read_picks(star).flavour == "relion4"
+    assert np.abs(offsets(plans([star], [tomograms], flavour="relion3"), tmp_path)).max() < 0.05
+
+
+def test_shifts_in_pixels_are_subtracted_too(tomograms, tmp_path):
+    rows = [
+        f"{name}.mrc {xyz(place / VOXEL + picks.OFFSETS[n] / VOXEL)} {xyz(picks.OFFSETS[n] / VOXEL)}"
+        for n, (name, place) in enumerate(picks.ROWS)
+    ]
+    labels = "rlnMicrographName rlnCoordinateX rlnCoordinateY rlnCoordinateZ rlnOriginX rlnOriginY rlnOriginZ"
+    (tmp_path / "a.star").write_text(loop(labels, rows))
+    assert np.abs(offsets(plans([tmp_path / "a.star"], [tomograms]), tmp_path)).max() < 0.05
+
+
+def test_classes_come_from_class_numbers_objects_and_columns(tmp_path):
+    assert list(read_picks(picks.relion31(tmp_path)[0]).classes) == [f"class00{n % 2 + 1}" for n in range(5)]
+    assert set(read_picks(picks.copick(tmp_path)[0]).classes) == {"ribosome"}
+    assert list(read_picks(picks.dynamo(tmp_path)[0]).classes) == [f"class00{1 + n % 2}" for n in range(1, 6)]
+    assert set(read_picks(picks.tomotwin(tmp_path)[0]).classes) == {""}
+    (tmp_path / "a.csv").write_text("x,y,z,Actual Label\n1,2,3,proteasome\n")
+    assert list(read_picks(tmp_path / "a.csv").classes) == ["proteasome"]
+
+
+def test_a_name_of_digits_stays_text(tmp_path):
+    labels = "rlnTomoName rlnCoordinateX rlnCoordinateY rlnCoordinateZ rlnTomoParticleName rlnTomoTiltSeriesPixelSize"
+    (tmp_path / "a.star").write_text(loop(labels, ["00255 1 2 3 00255/01 2.50"], "particles"))
+    found = read_picks(tmp_path / "a.star")
+    assert list(found.tomograms) == ["00255"]
+    assert found.table["rlnTomoParticleName"].iloc[0] == "00255/01"
+    assert found.table["rlnTomoTiltSeriesPixelSize"].iloc[0] == "2.50"
+    pd.testing.assert_frame_equal(found.table, found.blocks[found.block])
+
+
+RUN = "rlnMicrographName rlnCoordinateX rlnCoordinateY rlnCoordinateZ"
+BAD = {
+    "a.star: 0 tables with coordinates; expected one with rlnCoordinateX": loop("rlnAngleRot", ["1"]),
+    "a.star: 0 tables with coordinates; it lists tomograms: give it to --tomograms": loop(
+        "rlnTomoName rlnTomoReconstructedTomogram", ["a b"]
+    ),
+    "a.star: 0 tables with coordinates; it has images but no coordinates": loop("rlnImageName", ["a.mrc"]),
+    "a.star: no column rlnCoordinateZ; found": loop("rlnMicrographName rlnCoordinateX rlnCoordinateY", ["a 1 2"]),
+    "a.star, row 2: rlnCoordinateY 'two'; expected a number": loop(RUN, ["a 1 2 3", "a 1 two 3"]),
+    "a.star, row 1: rlnClassNumber '1.5'; expected a whole number": loop(f"{RUN} rlnClassNumber", ["a 1 2 3 1.5"]),
+    "a.star: holds no row": loop(RUN, []),
+    "a.star: optics group 2 of the particles is not in data_optics": loop("rlnOpticsGroup", ["1"], "optics")
+    + loop(f"{RUN} rlnOpticsGroup", ["a 1 2 3 2"], "particles"),
+    "a.star: columns wrpCoordinate: 2 of X, 1 of Y, 1 of Z; expected as many": loop(
+        "wrpCoordinateX1 wrpCoordinateX2 wrpCoordinateY1 wrpCoordinateZ1", ["1 2 3 4"]
+    ),
+    "a.json: no key pickable_object_name": '{"run_name": "a", "points": []}',
+    "a.json: not a copick file of picks": '{"pickable_object_name": "a", "run_name": "a", "points": [{}]}',
+    "a.json: unit 'nanometer'; expected angstrom": '{"pickable_object_name": "a", "run_name": "a", "points": [], '
+    '"unit": "nanometer"}',
+    "a.csv: no column z; found x, y": "x,y\n1,2\n",
+    "a.tbl: rows of [2, 3] values": "1 2\n1 2 3\n",
+    "a.tbl: 2 tomograms and 0 table maps": "\n".join(" ".join(["1"] * 19 + [n] + ["1"] * 16) for n in "12"),
+    "a.coords: expected numbers alone": "1 2 x\n",
+    "a.txt: coordinates in a .txt file; expected one of .star": "1 2 3\n",
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_what_cannot_be_coordinates_is_refused_in_one_line(message, tmp_path):
+    path = tmp_path / re.match(r"a\.\w+", message)[0]
+    path.write_text(BAD[message])
+    with pytest.raises(InputError, match=re.escape(message)) as refused:
+        read_picks(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_flavour_or_pixel_size_that_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(InputError, match="--flavour imod: expected one of relion3"):
+        read_picks(picks.relion3(tmp_path)[0], "imod")
+    with pytest.raises(InputError, match=r"picks\.tbl: --flavour csv: a \.tbl file is of the dynamo flavour"):
+        read_picks(picks.dynamo(tmp_path)[0], "csv")
+    with pytest.raises(InputError, match="--pixel-size 5: coordinates of the relion5 flavour are in A"):
+        read_picks(picks.relion5(tmp_path)[0], pixel_size=5.0)
+    with pytest.raises(InputError, match=r"none\.star: no such file"):
+        read_picks(tmp_path / "none.star")

@@ -1,0 +1,469 @@
+"""extract.py from files to files: stacks, particles.csv, what is counted, refused, taken up again and said."""
+
+import json
+import os
+import tracemalloc
+
+import mrcfile
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+
+import csv_split
+import extract
+from common.cli import InputError
+from loader.boxes import Box, cut_box
+from loader.columns import INPUT, LABEL, PARTICLE, SOURCE_ROW, VOXEL_SIZE
+from loader.prepare import find_inputs
+from loader.star import read_star
+from loader.tomogram import find_tomograms, plain_name, read_header
+from loader.volume import read_volume
+from physics.resample import resample_about
+from tests import picks
+from tests.picks import PLACES, SHAPE, SIDE, VOXEL, blobs, loop, middle_of_mass, write_tomogram, xyz
+from tests.scripts import refuse
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A folder with two tomograms and a STAR file of classes, of RELION 3.1."""
+    folder = tmp_path_factory.mktemp("lab")
+    (folder / "tomograms").mkdir()
+    for name, places in PLACES.items():
+        write_tomogram(folder / "tomograms" / f"{name}.mrc", blobs(places))
+    picks.relion31(folder)
+    return folder
+
+
+def config(lab, out, **options):
+    options = {"box": SIDE, "target_voxel_size": VOXEL, "dtype": "float32", **options}
+    options = {"coordinates": (str(lab / "run_data.star"),), "tomograms": (str(lab / "tomograms"),), **options}
+    return extract.Config(out=str(out), **options)
+
+
+def csv_picks(path, places, tomogram="TS_01"):
+    """A CSV file of places (x, y, z) in voxels."""
+    lines = [f"{tomogram},{','.join(map(str, place))}" for place in places]
+    path.write_text("\n".join(["Tomogram,x,y,z", *lines]) + "\n")
+    return (str(path),)
+
+
+def first(lab):
+    """The first tomogram alone."""
+    return (str(lab / "tomograms" / "TS_01.mrc"),)
+
+
+@pytest.fixture(scope="module")
+def extracted(lab, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "extracted"
+    extract.main(config(lab, out))
+    return out
+
+
+def test_stacks_and_table_hold_every_particle_with_its_source(extracted, lab):
+    table = pd.read_csv(extracted / "particles.csv", dtype=str, keep_default_na=False)
+    assert list(table[INPUT]) == ["1@TS_01.mrcs", "2@TS_01.mrcs", "3@TS_01.mrcs", "1@TS_02.mrcs", "2@TS_02.mrcs"]
+    assert list(table[PARTICLE]) == ["TS_01/1", "TS_01/2", "TS_01/3", "TS_02/1", "TS_02/2"]
+    assert list(table[SOURCE_ROW]) == ["1", "2", "3", "4", "5"]
+    assert list(table[LABEL]) == ["class001", "class002", "class001", "class002", "class001"]
+    assert set(table[VOXEL_SIZE]) == {"10"}
+    source = picks.relion31(lab)
+    kept = read_star(source[0])["particles"]
+    pd.testing.assert_frame_equal(table[list(kept.columns)], kept)
+    found = table[["Position X", "Position Y", "Position Z"]].astype(float).to_numpy()
+    np.testing.assert_allclose(found, np.concatenate(list(PLACES.values())), atol=0.01)
+    for address in table[INPUT]:
+        volume, voxel = read_volume(f"{address.partition('@')[0]}@{extracted / address.partition('@')[2]}")
+        assert voxel == VOXEL and volume.shape == (SIDE,) * 3
+        assert abs(volume.mean()) < 1e-6 and abs(volume.std() - 1) < 1e-5
+        assert np.abs(middle_of_mass(volume)).max() < 0.05
+
+
+def test_a_stack_is_a_volume_stack_whose_header_is_right(extracted):
+    assert mrcfile.validate(extracted / "TS_01.mrcs")
+    with mrcfile.open(extracted / "TS_01.mrcs") as mrc:
+        assert mrc.is_volume_stack() and mrc.data.shape == (3, SIDE, SIDE, SIDE)
+        assert mrc.header.dmin == mrc.data.min() and mrc.header.dmax == mrc.data.max()
+        assert mrc.header.rms == pytest.approx(mrc.data.std(), rel=1e-4)
+
+
+def test_the_folder_is_a_data_folder_of_csv_split_and_an_input_of_predict(lab, tmp_path):
+    rows = [f"TS_0{1 + n % 2},{20 + n % 3},{16 + n},{11.5},{'ab'[n // 6]}" for n in range(12)]
+    (tmp_path / "a.csv").write_text("\n".join(["Tomogram,x,y,z,Actual Label", *rows]))
+    out = tmp_path / "extracted"
+    extract.main(config(lab, out, coordinates=(str(tmp_path / "a.csv"),), tilt_range=(-60.0, 60.0)))
+    given = find_inputs([str(out / "particles.csv")])
+    assert len(given) == 12 and {found.voxel_size for found in given} == {VOXEL}
+    csv_split.main(csv_split.Config(data_dir=str(out), csv_dir=str(tmp_path / "csv_split")))
+    parts = [pd.read_csv(tmp_path / "csv_split" / f"{part}.csv", dtype=str) for part in ("train", "valid", "test")]
+    assert sorted(name for part in parts for name in part[PARTICLE]) == sorted(
+        f"TS_0{tomogram}/{number}" for tomogram in (1, 2) for number in range(1, 7)
+    )
+    assert {"x", "Position X", SOURCE_ROW, "Tilt Min"} <= set(parts[0])
+    for given in find_inputs([str(tmp_path / "csv_split" / "train.csv")]):
+        assert read_volume(given.address)[0].shape == (SIDE,) * 3
+
+
+def test_half_precision_keeps_the_volumes(lab, tmp_path, extracted):
+    extract.main(config(lab, tmp_path, dtype="float16"))
+    half, full = (mrcfile.read(folder / "TS_01.mrcs") for folder in (tmp_path, extracted))
+    assert half.dtype == np.float16
+    np.testing.assert_allclose(half, full, atol=5e-3)
+
+
+def test_boxes_that_leave_the_tomogram_are_dropped_or_padded_and_counted(lab, tmp_path, capsys):
+    places = [(8.2, 9.6, 11.3), (5.4, 20, 12), (20, 20, 20), (60, 20, 12), (-0.4, 20, 12), (20, -3, 12)]  # x, y, z
+    options = {
+        "coordinates": csv_picks(tmp_path / "a.csv", places),
+        "tomograms": first(lab),
+    }
+    extract.main(config(lab, tmp_path / "drop", **options))
+    assert "6 particles: 1 taken, 3 at the edge, 2 outside" in capsys.readouterr().out
+    assert mrcfile.read(tmp_path / "drop" / "TS_01.mrcs").shape[0] == 1
+    extract.main(config(lab, tmp_path / "pad", edge="pad", **options))
+    assert "6 particles: 4 taken, 3 at the edge, 2 outside" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "pad" / "particles.csv")
+    assert list(table[SOURCE_ROW]) == [1, 2, 3, 5]
+    assert (tmp_path / "pad" / "TS_01.mrcs").stat().st_size == 1024 + 4 * SIDE**3 * 4
+
+
+def test_a_box_that_just_fits_is_taken(lab, tmp_path):
+    half = SIDE / 2 - 0.5  # of a box whose first voxel is the tomogram's
+    places = [(half, half, half), (47 - half, 39 - half, 23 - half), (half - 0.01, half, half)]
+    options = {
+        "coordinates": csv_picks(tmp_path / "a.csv", places),
+        "tomograms": first(lab),
+    }
+    made = extract.prepare(config(lab, tmp_path, **options))[0]
+    assert (len(made.rows), made.at_edge) == (2, 1)
+    voxels = mrcfile.read(lab / "tomograms" / "TS_01.mrc")
+    np.testing.assert_allclose(
+        cut_box(voxels, np.full(3, half), VOXEL, made.box), voxels[:SIDE, :SIDE, :SIDE], atol=0.02
+    )
+
+
+def test_a_box_at_the_same_voxels_is_the_tomogram_there_and_a_shifted_one_follows():
+    rng = np.random.default_rng(0)
+    voxels = np.fft.ifftn(np.fft.fftn(rng.normal(size=(40, 40, 40))) * _band(40, 0.3)).real
+    box = Box(12, VOXEL)
+    found = cut_box(voxels, np.array([19.5, 20.5, 17.5]), VOXEL, box)
+    np.testing.assert_allclose(found, voxels[14:26, 15:27, 12:24], atol=0.02 * voxels.std())
+    moved = np.fft.ifftn(np.fft.fftn(voxels) * _shift(40, (0.3, -0.4, 0.25))).real
+    found = cut_box(moved, np.array([19.8, 20.1, 17.75]), VOXEL, box)
+    np.testing.assert_allclose(found, voxels[14:26, 15:27, 12:24], atol=0.02 * voxels.std())
+
+
+def _shift(side, by):
+    phases = [np.exp(-2j * np.pi * np.fft.fftfreq(side) * step) for step in by]
+    return phases[0][:, None, None] * phases[1][:, None] * phases[2]
+
+
+def _band(side, limit):
+    at = np.fft.fftfreq(side)
+    return (at[:, None, None] ** 2 + at[:, None] ** 2 + at**2) ** 0.5 < limit
+
+
+def test_resampling_about_a_place_gives_the_values_of_the_function_there():
+    place, shape = np.array([14.3, 17.75, 20.1]), (30, 34, 42)
+    z, y, x = (np.arange(length) * 8.0 for length in shape)
+    centre = place * 8.0 + np.array([6.0, -9.0, 4.0])  # A, of a Gaussian off the place
+
+    def gaussian(z, y, x):
+        squares = (z - centre[0])[:, None, None] ** 2 + (y - centre[1])[:, None] ** 2 + (x - centre[2]) ** 2
+        return np.exp(-squares / (2 * 25.0**2)) + 5
+
+    at = (np.arange(15) - 7) * 11.0
+    found = resample_about(gaussian(z, y, x).astype(np.float32), 8.0, 11.0, 15, place)
+    np.testing.assert_allclose(found, gaussian(*(at + middle * 8.0 for middle in place)), atol=0.01)
+
+
+def test_a_dry_run_says_all_and_writes_nothing(lab, tmp_path, capsys):
+    extract.main(config(lab, tmp_path / "out", dry_run=True))
+    said = capsys.readouterr().out
+    assert (
+        "RELION 3.1 (--flavour relion31); 5 particles, in voxels of 5 A (rlnImagePixelSize); 0 is the centre of" in said
+    )
+    assert "TS_01: 24 x 40 x 48 voxels (z, y, x) of 10 A, binning 2; 3 particles: 3 taken, 0 at the edge, 0" in said
+    assert "boxes: 12 voxels of 10 A" in said and "nothing is written" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_finished_stacks_are_not_cut_again_and_other_options_are_refused(lab, tmp_path, capsys, monkeypatch):
+    extract.main(config(lab, tmp_path))
+    before = {path.name: (path.stat().st_ino, path.read_bytes()) for path in tmp_path.glob("*.mrcs")}
+    table = (tmp_path / "particles.csv").read_bytes()
+    (tmp_path / "TS_02.mrcs").write_bytes(b"half")
+    extract.main(config(lab, tmp_path, tilt_range=(-50.0, 50.0)))
+    assert "TS_01.mrcs: already cut" in capsys.readouterr().out
+    assert (tmp_path / "TS_01.mrcs").stat().st_ino == before["TS_01.mrcs"][0]
+    assert (tmp_path / "TS_02.mrcs").read_bytes() == before["TS_02.mrcs"][1]
+    assert set(pd.read_csv(tmp_path / "particles.csv")["Tilt Max"]) == {50}
+    with pytest.raises(InputError, match="holds stacks cut with another --box; give another --out, or --overwrite"):
+        extract.main(config(lab, tmp_path, box=10))
+    extract.main(config(lab, tmp_path, box=10, overwrite=True))
+    assert mrcfile.read(tmp_path / "TS_01.mrcs").shape == (3, 10, 10, 10)
+    extract.main(config(lab, tmp_path, overwrite=True))
+    assert (tmp_path / "particles.csv").read_bytes() == table
+
+
+def test_a_run_that_was_cut_off_leaves_finished_stacks_and_goes_on(lab, tmp_path, monkeypatch):
+    real = extract.cut
+
+    def fails_at_the_second(made, stack, dtype):
+        if made.name == "TS_02":
+            raise KeyboardInterrupt
+        return real(made, stack, dtype)
+
+    monkeypatch.setattr(extract, "cut", fails_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        extract.main(config(lab, tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["TS_01.mrcs", "extract.json"]
+    first = (tmp_path / "TS_01.mrcs").stat().st_ino
+    monkeypatch.undo()
+    extract.main(config(lab, tmp_path))
+    assert (tmp_path / "TS_01.mrcs").stat().st_ino == first
+    assert len(pd.read_csv(tmp_path / "particles.csv")) == 5
+
+
+def test_a_folder_with_another_record_is_not_written_to(lab, tmp_path):
+    (tmp_path / "extract.json").write_text(json.dumps([]))
+    with pytest.raises(InputError, match=r"extract\.json: not a record of extract\.py; give another --out"):
+        extract.main(config(lab, tmp_path))
+
+
+def test_other_places_or_another_tomogram_are_cut_again(tmp_path, capsys):
+    tomogram = write_tomogram(tmp_path / "TS_01.mrc", blobs(PLACES["TS_01"]))
+    options = {"tomograms": (str(tomogram),), "coordinates": csv_picks(tmp_path / "a.csv", [(8.2, 9.6, 11.3)])}
+    extract.main(config(tmp_path, tmp_path / "out", **options))
+    csv_picks(tmp_path / "a.csv", [(24.1, 28.4, 12.75)])
+    extract.main(config(tmp_path, tmp_path / "out", **options))
+    assert "already cut" not in capsys.readouterr().out
+    os.utime(tomogram, ns=(1, 1))
+    extract.main(config(tmp_path, tmp_path / "out", **options))
+    assert "already cut" not in capsys.readouterr().out
+
+
+def test_constant_and_broken_boxes_are_left_out_and_counted(tmp_path, capsys):
+    volume = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    volume[:, :, :14] = 7
+    tomogram = write_tomogram(tmp_path / "TS_01.mrc", volume)
+    with mrcfile.mmap(tomogram, "r+") as mrc:
+        mrc.data[12, 20, 40] = np.nan
+    places = csv_picks(tmp_path / "a.csv", [(4, 20, 12), (24, 20, 12), (40, 20, 12), (34, 21, 11)])
+    extract.main(config(tmp_path, tmp_path / "out", box=6, tomograms=(str(tomogram),), coordinates=places))
+    assert "left out, as they are constant or not finite: 2 boxes" in capsys.readouterr().err
+    table = pd.read_csv(tmp_path / "out" / "particles.csv")
+    assert list(table[INPUT]) == ["1@TS_01.mrcs", "2@TS_01.mrcs"] and list(table[SOURCE_ROW]) == [2, 4]
+    assert mrcfile.validate(tmp_path / "out" / "TS_01.mrcs")
+    assert mrcfile.read(tmp_path / "out" / "TS_01.mrcs").shape == (2, 6, 6, 6)
+
+
+@pytest.mark.parametrize("contrast", ["bright", "dark"])
+def test_the_contrast_and_the_centre_of_the_mean_are_said(contrast, tmp_path, capsys):
+    sign = 1 if contrast == "bright" else -1
+    noise = np.random.default_rng(0).normal(scale=0.2, size=SHAPE)
+    write_tomogram(tmp_path / "TS_01.mrc", (sign * blobs(PLACES["TS_01"]) + noise).astype(np.float32))
+    options = {"tomograms": (str(tmp_path / "TS_01.mrc"),)}
+    right = csv_picks(tmp_path / "a.csv", PLACES["TS_01"] / VOXEL)
+    extract.main(config(tmp_path, tmp_path / "a", coordinates=right, **options))
+    assert f"centred; the particles are {contrast}" in capsys.readouterr().out
+    assert (tmp_path / "a" / "check.png").read_bytes().startswith(b"\x89PNG")
+    wrong = csv_picks(tmp_path / "b.csv", PLACES["TS_01"] / VOXEL + np.array([3.0, 0, 0]))
+    extract.main(config(tmp_path, tmp_path / "b", coordinates=wrong, **options))
+    assert "from there; " in capsys.readouterr().err
+
+
+def test_places_without_particles_are_doubted(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    tomogram = write_tomogram(tmp_path / "TS_01.mrc", rng.normal(size=(24, 64, 64)).astype(np.float32))
+    places = csv_picks(tmp_path / "a.csv", rng.uniform(10, 31, size=(25, 3)) * (1, 1, 0) + (0, 0, 11))
+    extract.main(config(tmp_path, tmp_path / "out", coordinates=places, tomograms=(str(tomogram),)))
+    assert "wrong places, or few and noisy particles?" in capsys.readouterr().err
+    small = csv_picks(tmp_path / "b.csv", rng.uniform(6, 11, size=(25, 3)))
+    extract.main(config(tmp_path, tmp_path / "small", coordinates=small, tomograms=(str(tomogram),)))
+    assert "TS_01: all 25 particles are in one corner of it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", [np.int8, np.int16, np.uint16, np.float16])
+def test_tomograms_of_every_mode_and_order_of_axes_give_the_same_places(mode, tmp_path):
+    volume = (blobs(PLACES["TS_01"]) * 25).astype(mode)
+    with mrcfile.new(tmp_path / "TS_01.rec") as mrc:
+        mrc.set_data(np.ascontiguousarray(np.transpose(volume, (2, 0, 1))))  # sections x, rows z, columns y
+        mrc.header.mapc, mrc.header.mapr, mrc.header.maps = 2, 3, 1
+        mrc.voxel_size = VOXEL
+        mrc.header.ispg = 0  # as IMOD writes it
+    options = {"tomograms": (str(tmp_path / "TS_01.rec"),)}
+    places = csv_picks(tmp_path / "a.csv", PLACES["TS_01"] / VOXEL)
+    made = extract.prepare(config(tmp_path, tmp_path, coordinates=places, **options))[0]
+    assert made.tomogram.shape == SHAPE
+    for box in made.boxes(tmp_path):
+        assert np.abs(middle_of_mass(box)).max() < 0.05
+
+
+def test_a_compressed_tomogram_is_read(tmp_path):
+    with mrcfile.new(tmp_path / "TS_01.mrc.gz", compression="gzip") as mrc:
+        mrc.set_data(blobs(PLACES["TS_01"]))
+        mrc.voxel_size = VOXEL
+    places = csv_picks(tmp_path / "a.csv", PLACES["TS_01"] / VOXEL)
+    extract.main(config(tmp_path, tmp_path / "out", coordinates=places, tomograms=(str(tmp_path / "TS_01.mrc.gz"),)))
+    assert mrcfile.read(tmp_path / "out" / "TS_01.mrcs").shape[0] == 3
+
+
+@pytest.mark.parametrize(("version", "unit", "factor"), [("0.4", "angstrom", 1.0), ("0.5", "nanometer", 10.0)])
+@pytest.mark.parametrize("axes", ["zyx", "czyx", "xyz"])
+def test_ome_zarr_gives_the_same_boxes_as_mrc(version, unit, factor, axes, tmp_path):
+    volume = blobs(PLACES["TS_01"])
+    folder = tmp_path / "ExperimentRuns" / "TS_01" / "VoxelSpacing10.000" / "wbp.zarr"  # as copick lays it out
+    write_zarr(folder, volume, version, unit, VOXEL / factor, axes)
+    mrc = write_tomogram(tmp_path / "TS_01.mrc", volume)
+    places = csv_picks(tmp_path / "a.csv", PLACES["TS_01"] / VOXEL)
+    for name, tomogram in (("zarr", folder), ("mrc", mrc)):
+        extract.main(config(tmp_path, tmp_path / name, coordinates=places, tomograms=(str(tomogram),)))
+    stacks = [(tmp_path / name / "TS_01.mrcs").read_bytes() for name in ("zarr", "mrc")]
+    assert stacks[0] == stacks[1]
+
+
+def write_zarr(folder, volume, version, unit, voxel, axes):
+    """An OME-Zarr image of two levels, as version 0.4 (Zarr 2) or 0.5 (Zarr 3) has it."""
+    group = zarr.create_group(folder, zarr_format=2 if version == "0.4" else 3)
+    order = ["zyx".index(axis) for axis in axes if axis != "c"]
+    stored = np.transpose(volume, order)[(None,) * axes.count("c")]
+    for level, step in (("0", 1), ("1", 2)):
+        part = stored[tuple(slice(None, None, 1 if axis == "c" else step) for axis in axes)]
+        array = group.create_array(level, shape=part.shape, chunks=(10,) * part.ndim, dtype=part.dtype)
+        array[:] = part
+    scale = [[1.0 if axis == "c" else voxel * step / 2 for axis in axes] for step in (1, 2)]
+    image = {
+        "axes": [
+            {"name": axis, **({"type": "channel"} if axis == "c" else {"type": "space", "unit": unit})} for axis in axes
+        ],
+        "datasets": [
+            {"path": str(n), "coordinateTransformations": [{"type": "scale", "scale": scale[n]}]} for n in range(2)
+        ],
+        "coordinateTransformations": [{"type": "scale", "scale": [1.0 if axis == "c" else 2.0 for axis in axes]}],
+    }
+    if version == "0.4":
+        group.attrs["multiscales"] = [image]
+    else:
+        group.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
+
+
+def test_a_zarr_folder_that_is_no_tomogram_is_refused(tmp_path):
+    zarr.create_group(tmp_path / "a.zarr")
+    with pytest.raises(InputError, match=r"a\.zarr: not a readable OME-Zarr image"):
+        read_header(tmp_path / "a.zarr")
+    write_zarr(tmp_path / "b.zarr", blobs(PLACES["TS_01"]), "0.4", "parsec", 1.0, "zyx")
+    with pytest.raises(InputError, match=r"b\.zarr: its header states no voxel size; give --voxel-size"):
+        find_tomograms([str(tmp_path / "b.zarr")], 0.0)
+
+
+def test_memory_does_not_grow_with_the_tomogram_or_the_number_of_particles(tmp_path):
+    shape, volume = (64, 256, 512), np.zeros((4, 4, 4), dtype=np.int8)
+    path = write_tomogram(tmp_path / "TS_01.mrc", volume)
+    with mrcfile.open(path, "r+") as mrc:
+        mrc.header.nz, mrc.header.ny, mrc.header.nx = mrc.header.mz, mrc.header.my, mrc.header.mx = shape
+        mrc.header.cella = (512 * VOXEL, 256 * VOXEL, 64 * VOXEL)
+        mrc.header.mode = 2
+    os.truncate(path, 1024 + 4 * int(np.prod(shape)))  # 34 MB of zeros, none of it on the disk
+    rng = np.random.default_rng(0)
+    voxels = np.memmap(path, dtype=np.float32, mode="r+", offset=1024, shape=shape)
+    voxels[20:44, :, :80] = rng.normal(size=(24, 256, 80))
+    voxels.flush()
+    places = csv_picks(tmp_path / "a.csv", rng.uniform((10, 10, 30), (70, 240, 34), size=(200, 3)))
+    options = {"coordinates": places, "tomograms": (str(path),), "box": 16, "dtype": "float16"}
+    made = extract.prepare(config(tmp_path, tmp_path, **options))[0]
+    tracemalloc.start()
+    entry = extract.cut(made, tmp_path / "TS_01.mrcs", "float16")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert entry["volumes"] == 200
+    assert peak < 3e6 < (tmp_path / "TS_01.mrcs").stat().st_size * 2  # of a tomogram of 34 MB
+
+
+def test_names_are_compared_without_what_programs_put_around_them():
+    names = "TS_01 TS_01.tomostar a/b/rec_TS_01.mrc TS_01_10.00Apx.mrc TS_01.mrc_9.98Apx.mrc TS_01.st TS_01_Vol.mrc"
+    for name in f"{names} TS_01_rec.rec TS_01.ome.zarr TS_01.mrc.gz a/TS_01.st:mrc TS_01.mrc.tomostar".split():
+        assert plain_name(name) == "TS_01"
+    assert plain_name("00255") == "00255" and plain_name("rec_.mrc") == "rec_"
+
+
+def test_a_miss_lists_the_names_of_both_sides(lab, tmp_path, capsys):
+    one = {"tomograms": (str(lab / "tomograms" / "TS_01.mrc"), str(write_tomogram(tmp_path / "X.mrc", blobs([]))))}
+    expected = "2 particles are of tomograms that were not given: TS_02; tomograms without particles: X; with: TS_01"
+    with pytest.raises(InputError, match=f"{expected} .*; --skip-missing leaves them out"):
+        extract.main(config(lab, tmp_path / "out", **one))
+    extract.main(config(lab, tmp_path / "out", skip_missing=True, **one))
+    assert expected in capsys.readouterr().err
+    assert len(pd.read_csv(tmp_path / "out" / "particles.csv")) == 3
+
+
+def test_a_file_without_names_needs_one_tomogram_or_its_name(lab, tmp_path):
+    star = tmp_path / "picks_relion3.star"
+    star.write_text(loop("rlnCoordinateX rlnCoordinateY rlnCoordinateZ", [xyz(PLACES["TS_01"][0] / VOXEL)]))
+    with pytest.raises(InputError, match=r"picks_relion3\.star: names no tomogram, and 2 are given \(TS_01, TS_02\)"):
+        extract.main(config(lab, tmp_path / "out", coordinates=(str(star),)))
+    one = (str(lab / "tomograms" / "TS_02.mrc"),)
+    assert extract.prepare(config(lab, tmp_path / "out", coordinates=(str(star),), tomograms=one))[0].name == "TS_02"
+
+
+def test_a_header_that_contradicts_is_warned_of_and_an_unknown_voxel_size_has_to_be_given(lab, tmp_path, capsys):
+    wrong = write_tomogram(tmp_path / "TS_01_10.00Apx.mrc", blobs(PLACES["TS_01"]), voxel=1.0)
+    options = {"tomograms": (str(wrong),), "coordinates": csv_picks(tmp_path / "a.csv", PLACES["TS_01"] / VOXEL)}
+    extract.prepare(config(lab, tmp_path, target_voxel_size=0.0, **options))
+    assert "voxels of 1 A by the header, 10 A by its name; taken from the header" in capsys.readouterr().err
+    assert extract.prepare(config(lab, tmp_path, voxel_size=10.0, **options))[0].tomogram.voxel_size == 10
+    assert "1 A by the header, 10 A by --voxel-size; taken from --voxel-size" in capsys.readouterr().err
+    nothing = write_tomogram(tmp_path / "TS_01.mrc", blobs([]), voxel=0.0)
+    with pytest.raises(InputError, match=r"TS_01\.mrc: its header states no voxel size; give --voxel-size"):
+        extract.prepare(config(lab, tmp_path, **{**options, "tomograms": (str(nothing),)}))
+
+
+def test_several_sources_of_one_tomogram_share_its_stack(lab, tmp_path):
+    one = csv_picks(tmp_path / "a.csv", PLACES["TS_01"][:1] / VOXEL)
+    other = tmp_path / "b.csv"
+    other.write_text("tomogram,X,Y,Z,Particle,actual label\nTS_01,24.1,28.4,12.75,p7,ribosome\n")
+    extract.main(config(lab, tmp_path / "out", coordinates=(*one, str(other))))
+    table = pd.read_csv(tmp_path / "out" / "particles.csv", dtype=str, keep_default_na=False)
+    assert list(table[LABEL]) == ["", "ribosome"] and list(table["Source Particle"]) == ["", "p7"]
+    assert list(table[SOURCE_ROW]) == ["1", "1"] and list(table["X"]) == ["", "24.1"]
+    assert mrcfile.read(tmp_path / "out" / "TS_01.mrcs").shape[0] == 2
+
+
+def test_stacks_and_what_is_no_tomogram_are_refused(lab, tmp_path):
+    cases = {
+        "stack.mrcs": "a stack of images or of volumes; expected a tomogram .2-D stacks of particles",
+        "text.mrc": "not a readable MRC file",
+        "none.mrc": "no such file or folder; expected tomograms",
+        "empty": "holds neither an MRC file nor an OME-Zarr folder",
+    }
+    write_tomogram(tmp_path / "stack.mrcs", blobs([]))
+    (tmp_path / "text.mrc").write_text("hello")
+    (tmp_path / "empty").mkdir()
+    for name, message in cases.items():
+        with pytest.raises(InputError, match=f"{name}: {message}"):
+            extract.prepare(config(lab, tmp_path, tomograms=(str(tmp_path / name),)))
+    with pytest.raises(InputError, match="tomograms of one name, TS_01; expected one of each"):
+        twice = (str(lab / "tomograms" / "TS_01.mrc"), str(write_tomogram(tmp_path / "TS_01.mrc", blobs([]))))
+        extract.prepare(config(lab, tmp_path, tomograms=twice))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"box": 1}, "--box 1"),
+        ({"edge": "keep"}, "--edge keep"),
+        ({"dtype": "int8"}, "--dtype int8"),
+        ({"voxel_size": -1.0}, "--voxel-size -1"),
+        ({"tilt_range": (60.0, -60.0)}, "--tilt-range"),
+        ({"coordinates": ()}, "expected one file at least"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(lab, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        extract.main(config(lab, tmp_path, **options))
+
+
+def test_the_script_says_a_mistake_in_one_line_with_exit_code_2(lab, tmp_path):
+    said = refuse("extract.py", "--coordinates", "none.star", "--tomograms", str(lab / "tomograms"), cwd=tmp_path)
+    assert said == "extract.py: error: none.star: no such file; expected particles' coordinates"
