@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from common.cli import InputError, is_first_process
 from common.files import atomic_path
+from evaluation.rejection import Calibration
 from loader.augment import HALF_TURNS, safe_half_turns
 from loader.prepare import Preprocessing
 from models.ResNet import BACKBONES
@@ -160,16 +161,26 @@ def load_checkpoint(path: Path | str) -> dict:
 
 
 def load_model(path: Path | str, device: torch.device) -> tuple[nn.Module, dict]:
-    """The trained network, in eval mode on `device`, and the checkpoint (on the CPU), its preprocessing as dataclass.
+    """The trained network, in eval mode on `device`, and the checkpoint (on the CPU), in which preprocessing and
+    calibration are dataclasses.
 
     The network is averaged over views where the checkpoint's configuration says so, see `with_views`.
 
-    Raises InputError as load_checkpoint does, when the weights do not fit the network that the file describes, and for
-    a last.pt from before the end of its first epoch.
+    Raises InputError as load_checkpoint does, when the weights do not fit the network that the file describes, when its
+    calibration is incomplete, and for a last.pt that was written within an epoch: its weights had no validation.
     """
     checkpoint = load_checkpoint(path)
-    if not checkpoint["calibration"]:
-        raise InputError(f"{path}: of a run whose first epoch was not over; expected a checkpoint with a validation")
+    if checkpoint["progress"].get("step"):
+        best = Path(path).with_name("checkpoint.pt")
+        instead = best if best.is_file() else "a checkpoint with a validation (train.py --resume ends the epoch)"
+        raise InputError(
+            f"{path}: written within epoch {checkpoint['epoch'] + 1}, so that its calibration is not that of its "
+            f"weights; expected {instead}"
+        )
+    try:
+        checkpoint["calibration"] = Calibration.read(checkpoint["calibration"])
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
     try:
         model = build_model(checkpoint["config"])
         model.load_state_dict(checkpoint["state_dict"])

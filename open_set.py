@@ -70,7 +70,7 @@ def main(cfg: Config) -> None:
         print("to hold classes out: csv_split.py --unseen NAMES, then train again")
 
     calibration = checkpoint["calibration"]
-    prototypes = calibration["prototypes"].numpy()
+    prototypes = calibration.prototypes
     raw = {
         name: embed(model, split.images, device, cfg.batch_size, f"embedding {name}.csv", normalised=False)
         for name, split in splits.items()
@@ -93,8 +93,8 @@ def main(cfg: Config) -> None:
     pictures = {}
     for name in unseen_sets:
         known, unseen = sets["test"], sets[name]
-        default = scores["test"][calibration["score"]], scores[name][calibration["score"]]
-        rejected = tuple(values < calibration["threshold"] for values in default)
+        default = scores["test"][calibration.score], scores[name][calibration.score]
+        rejected = tuple(values < calibration.threshold for values in default)
         n_classes = len(np.unique(unseen.classes))
         print(f"evaluating {name}.csv: {len(unseen)} volumes of {n_classes} unseen {plural('class', n_classes)}")
         options = cfg.seed, cfg.bootstrap

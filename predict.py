@@ -32,7 +32,7 @@ from common.cli import InputError, choose_device, plural, run
 from common.files import atomic_path, results_folder, write_csv, write_json
 from common.threads import READERS
 from evaluation import figures
-from evaluation.rejection import calibrated_score, unit
+from evaluation.rejection import Calibration, calibrated_score, unit
 from loader.columns import INPUT, UNKNOWN
 from loader.dataset import contrast_warning
 from loader.prepare import CONTRASTS, Input, Preprocessing, find_inputs, prepare
@@ -64,8 +64,8 @@ MOST_GROUPS, PER_GROUP = 8, 4  # classes in the picture, and volumes of each
 
 def main(cfg: Config) -> None:
     device = choose_device(cfg.device)
+    check(cfg)
     model, checkpoint = load_model(cfg.checkpoint, device)
-    check(cfg, checkpoint)
     preprocessing = replace(checkpoint["preprocessing"], **({"contrast": cfg.contrast} if cfg.contrast else {}))
     inputs = find_inputs(cfg.inputs)
     if cfg.voxel_size:
@@ -95,15 +95,15 @@ def main(cfg: Config) -> None:
             classes=np.array(checkpoint["classes"]),
             checkpoint=str(cfg.checkpoint),
         )
-    draw(folder / "predictions.png", table, inputs, preprocessing, checkpoint["calibration"]["score"], warning)
+    draw(folder / "predictions.png", table, inputs, preprocessing, checkpoint["calibration"].score, warning)
     print(summary(table, checkpoint["calibration"]))
     print(trust(checkpoint))
     names = ("predictions.csv", "predictions.json", "embeddings.npz", "predictions.png")
     print(f"written: {', '.join(str(folder / name) for name in names)}")
 
 
-def check(cfg: Config, checkpoint: dict) -> None:
-    """Refuse options that make no sense, and a checkpoint that cannot call anything unknown."""
+def check(cfg: Config) -> None:
+    """Refuse options that make no sense."""
     if cfg.batch_size < 1:
         raise InputError(f"--batch-size {cfg.batch_size}: expected at least 1")
     if not 0 <= cfg.voxel_size < float("inf"):
@@ -114,11 +114,6 @@ def check(cfg: Config, checkpoint: dict) -> None:
         raise InputError(f"--name {cfg.name!r}: expected the name of a folder, not a path")
     if (results_folder(cfg.results_dir, cfg.checkpoint) / cfg.name).is_file():
         raise InputError(f"--name {cfg.name}: a file of the results; expected the name of a folder")
-    nothing = np.empty((0, checkpoint["config"]["embedding_dim"]), dtype=np.float32)
-    try:
-        calibrated_score(nothing, checkpoint["calibration"])
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{cfg.checkpoint}: {error}") from error
 
 
 def embed_inputs(
@@ -152,16 +147,16 @@ def predictions(embeddings: np.ndarray, checkpoint: dict) -> pd.DataFrame:
     """One row an embedding of (N, E): class or unknown, score, threshold, the nearest class and the runner-up."""
     calibration = checkpoint["calibration"]
     classes = np.array([*checkpoint["classes"], ""])
-    cosines = unit(embeddings) @ unit(np.asarray(calibration["prototypes"])).T  # (N, E) -> (N, C)
+    cosines = unit(embeddings) @ unit(calibration.prototypes).T  # (N, E) -> (N, C)
     cosines = np.pad(cosines, ((0, 0), (0, 1)), constant_values=np.nan)  # so that a lone class has a runner-up: none
     first, second = np.argsort(-cosines, axis=1, kind="stable")[:, :2].T
     scores = calibrated_score(embeddings, calibration)
     rows = np.arange(len(embeddings))
     return pd.DataFrame(
         {
-            PREDICTION: np.where(scores >= calibration["threshold"], classes[first], UNKNOWN),
+            PREDICTION: np.where(scores >= calibration.threshold, classes[first], UNKNOWN),
             SCORE: scores.astype(float),
-            THRESHOLD: calibration["threshold"],
+            THRESHOLD: calibration.threshold,
             NEAREST: classes[first],
             NEAREST_COSINE: cosines[rows, first].astype(float),
             RUNNER_UP: classes[second],
@@ -190,8 +185,8 @@ def record(cfg: Config, checkpoint: dict, volumes: int) -> dict:
         "volumes": volumes,
         "contrast": cfg.contrast or checkpoint["preprocessing"].contrast,
         "voxel_size": cfg.voxel_size,
-        "score": calibration["score"],
-        "threshold": float(calibration["threshold"]),
+        "score": calibration.score,
+        "threshold": float(calibration.threshold),
     }
 
 
@@ -232,15 +227,15 @@ def draw(
     )
 
 
-def summary(table: pd.DataFrame, calibration: dict) -> str:
+def summary(table: pd.DataFrame, calibration: Calibration) -> str:
     """How many volumes of each class, with their median score, and what the threshold means."""
     groups = table.groupby(PREDICTION)[SCORE].agg(["size", "median"]).sort_values("size", ascending=False)
     width = max(len(PREDICTION), *(len(name) for name in groups.index))
     lines = [f"{PREDICTION:{width}s}  volumes  median score"]
     lines += [f"{name:{width}s}  {row['size']:7.0f}  {row['median']:12.3f}" for name, row in groups.iterrows()]
     lines.append(
-        f"unknown: {calibration['score']} below {calibration['threshold']:.3f}, as are at most "
-        f"{calibration['false_rejection_rate']:.0%} of the {calibration['n']} validation volumes of known classes"
+        f"unknown: {calibration.score} below {calibration.threshold:.3f}, as are at most "
+        f"{calibration.false_rejection_rate:.0%} of the {calibration.n} validation volumes of known classes"
     )
     return "\n".join(lines)
 

@@ -54,7 +54,7 @@ def main(cfg: Config) -> None:
     predictions, regularisation = linear_probe(
         embeddings["train"], labels["train"], embeddings["valid"], labels["valid"], embeddings["test"], cfg.seed
     )
-    nearest, _ = classify(embeddings["test"], checkpoint["calibration"]["prototypes"].numpy())
+    nearest, _ = classify(embeddings["test"], checkpoint["calibration"].prototypes)
     rows = splits["test"].rows
     report = closed_set_report(
         labels["test"],

@@ -22,78 +22,51 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.cli import InputError, choose_device, is_first_process, plural, run
+from common.cli import Contrast, Device, InputError, choose_device, plural, run, warn
+from evaluation.rejection import Calibration, refusal_text, refusal_warning
 from loader.dataset import Split, contrast_warning, load_split, particle_codes
-from loader.rows import class_names
+from loader.packed import own_preprocessing
+from loader.rows import SplitRows, class_names, read_rows
 from loader.volume import central_brightness
+from model import load_checkpoint
 from training.batches import Batches, FileBatches
-from training.checks import check
+from training.checks import check, check_data, check_group
+from training.config import Augmentation, Backbone, Loss, Machine, Online, Optimisation, Recipe, Rejection
 from training.group import Group, join
-from training.loop import draw_gallery, train_epoch, validate
-from training.online import OnlineBatches, StreamBatches, load_shapes
+from training.loop import Validation, draw_gallery, finish_epoch, train_epoch
 from training.recipes import RECIPES
-from training.record import Board, epochs_since_best, merit, save_epoch, summary, write_logs
-from training.run import HALF_WRITTEN, Run, remove_run
+from training.record import (
+    Board,
+    epoch_checkpoints,
+    epochs_since_best,
+    merit,
+    remove_half_written,
+    remove_run,
+    write_logs,
+)
+from training.state import TrainingSet, TrainingState
 from training.stop import stop_requests
 
 
 @dataclass(frozen=True)
-class Config:
-    recipe: str = "default"  # set of constants in training/recipes.py: default, diverse, original, authors
+class Config(Optimisation, Augmentation, Online, Rejection, Machine):  # the settings in training/config.py, and these:
+    recipe: Recipe = "default"  # set of constants in training/recipes.py that takes the place of the defaults
     csv_dir: str = "csv_split"  # folder of train.csv and valid.csv
     save_dir: str = "model_save"  # folder of the checkpoints and logs
-    contrast: str = "bright"  # of the particles in the files: bright or dark
-    backbone: str = "resnet"  # a name in models/ResNet.py: BACKBONES
-    depth: int = 18  # layers of the backbone
-    width: int = 64  # channels of its first stage; 16 is the preset for a CPU
-    embedding_dim: int = 512  # E
+    contrast: Contrast = "bright"  # contrast of the particles in the files
+    backbone: Backbone = "resnet"  # the network, by its name in models/ResNet.py
+    depth: int = 18  # layers of the network
+    width: int = 64  # channels of the network's first stage; 16 is the preset for a CPU
+    embedding_dim: int = 512  # numbers per embedding
     views: bool = False  # average embeddings over the half turns that keep the missing wedge; four times the inference
-    upsample: int = 1  # enlarge the box on the device, 2 as the original did
-    loss: str = "soft_lmccl"  # a name in loss/loss.py: LOSSES
-    loss_options: dict[str, str] = field(default_factory=dict)  # its options, as: s 30 m 0.35
+    upsample: int = 1  # factor by which the box is enlarged on the device; the original has 2
+    loss: Loss = "soft_lmccl"  # the loss, by its name in loss/loss.py
+    loss_options: dict[str, str] = field(default_factory=dict)  # options of the loss, each a name and a value: s 30
     epochs: int = 30  # passes over train.csv
-    batch_size: int = 64  # volumes a batch, on all processes together
-    accumulate: int = 1  # batches a step of the optimiser
-    class_samples: int = 0  # K volumes of each of batch_size / K classes in a batch (P x K sampling); 0 for a shuffle
-    optimizer: str = "adamw"  # adamw, or adam as the publications
-    lr: float = 3e-3  # learning rate; of one_cycle the peak
-    eps: float = 1e-8  # of the optimiser
-    weight_decay: float = 0.01  # of the network's weights; the loss's own parameters have none
-    schedule: str = "one_cycle"  # one_cycle (warm-up, then a cosine), plateau or decay
-    clip: float = 5.0  # largest norm of the network's gradient; 0 for no limit
-    ema: float = 0.0  # decay of the running average of weights that is validated and kept; 0 for the weights themselves
-    patience: int = 0  # epochs without improvement until training stops early; 0 for never
-    half_turns: bool = True  # augment volumes of files by the half turns that keep the missing wedge
-    shift: int = 2  # augment volumes of files by shifts of so many voxels at most along each axis
-    noise: float = 0.0  # augment volumes of files by white noise of so many standard deviations at most
-    rotate: bool = False  # augment volumes of files by any rotation, and cut the missing wedge out again
-    simulate_online: bool = False  # draw every batch afresh from the structures that data_dir was simulated from
-    data_dir: str = "data_"  # for simulate_online: folder of simulation.json
-    structures: str = ""  # for simulate_online: folder of the structures; empty for procedural complexes
-    online_volumes: int = 0  # volumes of an epoch; 0 for as many as train.csv has
-    online_snr: tuple[float, float] = (0.02, 0.5)  # log-uniform in this range
-    online_noise_free: float = 0.1  # share of volumes without noise
-    online_defocus: tuple[float, ...] = ()  # um, from and to; empty: as in simulation.json
-    online_tilt: tuple[float, ...] = ()  # degrees: each batch's largest tilt is drawn from this range; empty likewise
-    online_neighbours: int = -1  # at most; -1: as in simulation.json
-    online_imaging: str = "fixed"  # imaging of simulated volumes: fixed as in simulation.json, or drawn at random
-    online_renewal: float = 1.0  # simulated particles per volume drawn; below 1 each is drawn again, with other noise
-    online_stock: int = 4096  # particles kept on the device to draw from, with a renewal below 1
-    online_junk: float = 0.0  # share of the volumes that show no particle, as classes of their own
-    auxiliary: int = 0  # procedural classes that train beside the known ones, with simulate_online
-    auxiliary_share: float = 0.7  # of each batch
-    auxiliary_seed: int = 9  # of their shapes
-    prototype_per_class: int = 100  # training volumes of a class that its prototype and the scores of unknowns rest on
-    false_rejection_rate: float = 0.05  # share of validation knowns that the threshold may call unknown
-    memory_share: float = 0.5  # of the GPU's free memory that volumes may fill; of the machine's, where no file can
-    compile: bool = False  # torch.compile the network
-    bfloat16: bool = True  # autocast on CUDA; the CPU trains in float32
-    sync_batchnorm: bool = False  # batch normalisation over the GPUs together
-    tensorboard: bool = True  # write save_dir/tensorboard too
-    save_every: int = 2000  # steps between writes of last.pt: the most that a killed run loses; 0 for whole epochs
-    keep: int = 3  # improvements kept as checkpoint<epoch>.pt
-    seed: int = 9  # of weights, order and augmentation
-    device: str = "auto"  # auto, cpu or cuda
+    batch_size: int = 64  # volumes per batch, on all processes together
+    lr: float = 3e-3  # learning rate; with the schedule one_cycle its peak
+    seed: int = 9  # seed of weights, order and augmentation
+    device: Device = "auto"  # where to train; auto is CUDA where there is one
     resume: bool = False  # go on from last.pt
     overwrite: bool = False  # delete the run that save_dir holds
 
@@ -103,76 +76,80 @@ CONTRAST_SAMPLE = 500  # volumes whose contrast is looked at
 
 def main(cfg: Config) -> None:
     check(cfg)
-    with join(choose_device(cfg.device)) as (group, device), stop_requests() as stop:
-        train, valid, classes = load_data(cfg, device)
-        batches = make_batches(cfg, train, classes, device, group)
+    with join(choose_device(cfg.device)) as (group, device):
+        check_group(cfg, group, device)
+        rows, valid_rows, data = read_tables(cfg)
+        check_data(cfg, data, rows, group)
+        simulated = make_simulated(cfg, len(rows), data, device, group) if cfg.simulate_online else None
+        train = load_volumes(cfg, rows, data, device)
+        valid = load_split(valid_rows, data.preprocessing, memory_share=cfg.memory_share)
+        warn_of_few(len(valid), cfg.false_rejection_rate)
+        batches = simulated or FileBatches(cfg, train, device, group)
         steps = -(-batches.count // cfg.accumulate)
-        state = Run(cfg, classes, train.preprocessing, steps, device, group, particle_codes(train.rows))
+        state = TrainingState(cfg, data, steps, device, group)
         state.imaging = batches.imaging_record
         take_up(state)
         if group.first:
             print(description(state, batches, valid), flush=True)
         board = Board(state)
-        gallery = draw_gallery(train.labels, cfg.prototype_per_class, cfg.seed)
-        while state.epoch < cfg.epochs and not (cfg.patience and epochs_since_best(state.log) >= cfg.patience):
-            started, before = time.perf_counter(), state.seen
-            stopped = train_epoch(state, batches, stop)
-            if stopped:
-                leave(state, stopped)
-            finish_epoch(state, train, valid, gallery, started, before)
-            board.add(state.log[-1])
+        sets = Validation(train, valid, draw_gallery(train.labels, cfg.prototype_per_class, cfg.seed))
+        with stop_requests() as stop:
+            while state.epoch < cfg.epochs and not (cfg.patience and epochs_since_best(state.log) >= cfg.patience):
+                started, before = time.perf_counter(), state.seen
+                stopped = train_epoch(state, batches, stop)
+                if stopped:
+                    leave(state, stopped)
+                finish_epoch(state, sets, started, before)
+                board.add(state.log[-1])
         if group.first:
-            best = max(state.log, key=merit)
-            early = f"stopped early, after epoch {state.epoch}; " if state.epoch < cfg.epochs else ""
-            path = Path(cfg.save_dir) / "checkpoint.pt"
-            print(f"{early}best: epoch {best['epoch']}, validation accuracy {best['accuracy']:.4f}; {path}")
+            conclude(state)
 
 
-def load_data(cfg: Config, device: torch.device) -> tuple[Split, Split, list[str]]:
-    """The training and the validation volumes, and the classes' names."""
+def read_tables(cfg: Config) -> tuple[SplitRows, SplitRows, TrainingSet]:
+    """The rows of train.csv and valid.csv, and what they and the first volume say of the data.
+
+    Raises InputError where there is none, or where the two have different classes.
+    """
     folder = Path(cfg.csv_dir)
-    train = load_split(folder / "train.csv", contrast=cfg.contrast, memory_share=cfg.memory_share)
+    train, valid = (read_rows(folder / name) for name in ("train.csv", "valid.csv"))
     if not len(train):
-        raise InputError(f"{folder}/train.csv: holds no volume")
-    if cfg.views and not train.preprocessing.tilt_range:
-        raise InputError("--views: the tilt range of the volumes is unknown (columns Tilt Min and Tilt Max)")
-    valid = load_split(folder / "valid.csv", train.preprocessing, memory_share=cfg.memory_share)
-    classes = class_names(train.rows, folder / "train.csv")
-    if class_names(valid.rows, folder / "valid.csv") != classes:
+        raise InputError(f"{train.path}: holds no volume")
+    classes = class_names(train.rows, train.path)
+    if class_names(valid.rows, valid.path) != classes:
         raise InputError(f"{folder}: train.csv and valid.csv have different classes; run csv_split.py again")
-    warn_of_contrast(train, cfg.contrast)
-    warn_of_few(len(valid), cfg.false_rejection_rate)
-    return train.on_device(device, cfg.memory_share), valid, classes
+    return train, valid, TrainingSet(classes, own_preprocessing(train, cfg.contrast), particle_codes(train.rows))
 
 
-def warn_of_contrast(train: Split, contrast: str) -> None:
-    """Say so where the particles look as if they were of the other contrast."""
+def load_volumes(cfg: Config, rows: SplitRows, data: TrainingSet, device: torch.device) -> Split:
+    """The training volumes, with a warning where they look as if they were of the other contrast."""
+    train = load_split(rows, data.preprocessing, memory_share=cfg.memory_share)
     some = train.images[:: len(train) // CONTRAST_SAMPLE + 1, 0].float().numpy()
-    warning = contrast_warning(np.array([central_brightness(volume) for volume in some]), contrast)
-    if warning and is_first_process():
-        print(f"train.py: warning: {warning}", file=sys.stderr)
+    warning = contrast_warning(np.array([central_brightness(volume) for volume in some]), cfg.contrast)
+    if warning:
+        warn(warning)
+    return train.on_device(device, cfg.memory_share)
 
 
 def warn_of_few(count: int, rate: float) -> None:
     """Say so where the threshold for unknowns can reject no validation volume."""
-    if rate and int(count * rate + 1e-9) == 0 and is_first_process():
-        print(
-            f"train.py: warning: {count} validation {plural('volume', count)}: --false-rejection-rate {rate:g} rejects "
-            f"none of fewer than {math.ceil(1 / rate - 1e-9)}, so the threshold for unknowns is the lowest score of "
-            "all; more particles, or a larger share of them for validation (csv_split.py --fractions), make it surer",
-            file=sys.stderr,
+    if rate and int(count * rate + 1e-9) == 0:
+        warn(
+            f"{count} validation {plural('volume', count)}: --false-rejection-rate {rate:g} rejects none of fewer than "
+            f"{math.ceil(1 / rate - 1e-9)}, so the threshold for unknowns is the lowest score of all; more particles, "
+            "or a larger share of them for validation (csv_split.py --fractions), make it surer"
         )
 
 
-def make_batches(cfg: Config, train: Split, classes: list[str], device: torch.device, group: Group) -> Batches:
-    if not cfg.simulate_online:
-        return FileBatches(cfg, train, device, group)
-    shapes = load_shapes(cfg, classes, train.preprocessing, device)
+def make_simulated(cfg: Config, volumes: int, data: TrainingSet, device: torch.device, group: Group) -> Batches:
+    """Batches that are simulated as they are needed, `volumes` per epoch unless the settings say how many."""
+    from training.online import OnlineBatches, StreamBatches, load_shapes  # with simulation/, which takes its time
+
+    shapes = load_shapes(cfg, data.classes, data.preprocessing, device)
     kind = OnlineBatches if cfg.online_imaging == "fixed" and cfg.online_renewal == 1 else StreamBatches
-    return kind(cfg, shapes, len(classes), cfg.online_volumes or len(train), group)
+    return kind(cfg, shapes, len(data.classes), cfg.online_volumes or volumes, group)
 
 
-def take_up(state: Run) -> None:
+def take_up(state: TrainingState) -> None:
     """Go on with the run that save_dir holds, or delete it, as the settings say.
 
     Raises InputError where there are checkpoints, but nothing to go on from.
@@ -182,31 +159,31 @@ def take_up(state: Run) -> None:
         state.load(last)
         if state.group.first and state.log:
             write_logs(state)  # a kill may have come between last.pt and these
-    elif state.cfg.resume and list(save_dir.glob("checkpoint*.pt")):
+    elif state.cfg.resume and (epoch_checkpoints(save_dir) or (save_dir / "checkpoint.pt").is_file()):
         raise InputError(f"{last}: no such file, so nothing to go on from; --overwrite deletes the checkpoints there")
     elif state.cfg.resume and state.group.first:
         print(f"{last}: no such file; starting anew")
     if state.group.first and state.cfg.overwrite:
         remove_run(save_dir)
-    for path in save_dir.glob(HALF_WRITTEN) if state.group.first else []:
-        path.unlink()
+    if state.group.first:
+        remove_half_written(save_dir)
 
 
-def description(state: Run, batches: Batches, valid: Split) -> str:
+def description(state: TrainingState, batches: Batches, valid: Split) -> str:
     """What is trained on what."""
     cfg = state.cfg
     parameters = sum(parameter.numel() for parameter in state.model.parameters())
     processes = f", {state.group.size} processes" if state.group.size > 1 else ""
     begun = f"; goes on after {state.place}" if state.epoch or state.step else ""
     return (
-        f"{batches.text}; {len(valid)} validation {plural('volume', len(valid))}, {len(state.classes)} classes\n"
+        f"{batches.text}; {len(valid)} validation {plural('volume', len(valid))}, {len(state.data.classes)} classes\n"
         f"{cfg.loss}, {cfg.backbone}, depth {cfg.depth}, width {cfg.width} ({parameters / 1e6:.1f} M parameters), "
-        f"{state.preprocessing.box}^3 voxels, on {state.device}{processes}; "
-        f"{state.steps_per_epoch} {plural('step', state.steps_per_epoch)} an epoch{begun}"
+        f"{state.data.preprocessing.box}^3 voxels, on {state.device}{processes}; "
+        f"{state.steps_per_epoch} {plural('step', state.steps_per_epoch)} per epoch{begun}"
     )
 
 
-def leave(state: Run, number: int) -> None:
+def leave(state: TrainingState, number: int) -> None:
     """End a run that a signal stopped, once it is saved; together, as torchrun stops all when one process is gone."""
     state.group.wait()
     if state.group.first:
@@ -222,19 +199,17 @@ def continuation(arguments: list[str], processes: int) -> str:
     return f"{start} {shlex.join([arguments[0], *options, '--resume'])}"
 
 
-def finish_epoch(state: Run, train: Split, valid: Split, gallery: torch.Tensor, started: float, before: int) -> None:
-    """Validate, log and save an epoch; the first process does, the others wait for its figures."""
-    seconds = time.perf_counter() - started
-    terms = dict(zip(("train_loss", "softmax", "margin", "center"), (state.sums / state.seen).tolist(), strict=True))
-    speed = round((state.seen - before) / seconds, 1)
-    found = validate(state, train, valid, gallery) if state.group.first else None
-    figures, state.calibration = state.group.share(found)
-    state.end_epoch(figures["valid_loss"])
-    state.log.append({"epoch": state.epoch, **terms, **figures, "lr": state.lr, "volumes_per_s": speed})
-    if state.group.first:
-        save_epoch(state)
-        left = (state.cfg.epochs - state.epoch) * (time.perf_counter() - started)
-        print(summary(state, left), flush=True)
+def conclude(state: TrainingState) -> None:
+    """Say which checkpoint is the best, and which known classes it takes for unknown."""
+    best, path = max(state.log, key=merit), Path(state.cfg.save_dir) / "checkpoint.pt"
+    early = f"stopped early, after epoch {state.epoch}; " if state.epoch < state.cfg.epochs else ""
+    print(f"{early}best: epoch {best['epoch']}, validation accuracy {best['accuracy']:.4f}; {path}")
+    rates = Calibration.read(load_checkpoint(path)["calibration"]).class_false_rejection
+    if rates is not None:  # a run of before may have had none when it was at its best
+        print(f"called unknown of each known class in validation: {refusal_text(rates, state.data.classes)}")
+        warning = refusal_warning(rates, state.data.classes)
+        if warning:
+            warn(warning)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ from loader.volume import read_volume
 from training.batches import FileBatches
 from training.group import Group
 from training.loop import take_step, train_epoch
-from training.run import Run
+from training.state import TrainingSet, TrainingState
 from training.stop import StopRequest
 
 MATRIX = {"cpu": 4096, "cuda": 8192}  # side of the matrices whose product is the machine's rate
@@ -141,7 +141,8 @@ def measure_way(
     batches = PerItem(split, batch_size, device) if way.per_item else FileBatches(
         settings, split.on_device(device), device, Group()
     )  # fmt: skip
-    state = Run(settings, ["a", "b", "c", "d"], split.preprocessing, batches.count, device)
+    data = TrainingSet(["a", "b", "c", "d"], split.preprocessing)
+    state = TrainingState(settings, data, batches.count, device)
     state.layout = torch.channels_last_3d if way.channels_last else torch.contiguous_format
     state.model.to(memory_format=state.layout)
     volumes, labels = batches.batch(0, 0)
@@ -239,7 +240,7 @@ def counted(batches: FileBatches) -> Callable[[], None]:
     return make
 
 
-def epoch_rate(state: Run, batches: FileBatches | PerItem, seconds: float, device: torch.device) -> float:
+def epoch_rate(state: TrainingState, batches: FileBatches | PerItem, seconds: float, device: torch.device) -> float:
     """Epochs as train.py runs them, drawing their order and checking every step; without validation and saving."""
     wait(device)
     start, count = time.perf_counter(), 0

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 import tyro
+from training.run import Run
 
 import train
 from benchmarks import study
@@ -26,7 +27,6 @@ from benchmarks.study import Bench, Size, Study, means_table
 from common.cli import InputError, choose_device, run
 from training.group import Group
 from training.loop import take_step
-from training.run import Run
 from training.stop import StopRequest
 
 OPTIONS = {"simulate_online": True, "online_imaging": "random", "auxiliary": "300", "loss_options": "margin_weight 0.3"}

@@ -1,16 +1,25 @@
 """What every script does the same way: options, the device, the data folder, one clear line for a user's mistake."""
 
 import argparse
+import contextlib
+import dataclasses
+import io
+import itertools
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 if TYPE_CHECKING:
     import torch
+    import tyro
 
+Device = Literal["auto", "cpu", "cuda"]  # where to compute; auto is CUDA where there is one
+Contrast = Literal["bright", "dark"]  # of the particles in the files
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 HOLD_S = 10  # until a process speaks itself: torchrun ends all when the first has spoken and ended
@@ -35,7 +44,7 @@ def one_line(text: object) -> str:
 def warn(text: str) -> None:
     """Tell the user of something that is likely not meant; one process of those that torchrun started does."""
     if is_first_process():
-        print(f"{Path(sys.argv[0]).name}: warning: {text}", file=sys.stderr)
+        print(f"{script_name()}: warning: {text}", file=sys.stderr)
 
 
 def plural(noun: str, count: int) -> str:
@@ -52,23 +61,103 @@ def run(
 ) -> None:
     """Read the command line into `config_class` and call `main`; an `InputError` ends with one line and exit code 2.
 
-    Of the processes that torchrun started, the first on each machine says it; another does where the first goes on.
-    With `recipes`, `--recipe NAME`, or another `option`, puts the recipe's values in the place of the defaults; other
-    options override them.
+    Ctrl-C and SIGTERM end with one line too, after what was half-written is removed. Of the processes that torchrun
+    started, the first on each machine says it; another does where the first goes on. With `recipes`, `--recipe NAME`,
+    or another `option`, puts the recipe's values in the place of the defaults; other options override them.
     """
-    import tyro  # here, as torch below: a folder that takes but an InputError from this module needs neither
-
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         default = config_class(**chosen_recipe(recipes, option)) if recipes else None
-        main(tyro.cli(config_class, description=description, default=default))
+        main(read_options(config_class, description, default))
     except InputError as error:
         if os.environ.get("LOCAL_RANK", "0") != "0":
             time.sleep(HOLD_S)
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        print(f"{script_name()}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
+        print(f"\n{script_name()}: interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except Terminated:
+        print(f"\n{script_name()}: ended by SIGTERM", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Terminated(BaseException):
+    """SIGTERM, as KeyboardInterrupt is Ctrl-C."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def script_name() -> str:
+    return Path(sys.argv[0]).name
+
+
+def read_options(config_class: type, description: str | None, default: Any = None) -> Any:
+    """The command line as `config_class`, a dataclass; the fields of each dataclass that it inherits from are a group
+    in --help, named after that class.
+
+    Raises InputError for an option that there is not, or a value that an option cannot have.
+    """
+    import tyro  # here, as torch below: a folder that takes but an InputError from this module needs neither
+
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.struct_rule(_Grouped(config_class))
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(config_class, description=description, default=default, registry=registry)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise InputError(_first_part(said.getvalue())) from None
+
+
+class _Grouped:
+    """A rule for tyro: the dataclasses that `config_class` inherits from are parts of it, whose options keep their
+    names."""
+
+    def __init__(self, config_class: type):
+        self.config_class, self.asked = config_class, False
+        self.bases = [base for base in config_class.__bases__ if dataclasses.is_dataclass(base)]
+
+    def __call__(self, info: "tyro.constructors.StructTypeInfo") -> "tyro.constructors.StructConstructorSpec | None":
+        from tyro.conf import OmitArgPrefixes
+        from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec
+
+        if info.type is not self.config_class or not self.bases or self.asked:
+            return None
+        self.asked = True
+        flat = {field.name: field for field in ConstructorRegistry.get_struct_spec(info).fields}  # as without this rule
+        self.asked = False
+        groups = []
+        for base in self.bases:
+            inside = {field.name: flat.pop(field.name).default for field in dataclasses.fields(base)}
+            groups.append(StructFieldSpec(base.__name__.lower(), OmitArgPrefixes[base], base(**inside)))
+
+        def build(**parts: Any) -> Any:
+            inside = [vars(parts.pop(group.name)) for group in groups]
+            return self.config_class(**parts, **{name: value for part in inside for name, value in part.items()})
+
+        return StructConstructorSpec(build, (*flat.values(), *groups))
+
+
+def _first_part(box: str) -> str:
+    """What stands in the first part of tyro's box of errors."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    return " ".join(itertools.takewhile(lambda line: not line.startswith("─"), lines)) or box
+
+
+def check_choices(cfg: Any) -> None:
+    """Refuse a value that a `Literal` field of a dataclass does not list; InputError names the option."""
+    for field in dataclasses.fields(cfg):
+        value = getattr(cfg, field.name)
+        if get_origin(field.type) is Literal and value not in get_args(field.type):
+            choices = ", ".join(map(str, get_args(field.type)))
+            raise InputError(f"--{field.name.replace('_', '-')} {value}: expected one of {choices}")
 
 
 def chosen_recipe(recipes: dict[str, dict[str, Any]], option: str) -> dict[str, Any]:

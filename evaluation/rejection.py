@@ -4,11 +4,10 @@ Higher is more known, for every score. Thresholds are inclusive: a particle is a
 least the threshold.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
-from scipy.special import logsumexp
-from sklearn.covariance import ledoit_wolf
 
 DEFAULT_SCORE = "knn_cosine"  # chosen by benchmarks/select_score.py
 FALSE_REJECTION_RATE = 0.05
@@ -17,8 +16,11 @@ CALIBRATED = {  # scores that a checkpoint can name, and what of its calibration
     "knn_cosine": ("reference",),
     "mahalanobis": ("reference", "reference_labels"),
 }
-NEIGHBOURS = 10  # the k of the k-nearest-neighbour score
-CHUNK = 1024  # rows compared with all reference rows at once
+NEIGHBOUR_SHARE = 0.1  # of a class's reference rows: those at least as near as the k-th
+NEIGHBOURS = 10  # k of the checkpoints that state none, over the rows of all classes
+CHUNK = 1024  # rows compared with reference rows at once
+MOSTLY = 0.5  # share of its validation volumes above which a known class is said to be mostly refused
+MOST_NAMED = 10  # classes in a line
 
 
 def unit(embeddings: np.ndarray) -> np.ndarray:
@@ -65,6 +67,34 @@ def knn_cosine(embeddings: np.ndarray, reference: np.ndarray, neighbours: int = 
     return scores
 
 
+def class_neighbours(labels: np.ndarray) -> np.ndarray:
+    """The k of each class for `class_knn_cosine`, a tenth of its rows, rounded up: labels (N,) -> (C,) int64.
+
+    In proportion to the class's rows, the score has one meaning for large and for small classes, and does not change
+    where every row is there twice, as copies of a particle at several SNR nearly are. A fixed k lets a class of fewer
+    rows be near to nothing.
+    """
+    counts = np.bincount(labels)
+    return np.ceil(NEIGHBOUR_SHARE * counts - 1e-9).astype(np.int64)
+
+
+def class_knn_cosine(
+    embeddings: np.ndarray, reference: np.ndarray, labels: np.ndarray, neighbours: np.ndarray
+) -> np.ndarray:
+    """The cosine to the k-th nearest reference embedding of a class, of the class where it is highest, (N,).
+
+    Args:
+        embeddings: (N, E).
+        reference, labels: (M, E) and (M,), in 0 .. C - 1.
+        neighbours: (C,), the k of each class; a class of 0 has no row.
+    """
+    embeddings = unit(embeddings)
+    scores = np.full(len(embeddings), -np.inf)
+    for label in np.flatnonzero(neighbours):
+        scores = np.maximum(scores, knn_cosine(embeddings, reference[labels == label], int(neighbours[label])))
+    return scores
+
+
 @dataclass(frozen=True)
 class SharedGaussian:
     """Class means (C, E) and the precision (E, E) of the covariance that all classes share."""
@@ -75,6 +105,8 @@ class SharedGaussian:
 
 def fit_gaussian(embeddings: np.ndarray, labels: np.ndarray, num_classes: int) -> SharedGaussian:
     """Class means and the pooled within-class covariance, shrunk by the rule of Ledoit and Wolf to be invertible."""
+    from sklearn.covariance import ledoit_wolf  # here, as it takes a second that most scripts need not spend
+
     counts = np.bincount(labels, minlength=num_classes)
     if len(counts) > num_classes or (counts == 0).any():
         raise ValueError(
@@ -103,50 +135,148 @@ def max_logit(logits: np.ndarray) -> np.ndarray:
 
 def energy(logits: np.ndarray) -> np.ndarray:
     """Minus the free energy, log sum exp of the logits (Liu et al. 2020, arXiv 2010.03759), (N, C) -> (N,)."""
-    return logsumexp(logits, axis=1)
+    highest = logits.max(axis=1)
+    return highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1))
 
 
-def calibrate(embeddings: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
-    """What the scores compare with, from training embeddings (N, E) and labels (N,) of known classes."""
-    embeddings = unit(embeddings)
-    compared = {"reference": embeddings, "reference_labels": labels}
-    return {"prototypes": prototypes(embeddings, labels, num_classes), **compared}
+@dataclass(frozen=True)
+class Calibration:
+    """The score that tells known from unknown, its threshold, and what it compares with; a checkpoint keeps it, as a
+    dictionary. What checkpoints of before lack is None.
+
+    score: a name in CALIBRATED.
+    threshold: a particle of a lower score is unknown.
+    false_rejection_rate: share of the validation volumes, at most, that the threshold was to call unknown.
+    n: validation volumes that it was fitted on.
+    prototypes: (C, E) float32, the mean direction of each known class in training.
+    reference: (M, E) float32, training embeddings of known classes, length 1.
+    reference_labels: (M,) int64, their classes.
+    neighbours: (C,) int64, k of the k-nearest-neighbour score in each class; None: NEIGHBOURS among all rows.
+    class_false_rejection: (C,) float64, share of each class's validation volumes that the threshold calls unknown.
+    """
+
+    score: str
+    threshold: float
+    false_rejection_rate: float
+    n: int
+    prototypes: np.ndarray
+    reference: np.ndarray | None = None
+    reference_labels: np.ndarray | None = None
+    neighbours: np.ndarray | None = None
+    class_false_rejection: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.score not in CALIBRATED:
+            raise ValueError(f"score {self.score!r} of the calibration: expected one of {', '.join(CALIBRATED)}")
+        missing = [name for name in CALIBRATED[self.score] if getattr(self, name) is None]
+        if missing:
+            raise ValueError(
+                f"score {self.score!r}: the calibration has no {', '.join(missing)}, which it compares with"
+            )
+
+    @classmethod
+    def read(cls, content: dict[str, Any]) -> "Calibration":
+        """From a checkpoint's dictionary, of numbers and tensors. Raises ValueError where something is missing."""
+        required = [field.name for field in fields(cls)[:5] if field.name not in content]
+        if required:
+            raise ValueError(f"the calibration has no {', '.join(required)}")
+        known = {field.name: content[field.name] for field in fields(cls) if field.name in content}
+        return cls(**{name: value.numpy() if hasattr(value, "numpy") else value for name, value in known.items()})
+
+    def content(self) -> dict[str, Any]:
+        """For a checkpoint: plain types and tensors alone, and nothing that is None."""
+        import torch
+
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+            for name, value in values.items()
+            if value is not None
+        }
 
 
-def all_scores(embeddings: np.ndarray, calibration: dict, logits: np.ndarray | None) -> dict[str, np.ndarray]:
+def calibrate(
+    training: tuple[np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray],
+    num_classes: int,
+    false_rejection_rate: float = FALSE_REJECTION_RATE,
+    score: str = DEFAULT_SCORE,
+) -> Calibration:
+    """A score compared with training embeddings of known classes, its threshold fitted on validation ones.
+
+    Args:
+        training, validation: embeddings (N, E) and labels (N,) in 0 .. num_classes - 1.
+    """
+    embeddings, labels = unit(training[0]), training[1]
+    found = Calibration(
+        score=score,
+        threshold=-np.inf,
+        false_rejection_rate=false_rejection_rate,
+        n=len(validation[1]),
+        prototypes=prototypes(embeddings, labels, num_classes),
+        reference=embeddings,
+        reference_labels=labels,
+        neighbours=class_neighbours(labels),
+    )
+    scores = calibrated_score(validation[0], found)
+    threshold = fit_threshold(scores, false_rejection_rate)
+    of_class = class_rates(scores < threshold, validation[1], num_classes)
+    return replace(found, threshold=threshold, class_false_rejection=of_class)
+
+
+def class_rates(rejected: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """The share of each class's rows that is rejected: (N,) bool and labels (N,) -> (C,); NaN for a class of no row."""
+    counts = np.bincount(labels, minlength=num_classes)
+    found = np.bincount(labels, weights=rejected, minlength=num_classes)
+    return np.divide(found, counts, out=np.full(num_classes, np.nan), where=counts > 0)
+
+
+def refusal_text(rates: np.ndarray, classes: list[str]) -> str:
+    """The false-rejection rate of each known class in words, the highest first, and the rest together.
+
+    Args:
+        rates: (C,), as `class_false_rejection` of a calibration, or `class_rates` of other volumes.
+    """
+    order = np.argsort(-rates, kind="stable")
+    named = [f"{classes[index]} {rates[index]:.0%}" for index in order[:MOST_NAMED]]
+    rest = rates[order[MOST_NAMED:]]
+    return ", ".join(named) + (f", the other {len(rest)} at most {rest[0]:.0%}" if len(rest) else "")
+
+
+def refusal_warning(rates: np.ndarray, classes: list[str]) -> str:
+    """Says which known classes are mostly called unknown; empty where none is. Arguments as of `refusal_text`."""
+    refused = [index for index in np.argsort(-rates, kind="stable") if rates[index] > MOSTLY]
+    if not refused:
+        return ""
+    names = ", ".join(f"{classes[index]} ({rates[index]:.0%})" for index in refused[:MOST_NAMED])
+    more = f" and {len(refused) - MOST_NAMED} more" if len(refused) > MOST_NAMED else ""
+    return (
+        f"most volumes of these known classes are called unknown: {names}{more}; too few volumes trained them, or "
+        "these differ too much: train on more of them, or leave the classes out"
+    )
+
+
+def all_scores(embeddings: np.ndarray, calibration: Calibration, logits: np.ndarray | None) -> dict[str, np.ndarray]:
     """Every score by name, each (N,), all of them compared with the same training embeddings, those of a calibration.
 
     The two that need the softmax head are left out when `logits` (N, C) is None.
     """
-    scores = {name: calibrated_score(embeddings, {**calibration, "score": name}) for name in CALIBRATED}
+    scores = {name: calibrated_score(embeddings, replace(calibration, score=name)) for name in CALIBRATED}
     if logits is not None:
         scores |= {"max_logit": max_logit(logits), "energy": energy(logits)}
     return scores
 
 
-def calibrated_score(embeddings: np.ndarray, calibration: dict) -> np.ndarray:
-    """The score that a checkpoint's calibration names, of embeddings (N, E): (N,).
-
-    Args:
-        calibration: `score`, and what that score compares with, arrays or tensors on the CPU: `prototypes` (C, E) for
-            max_cosine; `reference` (M, E), training embeddings, for knn_cosine; these and their `reference_labels` (M,)
-            for mahalanobis.
-
-    Raises ValueError for another score, or where what it compares with is missing.
-    """
-    name = calibration["score"]
-    if name not in CALIBRATED:
-        raise ValueError(f"score {name!r} of the calibration: expected one of {', '.join(CALIBRATED)}")
-    missing = [key for key in CALIBRATED[name] if key not in calibration]
-    if missing:
-        raise ValueError(f"score {name!r}: the calibration has no {', '.join(missing)}, which it compares with")
-    compared = [np.asarray(calibration[key]) for key in CALIBRATED[name]]
-    if name == "max_cosine":
-        return classify(embeddings, *compared)[1]
-    if name == "knn_cosine":
-        return knn_cosine(embeddings, *compared, min(NEIGHBOURS, len(compared[0])))
-    reference, labels = compared
-    return mahalanobis(unit(embeddings), fit_gaussian(unit(reference), labels, int(labels.max()) + 1))
+def calibrated_score(embeddings: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """The score that a checkpoint's calibration names, of embeddings (N, E): (N,)."""
+    reference, labels = calibration.reference, calibration.reference_labels
+    if calibration.score == "max_cosine":
+        return classify(embeddings, calibration.prototypes)[1]
+    if calibration.score == "mahalanobis":
+        return mahalanobis(unit(embeddings), fit_gaussian(unit(reference), labels, int(labels.max()) + 1))
+    if calibration.neighbours is None:
+        return knn_cosine(embeddings, reference, min(NEIGHBOURS, len(reference)))
+    return class_knn_cosine(embeddings, reference, labels, calibration.neighbours)
 
 
 def fit_threshold(known_scores: np.ndarray, false_rejection_rate: float = FALSE_REJECTION_RATE) -> float:

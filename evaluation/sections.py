@@ -92,7 +92,7 @@ def reject(
     known_scores: dict[str, np.ndarray],
     unseen_scores: dict[str, np.ndarray],
     correct: np.ndarray,
-    calibration: dict,
+    calibration: rejection.Calibration,
     seed: int,
     n_boot: int,
 ) -> dict:
@@ -101,9 +101,9 @@ def reject(
     Args:
         known_scores, unseen_scores: name -> (N,), as rejection.all_scores gives them.
         correct: (N_known,) bool, whether the nearest prototype of a known row is its class's.
-        calibration: of the checkpoint: score, threshold, false_rejection_rate.
+        calibration: of the checkpoint.
     """
-    name, threshold = calibration["score"], calibration["threshold"]
+    name, threshold = calibration.score, calibration.threshold
     everywhere = np.full(len(known), True), np.full(len(unseen), True)
     levels = {level: (known.snr == level, unseen.snr == level) for level in unseen.levels()}
     classes = {str(label): (everywhere[0], unseen.classes == label) for label in np.unique(unseen.classes)}
@@ -145,7 +145,7 @@ def reject(
         "default_score": name,
         "closed_set_accuracy": float(correct.mean()),
         "threshold": threshold,
-        "wished_false_rejection_rate": calibration["false_rejection_rate"],
+        "wished_false_rejection_rate": calibration.false_rejection_rate,
         **rates(*everywhere),
         "per_snr": [{"snr": level, **rates(*rows)} for level, rows in levels.items()],
         "per_class": [of_class(label) for label in classes],
@@ -232,8 +232,9 @@ def floor(name: str, train: Embedded, known: Embedded, unseen: Embedded, seed: i
     Known accuracy and known-against-unseen AUROC are by nearest training neighbours, so that no floor is at a
     disadvantage for not being trained.
     """
-    neighbours = min(rejection.NEIGHBOURS, len(train))
-    scores = [rejection.knn_cosine(rows.embeddings, train.embeddings, neighbours) for rows in (known, unseen)]
+    labels = np.unique(train.classes, return_inverse=True)[1]
+    reference = train.embeddings, labels, rejection.class_neighbours(labels)
+    scores = [rejection.class_knn_cosine(rows.embeddings, *reference) for rows in (known, unseen)]
     particles = known.particles, unseen.particles
     correct = known_correct(train.embeddings, train.classes, known.embeddings, known.classes)
     five_shot = few_shot(unseen.embeddings, unseen.classes, unseen.particles, 5, 100, seed, n_boot=n_boot)

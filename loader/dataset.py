@@ -1,12 +1,14 @@
 """From a split CSV to samples: one at a time (Dataset_subtomo), or a whole split at once (load_split)."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
@@ -15,8 +17,11 @@ from common.threads import in_threads
 from loader.columns import CLASS, LABEL, MASK, PARTICLE
 from loader.packed import load_packed, megabytes, own_preprocessing
 from loader.prepare import CONTRASTS, Preprocessing, prepare
-from loader.rows import class_names, read_rows
+from loader.rows import SplitRows, class_names, read_rows
 from loader.volume import read_volume
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TASKS = ("classification", "segmentation", "all")
 SURELY_DARK = -2.0  # standard errors: the median centre of noise is nearer to 0, that of particles further away
@@ -92,7 +97,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def on_device(self, device: torch.device, share: float = MEMORY_SHARE) -> "Split":
+    def on_device(self, device: torch.device, share: float = MEMORY_SHARE) -> Split:
         """The same with its images on a CUDA device, where they fill at most `share` of its free memory."""
         if device.type != "cuda" or self.images.nbytes > share * torch.cuda.mem_get_info(device)[0]:
             return self
@@ -101,7 +106,7 @@ class Split:
 
 
 def load_split(
-    csv_path: Path | str,
+    csv_path: Path | str | SplitRows,
     preprocessing: Preprocessing | None = None,
     contrast: str = "bright",
     memory_share: float = MEMORY_SHARE,
@@ -110,7 +115,7 @@ def load_split(
     """The volumes of a split CSV, from its packed file; where there is none yet, they are read, checked and packed.
 
     Args:
-        csv_path: the CSV; one with a header only gives a split of no volume.
+        csv_path: the CSV, or its rows where they were read already; a header alone gives a split of no volume.
         preprocessing: of a checkpoint or another split: box, voxel size and contrast are taken from it and checked;
             None takes them from the first volume and from `contrast`.
         contrast: of the particles in the files, bright or dark.
@@ -121,7 +126,7 @@ def load_split(
         InputError: as read_split and read_volume; a volume that is not a cube, is constant, or differs from the others
             (or from `preprocessing`) in box or voxel size; no room for the volumes.
     """
-    split = read_rows(csv_path)
+    split = csv_path if isinstance(csv_path, SplitRows) else read_rows(csv_path)
     contrast = preprocessing.contrast if preprocessing else contrast
     if contrast not in CONTRASTS:
         raise InputError(f"--contrast {contrast}: expected one of {', '.join(CONTRASTS)}")
@@ -144,6 +149,8 @@ def check_classes(split: Split, path: Path | str, classes: list[str]) -> None:
 
 def particle_codes(rows: pd.DataFrame) -> torch.Tensor:
     """A number for each particle of the rows, by its name, sorted: (P,) int64. The same name gives the same number."""
+    import pandas as pd
+
     names = np.unique(rows[PARTICLE].to_numpy(str)).astype(object)
     return torch.from_numpy(np.sort(pd.util.hash_array(names).view(np.int64)))
 

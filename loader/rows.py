@@ -1,18 +1,23 @@
 """The rows of a split CSV: read and checked, without opening a volume."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from common.cli import InputError
 from loader.columns import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR, SNR_CONVENTION, TILT_MAX, TILT_MIN
 from loader.prepare import Input
 from loader.sources import absolute_all, check_known, column_numbers, file_states, read_csv, voxel_sizes
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,17 @@ A table has one row a volume. Its columns are text, empty where unknown: Input D
 (absolute paths, or N@stack), Actual Label, SNR Level, Particle, Tomogram, Voxel Size; further columns are kept.
 """
 
+from __future__ import annotations
+
 import io
 import os
 import re
 import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from common.cli import InputError
 from loader.columns import (
@@ -32,6 +34,9 @@ from loader.columns import (
 )
 from loader.star import read_star as read_blocks
 from loader.volume import MRC_SUFFIXES, address_path, join_address, split_address
+
+if TYPE_CHECKING:  # else pandas is imported where a table is made: a script's --help need not wait for it
+    import pandas as pd
 
 SNR_COPY = rf"data[^/]*_SNR[^/]*/{TARGET_FOLDER}/(tomotarget\d+\.mrc)$"  # the same number: the same particle
 
@@ -84,6 +89,8 @@ def read_star(path: Path) -> tuple[pd.DataFrame, Path]:
 
     Returns the table, and the folder that the paths are relative to (`star_root`).
     """
+    import pandas as pd
+
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a STAR file of particles")
     blocks = read_blocks(path)
@@ -159,6 +166,8 @@ def read_particles_csv(path: Path) -> pd.DataFrame:
 
 def read_file_numbers(data_dir: Path, class_names: tuple[str, ...], per_class: int) -> pd.DataFrame:
     """`data*_SNR*/subtomogram_mrc/tomotarget<i>.mrc`: class i // per_class; `packtarget<i>.mrc` its mask, if there."""
+    import pandas as pd
+
     rows = []
     for folder in sorted(data_dir.glob(f"*/{TARGET_FOLDER}")):
         masks = folder.parent / MASK_FOLDER
@@ -189,6 +198,8 @@ def read_file_numbers(data_dir: Path, class_names: tuple[str, ...], per_class: i
 
 def read_class_folders(data_dir: Path) -> pd.DataFrame:
     """One folder a class, named as the class, with its MRC files."""
+    import pandas as pd
+
     rows = []
     for folder in sorted(path for path in data_dir.iterdir() if path.is_dir()):
         for path in mrc_files(folder):
@@ -204,6 +215,8 @@ def read_csv(path: Path, required: tuple[str, ...], content: bytes | None = None
 
     Raises InputError when there is no such file, it is not a CSV file, or a required column is missing.
     """
+    import pandas as pd
+
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such file")
     try:
@@ -225,6 +238,8 @@ def column_numbers(table: pd.DataFrame, column: str, source: Path | str, unit: s
 
     Raises InputError for a cell that is no number.
     """
+    import pandas as pd
+
     if column not in table:
         return np.full(len(table), np.nan)
     numbers = pd.to_numeric(table[column], errors="coerce").to_numpy(float)

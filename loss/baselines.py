@@ -1,27 +1,24 @@
-"""Losses to compare with, computed by pytorch-metric-learning behind the interface of `loss.base.Loss`."""
+"""Losses to compare with, computed by pytorch-metric-learning behind the interface of `loss.base.Loss`.
+
+The package is imported where one of them is made: it takes as long as torch, and no other loss needs it.
+"""
 
 import math
 
 import torch
-from pytorch_metric_learning import losses, miners, reducers
 from torch import Tensor, nn
 
 from loss.base import Loss, gather_batch
 
 
-class _BoundedAngle:
-    """Keeps cosines off +-1, where the gradient of the angle is infinite."""
+def _bounded(loss: type) -> type:
+    """A loss of the package with its cosines kept off +-1, where the gradient of the angle is infinite."""
 
-    def get_angles(self, cosines: Tensor) -> Tensor:
-        return torch.acos(cosines.clamp(-1 + 1e-6, 1 - 1e-6))
+    class Bounded(loss):
+        def get_angles(self, cosines: Tensor) -> Tensor:
+            return torch.acos(cosines.clamp(-1 + 1e-6, 1 - 1e-6))
 
-
-class _ArcFaceLoss(_BoundedAngle, losses.ArcFaceLoss):
-    pass
-
-
-class _SubCenterArcFaceLoss(_BoundedAngle, losses.SubCenterArcFaceLoss):
-    pass
+    return Bounded
 
 
 def _unit_columns(weight: Tensor) -> None:
@@ -59,7 +56,9 @@ class ArcFace(_ClassLoss):
 
     def __init__(self, embedding_dim: int, num_classes: int, *, s: float = 30.0, m: float = 0.5, validate: bool = True):
         super().__init__(embedding_dim, num_classes, validate=validate)
-        self.loss = _ArcFaceLoss(
+        from pytorch_metric_learning.losses import ArcFaceLoss
+
+        self.loss = _bounded(ArcFaceLoss)(
             num_classes, embedding_dim, margin=math.degrees(m), scale=s, weight_init_func=_unit_columns
         )
 
@@ -84,7 +83,9 @@ class SubCenterArcFace(_ClassLoss):
         validate: bool = True,
     ):
         super().__init__(embedding_dim, num_classes, validate=validate)
-        self.loss = _SubCenterArcFaceLoss(
+        from pytorch_metric_learning.losses import SubCenterArcFaceLoss
+
+        self.loss = _bounded(SubCenterArcFaceLoss)(
             num_classes=num_classes,
             embedding_size=embedding_dim,
             margin=math.degrees(m),
@@ -102,6 +103,8 @@ class Triplet(_PairLoss):
 
     def __init__(self, embedding_dim: int, num_classes: int, *, m: float = 0.2, validate: bool = True):
         super().__init__(embedding_dim, num_classes, validate=validate)
+        from pytorch_metric_learning import losses, miners, reducers
+
         self.miner = miners.BatchHardMiner()
         self.loss = losses.TripletMarginLoss(margin=m, reducer=reducers.MeanReducer())
 
@@ -114,6 +117,8 @@ class SupervisedContrastive(_PairLoss):
 
     def __init__(self, embedding_dim: int, num_classes: int, *, temperature: float = 0.1, validate: bool = True):
         super().__init__(embedding_dim, num_classes, validate=validate)
+        from pytorch_metric_learning import losses
+
         self.loss = losses.SupConLoss(temperature=temperature)
 
     def value(self, embeddings: Tensor, labels: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ def test_p_x_k_sampling_puts_k_of_each_of_p_different_classes_in_a_batch(counts,
     ("batch_size", "class_samples", "message"),
     [
         (6, 4, "expected a batch size that is a multiple of 4"),
-        (8, 2, "8 / 2 = 4 classes a batch, there are 3; expected a batch size of at most 6"),
+        (8, 2, "8 / 2 = 4 classes per batch, there are 3; expected a batch size of at most 6"),
         (6, 3, "the smallest class has 2 volumes"),
     ],
 )

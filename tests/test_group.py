@@ -16,12 +16,13 @@ import train
 from common import cli
 from common.cli import InputError
 from loader.dataset import Split
+from loader.prepare import Preprocessing
 from model import load_checkpoint
 from tests.scripts import LIMIT_S, REPOSITORY, SMALL_RUN, on_two_processes
 from training.batches import FileBatches
 from training.group import Group, join
 from training.loop import take_step
-from training.run import Run
+from training.state import TrainingSet, TrainingState
 from training.stop import StopRequest
 
 SETTINGS = {"depth": 10, "width": 4, "embedding_dim": 16, "batch_size": 10, "epochs": 1, "lr": 1e-3, "clip": 0.0}
@@ -32,10 +33,10 @@ def gradients(group: Group, **changes) -> dict[str, torch.Tensor]:
     cfg = train.Config(**{**SETTINGS, **changes})
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(21, 1, 16, 16, 16, generator=generator).to(torch.float16)
-    rows = {"tilt_range": [-60, 60], "box": 16}
-    split = Split(images, torch.arange(21) % 3, np.zeros((21, 4)), pd.DataFrame(), rows, "in memory")
+    preprocessing = Preprocessing(16, None, tilt_range=(-60.0, 60.0))
+    split = Split(images, torch.arange(21) % 3, np.zeros((21, 4)), pd.DataFrame(), preprocessing, "in memory")
     batches = FileBatches(cfg, split, torch.device("cpu"), group)
-    state = Run(cfg, ["a", "b", "c"], rows, batches.count, torch.device("cpu"), group)
+    state = TrainingState(cfg, TrainingSet(["a", "b", "c"], preprocessing), batches.count, torch.device("cpu"), group)
     with torch.no_grad():  # the last batch normalisation of a block begins at 0, and stops every gradient before it
         for parameter in state.model.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)

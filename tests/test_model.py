@@ -3,11 +3,13 @@ import pytest
 import torch
 
 from common.cli import InputError
+from evaluation.rejection import Calibration
 from loader.prepare import Preprocessing
 from model import CONTENT, Conv3D, embed, load_checkpoint, load_model, save_checkpoint
 from models.ResNet import BACKBONES, ResNet3D
 from models.SphereFace import SphereFace20
 
+CALIBRATION = Calibration("max_cosine", 0.5, 0.05, 9, np.eye(2, 8, dtype=np.float32))
 CONFIG = {"backbone": "resnet", "depth": 10, "width": 8, "embedding_dim": 8, "upsample": 1}
 
 
@@ -20,7 +22,7 @@ def model():
 def save(path, model, **changes):
     save_checkpoint(path, **{key: {} for key in CONTENT if key != "version"} | {
         "epoch": 1, "state_dict": model.state_dict(), "config": CONFIG, "classes": ["a", "b"],
-        "calibration": {"threshold": 0.5}, "preprocessing": Preprocessing(16, 10.0).content(), **changes
+        "calibration": CALIBRATION.content(), "preprocessing": Preprocessing(16, 10.0).content(), **changes
     })  # fmt: skip
 
 
@@ -143,7 +145,19 @@ def test_an_incomplete_checkpoint_is_not_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_checkpoint_from_before_the_first_validation_is_refused(tmp_path, model):
-    save(tmp_path / "last.pt", model, calibration={})
-    with pytest.raises(InputError, match=r"last\.pt: of a run whose first epoch was not over"):
+def test_a_checkpoint_from_within_an_epoch_is_refused_and_another_is_named(tmp_path, model):
+    """Its weights are new, its calibration is that of the epoch before; in the first epoch there is none."""
+    save(tmp_path / "last.pt", model, calibration={}, progress={"step": 3}, epoch=0)
+    with pytest.raises(InputError, match=r"last\.pt: written within epoch 1, .*; expected a checkpoint with a valid"):
         load_model(tmp_path / "last.pt", torch.device("cpu"))
+    save(tmp_path / "last.pt", model, progress={"step": 3}, epoch=1)
+    save(tmp_path / "checkpoint.pt", model, progress={"step": 0})
+    with pytest.raises(InputError, match=rf"last\.pt: written within epoch 2, .*; expected {tmp_path}/checkpoint\.pt"):
+        load_model(tmp_path / "last.pt", torch.device("cpu"))
+    assert load_model(tmp_path / "checkpoint.pt", torch.device("cpu"))[1]["calibration"].threshold == 0.5
+
+
+def test_a_checkpoint_whose_calibration_is_incomplete_is_refused(tmp_path, model):
+    save(tmp_path / "c.pt", model, calibration={"score": "luck"})
+    with pytest.raises(InputError, match=r"c\.pt: the calibration has no threshold"):
+        load_model(tmp_path / "c.pt", torch.device("cpu"))

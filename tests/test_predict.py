@@ -13,12 +13,12 @@ from matplotlib.image import imread
 
 import predict
 from common.cli import InputError
-from evaluation.rejection import calibrate, calibrated_score, classify, fit_threshold
+from evaluation.rejection import calibrate, calibrated_score, classify
 from loader.dataset import load_split
 from loader.prepare import Input, Preprocessing, find_inputs, prepare
 from loader.rows import read_split
 from loader.volume import read_volume, write_volume
-from model import embed, load_model
+from model import embed, load_checkpoint, load_model
 from physics.resample import fourier_resample
 from tests.scripts import refuse, succeed
 
@@ -33,20 +33,19 @@ def checkpoint(trained, tmp_path_factory):
     After so few steps the running statistics hardly let one volume differ from another.
     """
     model, content = load_model(trained / "model_save" / "checkpoint.pt", torch.device("cpu"))
-    split = load_split(trained / "csv_split" / "train.csv", content["preprocessing"])
+    split, valid = (
+        load_split(trained / "csv_split" / f"{name}.csv", content["preprocessing"]) for name in ("train", "valid")
+    )
     for layer in model.modules():
         if isinstance(layer, torch.nn.BatchNorm1d | torch.nn.BatchNorm3d):
             layer.momentum = 1.0
     with torch.no_grad():
         model.train()(split.images.float())
-    embeddings = embed(model.eval(), split.images, torch.device("cpu"))
-    found = calibrate(embeddings, split.labels.numpy(), len(content["classes"]))
-    content["calibration"] |= {name: torch.from_numpy(values) for name, values in found.items()}
-    valid = load_split(trained / "csv_split" / "valid.csv", content["preprocessing"])
-    scores = calibrated_score(embed(model, valid.images, torch.device("cpu")), content["calibration"])
-    content["calibration"]["threshold"] = fit_threshold(scores, 0.5)
+    model.eval()
+    embedded = [(embed(model, part.images, torch.device("cpu")), part.labels.numpy()) for part in (split, valid)]
+    content = load_checkpoint(trained / "model_save" / "checkpoint.pt")
+    content["calibration"] = calibrate(*embedded, len(content["classes"]), 0.5).content()
     content["state_dict"] = model.state_dict()
-    content["preprocessing"] = content["preprocessing"].content()
     return saved(content, tmp_path_factory.mktemp("checkpoint"))
 
 
@@ -110,11 +109,11 @@ def test_predictions_are_those_of_the_library_in_the_order_of_the_rows(trained, 
     model, content = load_model(checkpoint, torch.device("cpu"))
     split = load_split(trained / "csv_split" / "test.csv", content["preprocessing"])
     embeddings = embed(model, split.images, torch.device("cpu"))
-    class_prototypes = content["calibration"]["prototypes"].numpy()
+    class_prototypes = content["calibration"].prototypes
     nearest, cosines = classify(embeddings, class_prototypes)
     names = np.array(content["classes"])
     assert list(table["Input Data"]) == list(split.rows["Input Data"])
-    assert set(table["Threshold"]) == {round(content["calibration"]["threshold"], 6)}
+    assert set(table["Threshold"]) == {round(content["calibration"].threshold, 6)}
     np.testing.assert_array_equal(table["Score"] >= table["Threshold"], table["Prediction"] != "unknown")
     for column in ("Score", "Nearest Cosine", "Runner-up Cosine"):
         assert pd.read_csv(folder / "predictions.csv", dtype=str)[column].str.fullmatch(r"-?\d\.\d{1,6}").all()
@@ -123,7 +122,7 @@ def test_predictions_are_those_of_the_library_in_the_order_of_the_rows(trained, 
     scores = calibrated_score(embeddings, content["calibration"])
     np.testing.assert_allclose(table["Score"], scores, atol=1e-6)
     assert np.ptp(cosines) > 0.1 and np.ptp(scores) > 0.1  # volumes differ, so that to agree means something
-    known = scores >= content["calibration"]["threshold"]
+    known = scores >= content["calibration"].threshold
     assert set(known) == {True, False}
     np.testing.assert_array_equal(table["Prediction"], np.where(known, names[nearest], "unknown"))
     order = np.argsort(-(embeddings @ class_prototypes.T), axis=1)
@@ -359,8 +358,13 @@ def test_a_checkpoint_calibrated_by_neighbours_is_scored_by_them(checkpoint, fil
     model, content = load_model(checkpoint, torch.device("cpu"))
     image = torch.from_numpy(prepare(Input(files[0]), content["preprocessing"]).image)
     reference = torch.from_numpy(embed(model, image[None, None], torch.device("cpu")))
-    content["calibration"] |= {"score": "knn_cosine", "threshold": 0.9999, "reference": reference}
-    content["preprocessing"] = content["preprocessing"].content()
+    content = load_checkpoint(checkpoint)
+    one = {
+        "reference": reference,
+        "reference_labels": torch.zeros(1, dtype=torch.int64),
+        "neighbours": torch.tensor([1]),
+    }
+    content["calibration"] |= {"score": "knn_cosine", "threshold": 0.9999, **one}
     table = predicted(tmp_path, saved(content, tmp_path), *files)
     assert table["Score"][0] == pytest.approx(1, abs=1e-4)
     assert list(table["Prediction"] == "unknown") == [False] + [True] * (COUNT - 1)

@@ -1,5 +1,6 @@
 """Scores and metrics of known against unknown, against hand-computed cases, naive loops and scikit-learn."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,11 +12,15 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from evaluation import rejection
 from evaluation.rejection import (
+    Calibration,
     all_scores,
     aupr,
     auroc,
     calibrate,
     calibrated_score,
+    class_knn_cosine,
+    class_neighbours,
+    class_rates,
     classify,
     energy,
     fit_gaussian,
@@ -28,6 +33,8 @@ from evaluation.rejection import (
     oscr,
     prototypes,
     rank,
+    refusal_text,
+    refusal_warning,
     roc,
     unit,
 )
@@ -189,7 +196,7 @@ def test_every_score_is_higher_for_the_known_and_leaves_its_inputs_alone():
     known = np.eye(8)[labels[:60]] + 0.1 * rng.normal(size=(60, 8))
     unknown = np.eye(8)[3 + labels[:60]] + 0.1 * rng.normal(size=(60, 8))
     copies = [array.copy() for array in (train, known, unknown)]
-    reference = calibrate(train, labels, 3)
+    reference = calibrate((train, labels), (train, labels), 3)
     of_known = all_scores(known, reference, 9 * known[:, :3])
     of_unknown = all_scores(unknown, reference, 9 * unknown[:, :3])
     assert set(of_known) == {"max_cosine", "knn_cosine", "mahalanobis", "max_logit", "energy"}
@@ -201,20 +208,114 @@ def test_every_score_is_higher_for_the_known_and_leaves_its_inputs_alone():
         np.testing.assert_array_equal(before, after)
 
 
+def test_class_knn_cosine_is_that_of_a_loop_over_classes():
+    rng = np.random.default_rng(0)
+    rows, reference, labels = rng.normal(size=(7, 5)), rng.normal(size=(30, 5)), np.arange(30) % 3
+    neighbours = np.array([1, 4, 10])
+    found = class_knn_cosine(rows, reference, labels, neighbours)
+    for row, score in zip(unit(rows), found, strict=True):
+        of_class = [np.sort(unit(reference[labels == c]) @ row)[-neighbours[c]] for c in range(3)]
+        assert score == pytest.approx(max(of_class))
+
+
+def test_k_is_a_tenth_of_the_class_and_never_none():
+    labels = np.repeat(np.arange(6), [300, 100, 11, 10, 7, 1])
+    assert class_neighbours(labels).tolist() == [30, 10, 2, 1, 1, 1]
+
+
+def test_a_reference_that_holds_every_row_twice_gives_the_same_scores():
+    """As the copies of a particle at several SNR nearly do."""
+    rng = np.random.default_rng(0)
+    rows, reference, labels = rng.normal(size=(50, 8)), rng.normal(size=(120, 8)), np.repeat([0, 1], [100, 20])
+    twice, labels_twice = np.repeat(reference, 2, axis=0), np.repeat(labels, 2)
+    once = class_knn_cosine(rows, reference, labels, class_neighbours(labels))
+    np.testing.assert_allclose(class_knn_cosine(rows, twice, labels_twice, class_neighbours(labels_twice)), once)
+
+
+def clusters(counts: list[int], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings around the axes of 16 dimensions, so many in each class; and their labels."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    return np.eye(16)[labels] + 0.15 * np.random.default_rng(seed).normal(size=(len(labels), 16)), labels
+
+
+def old(calibration: Calibration) -> Calibration:
+    """As checkpoints were before k followed the classes: the tenth neighbour among all rows."""
+    return replace(calibration, neighbours=None)
+
+
+def test_a_class_of_few_training_volumes_is_not_refused():
+    """Of a class with fewer rows than k, the k-th neighbour is of another class: all of it was called unknown."""
+    training, validation = clusters([100, 100, 100, 7], 0), clusters([100, 100, 100, 20], 1)
+    found = calibrate(training, validation, 4)
+    by_prototype = calibrate(training, validation, 4, score="max_cosine")
+    assert found.class_false_rejection[3] <= by_prototype.class_false_rejection[3] + 0.1 <= 0.4
+    before = calibrated_score(validation[0], old(found))
+    refused = class_rates(before < rejection.fit_threshold(before, 0.05), validation[1], 4)
+    assert refused[3] > 0.7
+
+
+def test_few_volumes_in_every_class_tell_known_from_unknown_as_well_as_prototypes():
+    training, validation = clusters([6] * 6, 0), clusters([50] * 6, 1)
+    unknown = clusters([0] * 6 + [50] * 6, 2)[0]
+    found = calibrate(training, validation, 6)
+    variants = found, replace(found, score="max_cosine"), old(found)
+    by_class, by_prototype, of_all = (
+        auroc(calibrated_score(validation[0], each), calibrated_score(unknown, each)) for each in variants
+    )
+    assert by_class > by_prototype - 0.02
+    assert of_all < by_class - 0.05
+
+
+def test_the_false_rejection_rate_of_each_class_is_that_of_its_validation_volumes():
+    training, (embeddings, labels) = clusters([20] * 4, 0), clusters([10, 20, 30, 40], 1)
+    found = calibrate(training, (embeddings, labels), 4, 0.3)
+    rejected = calibrated_score(embeddings, found) < found.threshold
+    assert rejected.mean() == pytest.approx(0.3) and found.n == 100
+    assert found.class_false_rejection.tolist() == [rejected[labels == label].mean() for label in range(4)]
+    assert np.isnan(class_rates(rejected, labels, 5)[4])
+
+
+def test_refusals_are_told_from_the_highest_and_warned_of_above_a_half():
+    rates = np.array([0.0, 0.5, 1.0])
+    assert refusal_text(rates, ["a", "b", "c"]) == "c 100%, b 50%, a 0%"
+    assert "called unknown: c (100%); too few" in refusal_warning(rates, ["a", "b", "c"])
+    assert refusal_warning(rates[:2], ["a", "b"]) == ""
+    many = np.linspace(1, 0, 21)
+    names = [str(number) for number in range(21)]
+    assert refusal_text(many, names).endswith(", 9 55%, the other 11 at most 50%")
+    assert refusal_warning(many, names).count("%") == 10
+
+
+def test_a_calibration_reads_back_from_a_checkpoint_and_older_ones_score_as_before(tmp_path):
+    training, validation = clusters([30, 12], 0), clusters([9, 9], 1)
+    found = calibrate(training, validation, 2)
+    torch.save(found.content(), tmp_path / "c.pt")
+    content = torch.load(tmp_path / "c.pt", weights_only=True)
+    read = Calibration.read(content)
+    assert (read.score, read.threshold, read.n) == ("knn_cosine", found.threshold, 18)
+    for name in ("prototypes", "reference", "reference_labels", "neighbours", "class_false_rejection"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(found, name))
+    before = {key: value for key, value in content.items() if key not in ("neighbours", "class_false_rejection")}
+    scores = calibrated_score(validation[0], Calibration.read(before))
+    np.testing.assert_allclose(scores, knn_cosine(validation[0], training[0], 10))
+    assert Calibration.read(before).class_false_rejection is None
+
+
 def test_a_calibration_is_scored_by_the_name_of_its_score():
     rng = np.random.default_rng(0)
     embeddings, class_means, training = (rng.normal(size=(count, 5)).astype(np.float32) for count in (7, 3, 40))
-    calibration = {"score": "max_cosine", "prototypes": torch.from_numpy(class_means)}
-    np.testing.assert_array_equal(calibrated_score(embeddings, calibration), classify(embeddings, class_means)[1])
-    calibration |= {"score": "knn_cosine", "reference": torch.from_numpy(training)}
-    np.testing.assert_array_equal(calibrated_score(embeddings, calibration), knn_cosine(embeddings, training))
-    assert calibrated_score(embeddings[:0], calibration).shape == (0,)
     labels = np.arange(40) % 3
-    calibration |= {"score": "mahalanobis", "reference_labels": torch.from_numpy(labels)}
+    plain = Calibration("max_cosine", 0.5, 0.05, 7, class_means)
+    np.testing.assert_array_equal(calibrated_score(embeddings, plain), classify(embeddings, class_means)[1])
+    nearest = replace(plain, score="knn_cosine", reference=training)
+    np.testing.assert_array_equal(calibrated_score(embeddings, nearest), knn_cosine(embeddings, training, 10))
+    assert calibrated_score(embeddings[:0], nearest).shape == (0,)
+    gaussian = replace(nearest, score="mahalanobis", reference_labels=labels)
     expected = mahalanobis(unit(embeddings), fit_gaussian(unit(training), labels, 3))
-    np.testing.assert_allclose(calibrated_score(embeddings, calibration), expected, rtol=1e-5)
-    del calibration["reference"]
-    with pytest.raises(ValueError, match="'mahalanobis': the calibration has no reference"):
-        calibrated_score(embeddings, calibration)
+    np.testing.assert_allclose(calibrated_score(embeddings, gaussian), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="'mahalanobis': the calibration has no reference, reference_labels"):
+        replace(plain, score="mahalanobis")
     with pytest.raises(ValueError, match="'energy' of the calibration: expected one of max_cosine, knn_cosine"):
-        calibrated_score(embeddings, {**calibration, "score": "energy"})
+        replace(plain, score="energy")
+    with pytest.raises(ValueError, match="the calibration has no score, false_rejection_rate, n, prototypes"):
+        Calibration.read({"threshold": 0.5})

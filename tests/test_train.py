@@ -1,5 +1,6 @@
 """Training on the small data set: what a run writes, refuses and warns of."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -12,10 +13,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train
 from common.cli import InputError
+from loader.dataset import load_split
+from loader.prepare import Preprocessing
 from loss.loss import LOSSES
-from model import load_checkpoint
+from model import embed, load_checkpoint, load_model
 from tests.scripts import REPOSITORY, refuse, small
 from training.recipes import RECIPES
+from training.state import TrainingSet, TrainingState
 
 
 def test_the_logged_learning_rate_is_that_of_the_last_step_of_the_epoch(trained):
@@ -70,7 +74,7 @@ def test_a_checkpoint_holds_the_loss_with_its_centres_and_the_calibration(traine
         ({"shift": -1}, "--shift -1"),
         ({"loss": "none"}, "--loss none: expected one of soft_lmccl"),
         ({"loss_options": {"q": "3"}}, "--loss-options q: soft_lmccl has s, m, bias"),
-        ({"backbone": "vgg"}, "backbone 'vgg'"),
+        ({"backbone": "vgg"}, "--backbone vgg: expected one of resnet"),
         ({"csv_dir": "nowhere"}, "nowhere/train.csv: no such file"),
         ({"device": "tpu"}, "--device tpu"),
         ({"resume": True, "overwrite": True}, "exclude each other"),
@@ -94,12 +98,29 @@ def test_a_checkpoint_holds_the_loss_with_its_centres_and_the_calibration(traine
         ({"online_defocus": (5.0, 3.0)}, "--online-defocus 5 3: expected two"),
         ({"simulate_online": True, "rotate": True}, "--rotate, --noise, --class-samples: for files"),
         ({"class_samples": 5}, "--class-samples 5 with --batch-size 16: expected a batch size that is a multiple"),
-        ({"class_samples": 4}, "16 / 4 = 4 classes a batch, there are 3"),
+        ({"class_samples": 4}, "16 / 4 = 4 classes per batch, there are 3"),
         ({"views": True, "backbone": "resnet_half_turn"}, "--views: every half-turned view has the same embedding"),
         ({"sync_batchnorm": True}, "--sync-batchnorm: for several processes on GPUs"),
+        ({"depth": 11}, "depth 11: expected one of"),
+        ({"backbone": "sphere20"}, "depth 10: sphere20 has 20"),
+        ({"embedding_dim": 0}, "embedding_dim 0, upsample 1: expected at least 1"),
+        ({"upsample": 0}, "embedding_dim 16, upsample 0: expected at least 1"),
+        ({"loss_options": {"m": "-1"}}, "--loss-options: s = 30.0, m = -1: expected s above 0"),
+        (
+            {"loss_options": {"s": "auto", "m": "1.5"}},
+            r's = "auto" needs m < C / \(C - 1\) = 1.5 for 3',
+        ),
+        ({"contrast": "grey"}, "--contrast grey: expected one of bright, dark"),
+        ({"recipe": "mine"}, "--recipe mine: expected one of default"),
     ],
 )
-def test_a_mistake_is_named_and_writes_nothing(copy, options, message):
+def test_a_mistake_is_named_before_the_volumes_are_read_and_writes_nothing(copy, options, message):
+    """Of train.csv only the first volume can be read."""
+    rows = pd.read_csv(copy / "csv_split" / "train.csv", dtype=str, keep_default_na=False)
+    (copy / "broken.mrc").write_bytes(b"no volume")
+    rows.loc[1:, "Input Data"] = str(copy / "broken.mrc")
+    rows["Input Data"] = [str((copy / "csv_split" / name).resolve()) for name in rows["Input Data"]]
+    rows.to_csv(copy / "csv_split" / "train.csv", index=False)
     with pytest.raises(InputError, match=message):
         train.main(small(copy, **options))
     assert not (copy / "model_save").exists()
@@ -128,7 +149,7 @@ def test_every_loss_trains(copy, name):
 
 def test_particles_of_the_other_contrast_are_warned_of(copy, capsys):
     train.main(small(copy, epochs=1, false_rejection_rate=0.5))
-    assert "warning" not in capsys.readouterr().err
+    assert "the particles look" not in capsys.readouterr().err
     train.main(small(copy, epochs=1, contrast="dark", overwrite=True))
     assert "the particles look bright, not dark" in capsys.readouterr().err
 
@@ -167,6 +188,109 @@ def test_averaged_weights_are_kept_beside_those_that_train(copy):
     name = "embedding.0.weight"
     assert not torch.equal(saved["state_dict"][name], saved["progress"]["weights"][name])
     assert torch.equal(saved["state_dict"][name], saved["progress"]["average"][f"module.{name}"])
+
+
+def test_the_loss_is_averaged_with_the_network_that_it_is_kept_and_validated_with(copy):
+    """Also its head, with which open_set.py makes logits; the logged validation loss is that of what is kept."""
+    train.main(small(copy, epochs=1, batch_size=4, ema=0.9, lr=0.03))
+    saved = load_checkpoint(copy / "model_save" / "last.pt")
+    kept, training = saved["criterion"], saved["progress"]["loss_weights"]
+    assert kept.keys() == training.keys() and not torch.equal(kept["head.weight"], training["head.weight"])
+    model, _ = load_model(copy / "model_save" / "last.pt", torch.device("cpu"))
+    valid = load_split(copy / "csv_split" / "valid.csv")
+    embeddings = torch.from_numpy(embed(model, valid.images, torch.device("cpu"), normalised=False))
+    losses = []
+    for weights in (kept, training):
+        criterion = LOSSES["soft_lmccl"](16, 3).eval()
+        criterion.load_state_dict(weights)
+        terms = [criterion(*part).total.item() * len(part[1]) for part in parts(embeddings, valid.labels, 4)]
+        losses.append(sum(terms))
+    logged = saved["metrics"]["log"][0]["valid_loss"] * len(valid)
+    assert losses[0] == pytest.approx(logged, rel=1e-5)
+    assert abs(losses[1] - logged) > 1e-3 * logged
+
+
+def parts(embeddings, labels, size):
+    """Batches as validation takes them."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    return zip(embeddings[order].split(size), labels[order].split(size), strict=True)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_can_be_averaged(name):
+    torch.manual_seed(0)
+    cfg = train.Config(depth=10, width=4, embedding_dim=16, epochs=1, loss=name, ema=0.9)
+    state = TrainingState(cfg, TrainingSet(["a", "b"], Preprocessing(16, None)), 2, torch.device("cpu"))
+    before = [parameter.clone() for parameter in state.criterion.parameters()]
+    volumes, labels = torch.randn(8, 1, 16, 16, 16), torch.arange(8) % 2
+    for _ in range(2):
+        state.module(volumes, labels).total.backward()
+        state.advance()
+    triples = zip(before, state.loss.parameters(), state.criterion.parameters(), strict=True)
+    for first, average, last in triples:
+        assert not torch.equal(first, last)
+        assert not torch.equal(average, last)
+        assert ((average - first).norm() + (last - average).norm()) < 2 * (last - first).norm()
+
+
+def test_a_run_of_before_whose_loss_had_no_average_goes_on(copy):
+    train.main(small(copy, epochs=2, ema=0.9))
+    path = copy / "model_save" / "last.pt"
+    saved = load_checkpoint(copy / "model_save" / "checkpoint1.pt")
+    saved["criterion"] = saved["progress"].pop("loss_weights")
+    del saved["progress"]["loss_average"], saved["calibration"]["neighbours"]
+    torch.save(saved, path)
+    train.main(small(copy, epochs=2, ema=0.9, resume=True))
+    assert load_checkpoint(path)["epoch"] == 2
+
+
+def test_the_last_lines_say_how_many_of_each_known_class_are_called_unknown(copy, capsys):
+    train.main(small(copy, epochs=1, false_rejection_rate=0.99))
+    said = capsys.readouterr()
+    rates = load_checkpoint(copy / "model_save" / "checkpoint.pt")["calibration"]["class_false_rejection"]
+    assert rates.shape == (3,) and rates.max() > 0.5
+    line = said.out.splitlines()[-1]
+    assert line.startswith("called unknown of each known class in validation: complex0")
+    for name, rate in zip(("complex00", "complex01", "complex02"), rates.tolist(), strict=True):
+        assert f"{name} {rate:.0%}" in line
+    assert "warning: most volumes of these known classes are called unknown: complex0" in said.err
+
+
+def test_a_copy_of_a_checkpoint_is_neither_counted_nor_deleted(copy):
+    folder = copy / "model_save"
+    folder.mkdir()
+    (folder / "checkpoint5_copy.pt").write_bytes(b"the user's own")
+    train.main(small(copy, epochs=2, keep=1))
+    assert len(list(folder.glob("checkpoint[0-9].pt"))) == 1
+    train.main(small(copy, epochs=1, overwrite=True))
+    assert (folder / "checkpoint5_copy.pt").read_bytes() == b"the user's own"
+
+
+HEAVY = ("sklearn", "matplotlib", "umap", "gemmi", "tensorboard", "pytorch_metric_learning", "scipy.stats", "pandas")
+LISTED = """
+import runpy, sys
+sys.argv = ["train.py", "--help"]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    print("imported:", *sys.modules)
+"""
+
+
+def test_help_has_every_option_explained_in_groups_and_imports_only_what_it_needs():
+    done = subprocess.run([sys.executable, "-c", LISTED], cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    text, _, imported = done.stdout.rpartition("imported:")
+    assert not {*HEAVY} & {*imported.split()}
+    for group in ("optimisation", "augmentation", "online", "rejection", "machine"):
+        assert f"─ {group} options ─" in text
+    assert "--schedule {one_cycle,plateau,decay}" in text and "--online-snr FLOAT FLOAT" in text
+    options = re.split(r"│ (?=-)", text)[1:]
+    assert len(options) == len(dataclasses.fields(train.Config)) + 1  # and --help
+    for option in options:
+        name, default = option.split()[0], option.find("(default:")
+        words = re.sub(r"[│\s]+", " ", option[:default].partition("}")[2] or option[:default])
+        assert len(words.split()) >= 3, f"{name}: {words}"
 
 
 def test_the_log_is_shown_by_tensorboard_and_goes_on_with_the_run(copy):

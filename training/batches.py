@@ -11,6 +11,7 @@ import torch
 from common.cli import InputError, plural
 from loader import augment
 from loader.dataset import Split
+from loader.prepare import Preprocessing
 from training.group import Group
 
 FEWEST = 2  # volumes of a batch on a process: batch normalisation needs them
@@ -41,8 +42,7 @@ class FileBatches:
         group: the processes that share each batch.
 
     Raises:
-        InputError: rotations are wanted, and the tilt range is unknown; shifts beyond the box; a batch or a split of
-            fewer than two volumes a process; a batch that cannot hold the class samples.
+        InputError: as `check_files`.
     """
 
     imaging_record = None
@@ -50,22 +50,13 @@ class FileBatches:
     def __init__(self, cfg: Any, split: Split, device: torch.device, group: Group):
         self.cfg, self.split, self.device, self.group = cfg, split, device, group
         self.labels = split.labels.to(device)
+        check_files(cfg, split.labels, split.preprocessing, group)
         tilts = split.preprocessing.tilt_range
-        if cfg.rotate and not tilts:
-            raise InputError("--rotate: the tilt range of the volumes is unknown (columns Tilt Min and Tilt Max)")
         self.tilt_range = tuple(tilts) if cfg.rotate else None
         self.turns = augment.safe_half_turns(*(tilts or (None, None))) if cfg.half_turns else ()
-        check_batch_size(cfg.batch_size, group)
-        fewest = FEWEST * group.size
-        if len(split) < fewest:
-            found = f"{len(split)} training {plural('volume', len(split))}"
-            raise InputError(f"{found}: expected {fewest} or more, {FEWEST} for each process, for batch normalisation")
         last = len(split) % cfg.batch_size  # a last batch of too few volumes is left out
-        self.count = len(split) // cfg.batch_size + (last >= fewest)
+        self.count = len(split) // cfg.batch_size + (last >= FEWEST * group.size)
         self.volumes = sum(map(self.size, range(self.count)))
-        side = split.images.shape[-1]
-        if cfg.shift >= side / 2:
-            raise InputError(f"--shift {cfg.shift}: expected less than half of the box, {side} voxels")
         self.text = f"{len(split)} training volumes {split.place}; half turns: {', '.join(self.turns) or 'none'}"
         self._draw(0)
 
@@ -103,6 +94,44 @@ class FileBatches:
         self.epoch = epoch
 
 
+def check_files(cfg: Any, labels: torch.Tensor, preprocessing: Preprocessing, group: Group) -> None:
+    """Refuse settings that do not go with the training files; it needs their labels (N,) and preprocessing alone.
+
+    Raises InputError: rotations are wanted, and the tilt range is unknown; shifts beyond the box; a batch or a split of
+    fewer than two volumes per process; a batch that cannot hold the class samples.
+    """
+    if cfg.rotate and not preprocessing.tilt_range:
+        raise InputError("--rotate: the tilt range of the volumes is unknown (columns Tilt Min and Tilt Max)")
+    check_batch_size(cfg.batch_size, group)
+    fewest = FEWEST * group.size
+    if len(labels) < fewest:
+        found = f"{len(labels)} training {plural('volume', len(labels))}"
+        raise InputError(f"{found}: expected {fewest} or more, {FEWEST} for each process, for batch normalisation")
+    if cfg.shift >= preprocessing.box / 2:
+        raise InputError(f"--shift {cfg.shift}: expected less than half of the box, {preprocessing.box} voxels")
+    if cfg.class_samples:
+        check_class_samples(cfg.class_samples, cfg.batch_size, torch.bincount(labels))
+
+
+def check_class_samples(class_samples: int, batch_size: int, counts: torch.Tensor) -> None:
+    """Refuse P x K sampling that cannot fill a batch from classes of these numbers of volumes (C,)."""
+    counts = counts[counts > 0]
+    per_batch, smallest = batch_size // class_samples, int(counts.min())
+    given = f"--class-samples {class_samples} with --batch-size {batch_size}"
+    if batch_size % class_samples:
+        raise InputError(f"{given}: expected a batch size that is a multiple of {class_samples}")
+    if per_batch > len(counts):
+        most = class_samples * len(counts)
+        raise InputError(
+            f"{given}: {batch_size} / {class_samples} = {per_batch} classes per batch, there are {len(counts)}; "
+            f"expected a batch size of at most {most}, or more class samples"
+        )
+    if class_samples > smallest:
+        raise InputError(
+            f"{given}: the smallest class has {smallest} {plural('volume', smallest)}; expected fewer samples"
+        )
+
+
 def check_batch_size(batch_size: int, group: Group) -> None:
     """Refuse a batch of which a process would get too few volumes for batch normalisation."""
     if batch_size < FEWEST * group.size:
@@ -125,21 +154,9 @@ def epoch_order(labels: torch.Tensor, batch_size: int, class_samples: int, gener
     n = len(labels)
     if not class_samples:
         return torch.randperm(n, generator=generator)
+    check_class_samples(class_samples, batch_size, torch.bincount(labels))
     members = [(labels == label).nonzero().squeeze(1) for label in labels.unique()]
-    per_batch, smallest = batch_size // class_samples, min(map(len, members))
-    given = f"--class-samples {class_samples} with --batch-size {batch_size}"
-    if batch_size % class_samples:
-        raise InputError(f"{given}: expected a batch size that is a multiple of {class_samples}")
-    if per_batch > len(members):
-        most = class_samples * len(members)
-        raise InputError(
-            f"{given}: {batch_size} / {class_samples} = {per_batch} classes a batch, there are {len(members)}; "
-            f"expected a batch size of at most {most}, or more class samples"
-        )
-    if class_samples > smallest:
-        raise InputError(
-            f"{given}: the smallest class has {smallest} {plural('volume', smallest)}; expected fewer samples"
-        )
+    per_batch = batch_size // class_samples
     often = torch.zeros(len(members))  # how often a class was taken: the rarest are next
     chosen = []
     for _ in range(-(-n // batch_size)):

@@ -1,50 +1,76 @@
-"""Settings of train.py that make no sense are refused before anything is read, written or deleted."""
+"""Settings of train.py that make no sense, or do not go with the data, are refused before any volume is read and before
+anything is written or deleted."""
 
+from collections.abc import Iterable
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from common.cli import InputError
-from loss.loss import LOSSES
-from training.run import OPTIMIZERS, RUN_FILES, SCHEDULES
+import torch
 
-NUMBERS = ("lr", "eps", "weight_decay", "clip")  # that are no negative ones
+from common.cli import InputError, check_choices
+from loader.columns import CLASS
+from loader.rows import SplitRows
+from training.batches import check_batch_size, check_files
+from training.group import Group
+from training.record import run_files
+from training.state import TrainingSet, make_loss, make_model
+
+POSITIVE = ("epochs", "batch_size", "accumulate", "prototype_per_class", "keep")
+NOT_NEGATIVE = (
+    *("lr", "eps", "weight_decay", "clip", "shift", "noise", "patience", "save_every", "class_samples"),
+    *("auxiliary", "online_volumes"),
+)
+SHARES = ("auxiliary_share", "online_noise_free", "online_junk", "memory_share", "false_rejection_rate")
 
 
 def check(cfg: Any) -> None:
-    """Refuse options that make no sense, and a folder that holds a run."""
-    for name in ("epochs", "batch_size", "accumulate", "prototype_per_class", "keep"):
-        if getattr(cfg, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: expected at least 1")
-    for name in ("shift", "noise", "patience", "save_every", "class_samples", "auxiliary", "online_volumes", *NUMBERS):
-        if not getattr(cfg, name) >= 0:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: expected 0 or more")
-    for name, choices in (("loss", LOSSES), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
-        if getattr(cfg, name) not in choices:
-            raise InputError(f"--{name} {getattr(cfg, name)}: expected one of {', '.join(choices)}")
+    """Refuse options that make no sense, whatever the data are, and a folder that holds a run."""
+    check_choices(cfg)
+    for name in POSITIVE:
+        expect(cfg, name, getattr(cfg, name) >= 1, "at least 1")
+    for name in NOT_NEGATIVE:
+        expect(cfg, name, getattr(cfg, name) >= 0, "0 or more")
+    for name in SHARES:
+        expect(cfg, name, 0 <= getattr(cfg, name) <= 1, "0 to 1")
     if cfg.batch_size < 2:
         raise InputError("--batch-size 1: expected at least 2, for batch normalisation")
     if not 0 <= cfg.ema < 1:
         raise InputError(f"--ema {cfg.ema:g}: expected 0 or more, below 1; 1 would keep the weights of the start")
-    for name in ("auxiliary_share", "online_noise_free", "online_junk", "memory_share", "false_rejection_rate"):
-        if not 0 <= getattr(cfg, name) <= 1:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: expected 0 to 1")
     if cfg.false_rejection_rate == 1:
         raise InputError("--false-rejection-rate 1: expected less, or every particle is unknown")
     if cfg.views and cfg.backbone == "resnet_half_turn":
         raise InputError("--views: every half-turned view has the same embedding by resnet_half_turn; leave it out")
+    with torch.device("meta"):  # shapes without numbers
+        make_model(cfg)
     check_online(cfg)
     if cfg.tensorboard and find_spec("tensorboard") is None:
         raise InputError(
             "--tensorboard: the package tensorboard is not installed; install it, or give --no-tensorboard"
         )
+    check_save_dir(cfg)
+
+
+def expect(cfg: Any, name: str, right: bool, expected: str) -> None:
+    """Refuse an option unless it is right."""
+    if not right:
+        raise InputError(f"{option(name)} {getattr(cfg, name)}: expected {expected}")
+
+
+def option(name: str) -> str:
+    """As the command line has it."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check_save_dir(cfg: Any) -> None:
+    """Refuse to mix two runs in a folder."""
+    save_dir = Path(cfg.save_dir)
     if cfg.resume and cfg.overwrite:
         raise InputError("--resume and --overwrite exclude each other")
-    save_dir = Path(cfg.save_dir)
     if save_dir.exists() and not save_dir.is_dir():
         raise InputError(f"{save_dir}: a file; expected a folder for the run (--save-dir)")
-    held = [path for pattern in RUN_FILES for path in save_dir.glob(pattern)]
+    held = run_files(save_dir)
     if held and not cfg.resume and not cfg.overwrite:
         raise InputError(f"{save_dir}: holds a run ({held[0].name}); give --resume, --overwrite or another --save-dir")
 
@@ -52,14 +78,11 @@ def check(cfg: Any) -> None:
 def check_online(cfg: Any) -> None:
     """Refuse options of simulated batches that make no sense, and those of files where batches are simulated."""
     if not 0 < cfg.online_snr[0] <= cfg.online_snr[1]:
-        raise InputError(f"--online-snr {cfg.online_snr}: expected two numbers above 0, the smaller first")
+        raise InputError(f"--online-snr {text(cfg.online_snr)}: expected two numbers above 0, the smaller first")
     for name, largest in (("online_defocus", float("inf")), ("online_tilt", 90)):
         values = getattr(cfg, name)
         if values and not (len(values) == 2 and 0 < values[0] <= values[1] <= largest):
-            given = " ".join(f"{value:g}" for value in values)
-            raise InputError(f"--{name.replace('_', '-')} {given}: expected two, above 0, the smaller first")
-    if cfg.online_imaging not in ("fixed", "random"):
-        raise InputError(f"--online-imaging {cfg.online_imaging}: expected fixed or random")
+            raise InputError(f"{option(name)} {text(values)}: expected two, above 0, the smaller first")
     if not 0 < cfg.online_renewal <= 1 or cfg.online_stock < 1:
         found = f"--online-renewal {cfg.online_renewal:g} --online-stock {cfg.online_stock}"
         raise InputError(f"{found}: expected a renewal above 0, up to 1, and a stock of 1 or more")
@@ -70,9 +93,29 @@ def check_online(cfg: Any) -> None:
     for field in [] if cfg.simulate_online else fields(cfg):
         default = getattr(type(cfg), field.name, None)
         if field.name.startswith(("online_", "auxiliary")) and getattr(cfg, field.name) != default:
-            option = f"--{field.name.replace('_', '-')}"
-            raise InputError(f"{option}: of volumes that are simulated; give --simulate-online too")
+            raise InputError(f"{option(field.name)}: of volumes that are simulated; give --simulate-online too")
     if cfg.online_junk and cfg.online_imaging == "fixed" and cfg.online_renewal == 1:
         raise InputError("--online-junk: of a stock of particles; give --online-renewal below 1 too")
     if cfg.simulate_online and (cfg.rotate or cfg.noise or cfg.class_samples):
         raise InputError("--rotate, --noise, --class-samples: for files; with --simulate-online every volume is new")
+
+
+def text(values: Iterable[float]) -> str:
+    return " ".join(f"{value:g}" for value in values)
+
+
+def check_group(cfg: Any, group: Group, device: torch.device) -> None:
+    """Refuse options that do not go with the processes that train together."""
+    if cfg.sync_batchnorm and (device.type != "cuda" or group.size == 1):
+        raise InputError("--sync-batchnorm: for several processes on GPUs, started by torchrun")
+    check_batch_size(cfg.batch_size, group)
+
+
+def check_data(cfg: Any, data: TrainingSet, rows: SplitRows, group: Group) -> None:
+    """Refuse options that do not go with the rows of train.csv and its first volume."""
+    if cfg.views and not data.preprocessing.tilt_range:
+        raise InputError("--views: the tilt range of the volumes is unknown (columns Tilt Min and Tilt Max)")
+    with torch.device("meta"):
+        make_loss(cfg, len(data.classes))
+    if not cfg.simulate_online:
+        check_files(cfg, torch.tensor(rows.rows[CLASS].to_numpy()), data.preprocessing, group)

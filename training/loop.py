@@ -1,7 +1,12 @@
-"""One epoch of training, step by step; and its validation."""
+"""An epoch: its steps (`train_epoch`), then validation, log and checkpoints (`finish_epoch`).
 
+What changes from step to step is the state (state.py); where its volumes come from is batches.py or online.py; what an
+epoch leaves behind on the disk is record.py.
+"""
+
+import time
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +15,27 @@ from torch import nn
 from tqdm import tqdm
 
 from common.cli import InputError
-from evaluation.rejection import DEFAULT_SCORE, calibrate, calibrated_score, classify, fit_threshold
+from evaluation.rejection import Calibration, calibrate, classify
 from loader.dataset import Split
 from model import embed, with_views
 from training.batches import Batches
-from training.run import Run
+from training.record import save_epoch, summary
+from training.state import TrainingState
 from training.stop import StopRequest
 
 EMBED_BATCH = 256  # volumes at once where no gradient is needed
 
 
-def train_epoch(state: Run, batches: Batches, stop: StopRequest) -> int:
+@dataclass(frozen=True)
+class Validation:
+    """What an epoch is validated on: the validation volumes, and the training volumes that they are compared with."""
+
+    train: Split
+    valid: Split
+    gallery: torch.Tensor  # indices of training volumes, as `draw_gallery` gives them
+
+
+def train_epoch(state: TrainingState, batches: Batches, stop: StopRequest) -> int:
     """The steps of an epoch that are still to do; last.pt is written every `save_every` steps, and where asked to stop.
 
     Returns the signal that asked any of the processes to stop; 0 where the epoch is done.
@@ -28,8 +43,7 @@ def train_epoch(state: Run, batches: Batches, stop: StopRequest) -> int:
     Raises InputError for a loss or gradient that is not finite; what was saved before stays.
     """
     cfg = state.cfg
-    state.module.train()
-    state.criterion.start_epoch(state.epoch)
+    state.start_epoch()
     text = f"epoch {state.epoch + 1}/{cfg.epochs}"
     hidden = not state.group.first
     with tqdm(total=batches.volumes, initial=state.seen, desc=text, unit="volume", leave=False, disable=hidden) as bar:
@@ -46,7 +60,7 @@ def train_epoch(state: Run, batches: Batches, stop: StopRequest) -> int:
     return 0
 
 
-def take_step(state: Run, batches: Batches, stop: StopRequest) -> int:
+def take_step(state: TrainingState, batches: Batches, stop: StopRequest) -> int:
     """One step of the optimiser, on `accumulate` batches; returns the signal that asked any process to stop, or 0."""
     cfg, device = state.cfg, state.device
     numbers = range(state.step * cfg.accumulate, min((state.step + 1) * cfg.accumulate, batches.count))
@@ -77,7 +91,7 @@ def take_step(state: Run, batches: Batches, stop: StopRequest) -> int:
     return int(stopped)
 
 
-def not_finite(state: Run, what: str) -> InputError:
+def not_finite(state: TrainingState, what: str) -> InputError:
     """The error that stops a run, where it is."""
     return InputError(
         f"epoch {state.epoch + 1}, batch {state.step * state.cfg.accumulate + 1}: {what} is not finite; the last good "
@@ -86,7 +100,7 @@ def not_finite(state: Run, what: str) -> InputError:
 
 
 @torch.no_grad()
-def check_weights(state: Run, batches: Batches) -> None:
+def check_weights(state: TrainingState, batches: Batches) -> None:
     """Refuse to save weights that no longer give a finite loss: of the next batch, which training has not seen."""
     state.module.eval()
     volumes, labels = batches.batch(state.epoch, min(state.step * state.cfg.accumulate, batches.count - 1))
@@ -96,32 +110,55 @@ def check_weights(state: Run, batches: Batches) -> None:
     state.module.train()
 
 
+def finish_epoch(state: TrainingState, sets: Validation, started: float, before: int) -> None:
+    """Validate, log and save an epoch; the first process does, the others wait for its figures.
+
+    Args:
+        started: when the epoch, or what was left of it, began: time.perf_counter().
+        before: volumes that it had seen then.
+    """
+    seconds = time.perf_counter() - started
+    terms = dict(zip(("train_loss", "softmax", "margin", "center"), (state.sums / state.seen).tolist(), strict=True))
+    speed = round((state.seen - before) / seconds, 1)
+    found = validate(state, sets) if state.group.first else None
+    figures, state.calibration = state.group.share(found)
+    state.end_epoch(figures["valid_loss"])
+    state.log.append({"epoch": state.epoch, **terms, **figures, "lr": state.lr, "volumes_per_s": speed})
+    if state.group.first:
+        save_epoch(state)
+        left = (state.cfg.epochs - state.epoch) * (time.perf_counter() - started)
+        print(summary(state, left), flush=True)
+
+
+@torch.inference_mode()
+def validate(state: TrainingState, sets: Validation) -> tuple[dict[str, float], Calibration]:
+    """Validation loss, accuracy by class prototypes, and what tells known from unknown.
+
+    With averaged weights, network and loss are both the averaged ones, as the checkpoint keeps them.
+    """
+    cfg, criterion = state.cfg, state.loss.eval()
+    network = with_views(state.network, asdict(cfg), state.data.preprocessing)
+    images, gallery = sets.train.images, sets.gallery
+    found = embed(network, images[gallery.to(images.device)], state.device, EMBED_BATCH, "prototypes")
+    raw = embed(network, sets.valid.images, state.device, EMBED_BATCH, "validation", normalised=False)
+    if not (np.isfinite(raw).all() and np.isfinite(found).all()):
+        raise not_finite(state, "an embedding in validation")
+    labels = sets.valid.labels
+    training = found, sets.train.labels[gallery].numpy()
+    calibration = calibrate(training, (raw, labels.numpy()), len(state.data.classes), cfg.false_rejection_rate)
+    predictions = classify(raw, calibration.prototypes)[0]
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))  # the file has class after class
+    parts = torch.from_numpy(raw)[order].split(cfg.batch_size), labels[order].split(cfg.batch_size)
+    losses = [
+        float(criterion(part.to(state.device), own.to(state.device)).total) * len(own)
+        for part, own in zip(*parts, strict=True)
+    ]
+    accuracy = float(np.mean(predictions == labels.numpy()))
+    return {"valid_loss": sum(losses) / len(labels), "accuracy": accuracy}, calibration
+
+
 def draw_gallery(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:
     """Indices of at most `per_class` training volumes of each class, in order."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     chosen = [order[labels[order] == label][:per_class] for label in labels.unique()]
     return torch.cat(chosen).sort().values
-
-
-@torch.inference_mode()
-def validate(state: Run, train: Split, valid: Split, gallery: torch.Tensor) -> tuple[dict, dict]:
-    """Validation accuracy by class prototypes and loss; and the threshold below which a particle is unknown."""
-    cfg, network = state.cfg, with_views(state.network, asdict(state.cfg), state.preprocessing)
-    found = embed(network, train.images[gallery.to(train.images.device)], state.device, EMBED_BATCH, "prototypes")
-    raw = embed(network, valid.images, state.device, EMBED_BATCH, "validation", normalised=False)
-    if not (np.isfinite(raw).all() and np.isfinite(found).all()):
-        raise not_finite(state, "an embedding in validation")
-    compared = calibrate(found, train.labels[gallery].numpy(), len(state.classes))
-    predictions = classify(raw, compared["prototypes"])[0]
-    state.criterion.eval()
-    order = torch.randperm(len(valid), generator=torch.Generator().manual_seed(0))  # the file has class after class
-    parts = torch.from_numpy(raw)[order].split(cfg.batch_size), valid.labels[order].split(cfg.batch_size)
-    losses = [
-        float(state.criterion(part.to(state.device), labels.to(state.device)).total) * len(labels)
-        for part, labels in zip(*parts, strict=True)
-    ]
-    figures = {"valid_loss": sum(losses) / len(valid), "accuracy": float(np.mean(predictions == valid.labels.numpy()))}
-    calibration = {"score": DEFAULT_SCORE, **{key: torch.from_numpy(value) for key, value in compared.items()}}
-    threshold = float(fit_threshold(calibrated_score(raw, calibration), cfg.false_rejection_rate))
-    calibration |= {"threshold": threshold, "false_rejection_rate": cfg.false_rejection_rate, "n": len(valid)}
-    return figures, calibration

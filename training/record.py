@@ -3,11 +3,36 @@
 import shutil
 from pathlib import Path
 
-import pandas as pd
-
 from common.files import atomic_path, write_csv, write_text
 from loss.base import Loss
-from training.run import BOARD_FOLDER, Run
+from training.state import TrainingState
+
+BOARD_FOLDER = "tensorboard"
+RUN_FILES = ("checkpoint.pt", "last.pt", "loss.txt", "log.csv")
+HALF_WRITTEN = ".*.pt"  # what a kill in the middle of a save leaves
+
+
+def epoch_checkpoints(save_dir: Path) -> list[Path]:
+    """checkpoint<epoch>.pt, by epoch; a copy under another name is the user's own."""
+    found = {path: path.stem.removeprefix("checkpoint") for path in save_dir.glob("checkpoint*.pt")}
+    return sorted((path for path, epoch in found.items() if epoch.isdecimal()), key=lambda path: int(found[path]))
+
+
+def run_files(save_dir: Path) -> list[Path]:
+    """The files of the run that a folder holds; none where it holds none."""
+    return epoch_checkpoints(save_dir) + [save_dir / name for name in RUN_FILES if (save_dir / name).is_file()]
+
+
+def remove_half_written(save_dir: Path) -> None:
+    for path in save_dir.glob(HALF_WRITTEN):
+        path.unlink()
+
+
+def remove_run(save_dir: Path) -> None:
+    for path in run_files(save_dir):
+        path.unlink()
+    remove_half_written(save_dir)
+    shutil.rmtree(save_dir / BOARD_FOLDER, ignore_errors=True)
 
 
 def merit(row: dict) -> tuple[float, float]:
@@ -20,7 +45,7 @@ def epochs_since_best(log: list[dict]) -> int:
     return log[-1]["epoch"] - max(log, key=merit)["epoch"] if log else 0
 
 
-def save_epoch(state: Run) -> None:
+def save_epoch(state: TrainingState) -> None:
     """Write last.pt, on an improvement the checkpoint of this epoch and checkpoint.pt, and the logs."""
     save_dir = Path(state.cfg.save_dir)
     if epochs_since_best(state.log) == 0:
@@ -28,15 +53,16 @@ def save_epoch(state: Run) -> None:
         state.save(own)
         with atomic_path(save_dir / "checkpoint.pt") as temporary:
             shutil.copyfile(own, temporary)
-        kept = sorted(save_dir.glob("checkpoint[0-9]*.pt"), key=lambda path: int(path.stem.removeprefix("checkpoint")))
-        for path in kept[: -state.cfg.keep]:
+        for path in epoch_checkpoints(save_dir)[: -state.cfg.keep]:
             path.unlink()
     state.save(save_dir / "last.pt")
     write_logs(state)
 
 
-def write_logs(state: Run) -> None:
-    """log.csv and loss.txt, one row an epoch."""
+def write_logs(state: TrainingState) -> None:
+    """log.csv and loss.txt, one row per epoch."""
+    import pandas as pd  # a quarter of a second that --help need not wait for
+
     save_dir = Path(state.cfg.save_dir)
     log = pd.DataFrame(state.log)
     write_csv(save_dir / "log.csv", log)
@@ -47,7 +73,7 @@ def write_logs(state: Run) -> None:
 class Board:
     """The event files that TensorBoard shows, save_dir/tensorboard, where the settings want them."""
 
-    def __init__(self, state: Run):
+    def __init__(self, state: TrainingState):
         self.writer = None
         if state.cfg.tensorboard and state.group.first:
             from torch.utils.tensorboard import SummaryWriter  # not every machine has the package
@@ -72,7 +98,7 @@ def weighted(row: dict, criterion: Loss) -> str:
     return f" = {' + '.join(texts)}" if len(texts) > 1 else ""
 
 
-def summary(state: Run, seconds_left: float) -> str:
+def summary(state: TrainingState, seconds_left: float) -> str:
     """The epoch in one line."""
     row = state.log[-1]
     best = " *" if epochs_since_best(state.log) == 0 else "  "

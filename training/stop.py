@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C during training: noted, so that the run can save itself and end."""
+"""SIGTERM and Ctrl-C during training: noted, so that the run can save itself and end. Before, they end it at once."""
 
 import signal
 from collections.abc import Iterator

@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import inspect
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,14 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau,
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from common.cli import InputError
+from evaluation.rejection import Calibration
 from loader.prepare import Preprocessing
-from loss.base import LossTerms
+from loss.base import Loss, LossTerms
 from loss.loss import LOSSES
-from model import build_model, load_checkpoint, save_checkpoint
+from model import Conv3D, build_model, load_checkpoint, save_checkpoint
 from simulation.junk import JUNK
 from training.group import Group
 
-BOARD_FOLDER = "tensorboard"
-RUN_FILES = ("checkpoint*.pt", "last.pt", "loss.txt", "log.csv")
-HALF_WRITTEN = ".*.pt"  # what a kill in the middle of a save leaves
 # settings that may differ between a run and its continuation
 FREE = {
     *("recipe", "resume", "overwrite", "device", "keep", "csv_dir", "save_dir", "data_dir", "structures"),
@@ -44,7 +41,18 @@ def make_schedule(name: str, optimizer: torch.optim.Optimizer, lr: float, total_
     return StepLR(optimizer, **DECAY)
 
 
-SCHEDULES = ("one_cycle", "plateau", "decay")
+@dataclasses.dataclass(frozen=True)
+class TrainingSet:
+    """What a run is about; the checkpoint keeps it.
+
+    classes: the known classes by index; training may have auxiliary ones after them, and junk.
+    preprocessing: of the training volumes.
+    particles: codes of the training particles, as `particle_codes` gives them.
+    """
+
+    classes: list[str]
+    preprocessing: Preprocessing
+    particles: torch.Tensor = dataclasses.field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
 
 class TrainingStep(nn.Module):
@@ -58,40 +66,32 @@ class TrainingStep(nn.Module):
         return self.criterion(self.model(volumes), labels)
 
 
-class Run:
+class TrainingState:
     """What training changes: the network, the loss, the optimiser and its schedule, and the log.
 
     Args:
         cfg: of train.py.
-        classes: the known classes by index; training may have `auxiliary` further ones after them, and junk.
-        preprocessing: of the training volumes; the checkpoint keeps it.
-        particles: codes of the training particles, as `particle_codes` gives them; the checkpoint keeps them.
+        data: what it trains on.
         steps_per_epoch: of the optimiser.
+        device: of the network and the loss.
+        group: the processes that train together; one alone where none is given.
     """
 
     def __init__(
-        self,
-        cfg: Any,
-        classes: list[str],
-        preprocessing: Preprocessing,
-        steps_per_epoch: int,
-        device: torch.device,
-        group: Group | None = None,
-        particles: torch.Tensor | None = None,
+        self, cfg: Any, data: TrainingSet, steps_per_epoch: int, device: torch.device, group: Group | None = None
     ):
         torch.manual_seed(cfg.seed)
-        self.cfg, self.device, self.group = cfg, device, group or Group()
+        self.cfg, self.data, self.device, self.group = cfg, data, device, group or Group()
         self.layout = torch.channels_last_3d  # the faster one, see benchmarks/speed.py
-        self.particles = torch.empty(0, dtype=torch.int64) if particles is None else particles
-        self.classes, self.preprocessing, self.steps_per_epoch = classes, preprocessing, steps_per_epoch
-        junk = len(JUNK) if cfg.online_junk else 0
-        try:
-            self.model = build_model(dataclasses.asdict(cfg)).to(device, memory_format=self.layout)
-            self.criterion = make_loss(cfg, len(classes) + cfg.auxiliary + junk).to(device)
-        except (TypeError, ValueError) as error:
-            raise InputError(str(error)) from error
-        average = get_ema_multi_avg_fn(cfg.ema)
-        self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True) if cfg.ema else None
+        self.steps_per_epoch = steps_per_epoch
+        self.model = make_model(cfg).to(device, memory_format=self.layout)
+        self.criterion = make_loss(cfg, len(data.classes)).to(device)
+        self.average, self.loss_average = None, None
+        if cfg.ema:  # a network and a loss that belong together: averaged alike
+            options = {"multi_avg_fn": get_ema_multi_avg_fn(cfg.ema), "use_buffers": True}
+            self.average = AveragedModel(self.model, **options)
+            if self.criterion.state_dict():  # some losses have nothing to average
+                self.loss_average = AveragedModel(self.criterion, **options)
         self.module = self._together()
         groups = [
             {"params": list(self.model.parameters()), "weight_decay": cfg.weight_decay},
@@ -105,15 +105,13 @@ class Run:
         self.step = 0  # steps done of the epoch that is under way
         self.sums, self.seen = torch.zeros(4, dtype=torch.float64), 0  # of its loss terms, each times its volumes
         self.log: list[dict] = []
-        self.calibration: dict = {}
+        self.calibration: Calibration | None = None
         self.imaging: dict | None = None  # that volumes are simulated under, for the checkpoint to say
 
     def _together(self) -> nn.Module:
         cfg = self.cfg
         if cfg.compile:
             self.model.compile()
-        if cfg.sync_batchnorm and (self.device.type != "cuda" or self.group.size == 1):
-            raise InputError("--sync-batchnorm: for several processes on GPUs, started by torchrun")
         if self.group.size == 1:
             return TrainingStep(self.model, self.criterion)
         if cfg.sync_batchnorm:
@@ -124,6 +122,17 @@ class Run:
     def network(self) -> nn.Module:
         """The network to validate and to keep: the average of the weights, where one is kept."""
         return self.average.module if self.average else self.model
+
+    @property
+    def loss(self) -> Loss:
+        """The loss that belongs to `network`: to validate and to keep."""
+        return self.loss_average.module if self.loss_average else self.criterion
+
+    def start_epoch(self) -> None:
+        """Into training mode, with what goes by epochs: the margin."""
+        self.module.train()
+        self.criterion.start_epoch(self.epoch)
+        self.loss.start_epoch(self.epoch)
 
     @property
     def place(self) -> str:
@@ -138,6 +147,8 @@ class Run:
         self.criterion.after_step()
         if self.average:
             self.average.update_parameters(self.model)
+        if self.loss_average:
+            self.loss_average.update_parameters(self.criterion)
         if self.cfg.schedule == "one_cycle":
             self.scheduler.step()
 
@@ -155,8 +166,8 @@ class Run:
         saved = load_checkpoint(path)
         now = {
             **comparable(dataclasses.asdict(self.cfg)),
-            "classes": self.classes,
-            "preprocessing": self.preprocessing.content(),
+            "classes": self.data.classes,
+            "preprocessing": self.data.preprocessing.content(),
         }
         then = {  # options that the run was before had what is now their default
             **comparable(dataclasses.asdict(type(self.cfg)()) | saved["config"]),
@@ -168,64 +179,80 @@ class Run:
         if self.cfg.simulate_online:  # each process draws its own part of a batch; a run of before may not say how many
             now["processes"], then["processes"] = self.group.size, progress.get("processes", self.group.size)
         changed = [f"{key} was {then.get(key)}, is {now[key]}" for key in now if now[key] != then.get(key)]
-        if not torch.equal(self.particles, progress["particles"]):
+        if not torch.equal(self.data.particles, progress["particles"]):
             changed.append("trained on other particles than train.csv has now")
         if changed:
             raise InputError(f"{path}: {'; '.join(changed)}; give the same, another --save-dir, or --overwrite")
         self.model.load_state_dict(progress.get("weights", saved["state_dict"]))
+        self.criterion.load_state_dict(progress.get("loss_weights", saved["criterion"]))
         if self.average:
             self.average.load_state_dict(progress["average"])
-        self.criterion.load_state_dict(saved["criterion"])
+        if self.loss_average and "loss_average" in progress:
+            self.loss_average.load_state_dict(progress["loss_average"])
+        elif self.loss_average:  # a run of before, whose loss had no average: it begins here
+            self.loss_average.update_parameters(self.criterion)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scheduler.load_state_dict(saved["scheduler"])
         torch.set_rng_state(saved["rng"]["torch"])
-        self.epoch, self.log, self.calibration = saved["epoch"], saved["metrics"]["log"], saved["calibration"]
+        self.epoch, self.log = saved["epoch"], saved["metrics"]["log"]
+        self.calibration = Calibration.read(saved["calibration"]) if saved["calibration"] else None
         self.step, self.sums, self.seen = progress["step"], progress["sums"], progress["seen"]
 
     def save(self, path: Path) -> None:
         """Write everything that `load` needs, in one step."""
         progress = {"steps_per_epoch": self.steps_per_epoch, "step": self.step, "sums": self.sums, "seen": self.seen}
-        progress |= {"particles": self.particles, "processes": self.group.size}
+        progress |= {"particles": self.data.particles, "processes": self.group.size}
         if self.average:
             progress |= {"weights": self.model.state_dict(), "average": self.average.state_dict()}
+        if self.loss_average:
+            progress |= {"loss_weights": self.criterion.state_dict(), "loss_average": self.loss_average.state_dict()}
         save_checkpoint(
             path,
             epoch=self.epoch,
             state_dict=self.network.state_dict(),
-            criterion=self.criterion.state_dict(),
+            criterion=self.loss.state_dict(),
             optimizer=self.optimizer.state_dict(),
             scheduler=self.scheduler.state_dict(),
             scaler={},
             rng={"torch": torch.get_rng_state()},
             config=dataclasses.asdict(self.cfg) | {"imaging": self.imaging},
-            classes=self.classes,
-            preprocessing=self.preprocessing.content(),
-            calibration=self.calibration,
+            classes=self.data.classes,
+            preprocessing=self.data.preprocessing.content(),
+            calibration=self.calibration.content() if self.calibration else {},
             metrics={"log": self.log},
             progress=progress,
         )
 
 
-def make_loss(cfg: Any, num_classes: int) -> nn.Module:
+def make_model(cfg: Any) -> Conv3D:
+    """The network of the settings. Raises InputError for one that cannot be built."""
+    try:
+        return build_model(dataclasses.asdict(cfg))
+    except (TypeError, ValueError) as error:
+        raise InputError(str(error)) from error
+
+
+def make_loss(cfg: Any, known: int) -> Loss:
+    """The loss of the settings, for `known` classes, the auxiliary ones after them, and those of junk.
+
+    Raises InputError for an option that it does not have, or a value that the option cannot have.
+    """
     options = {}
     for name, text in cfg.loss_options.items():
         try:
             options[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             options[name] = text
-    known = [name for name in inspect.signature(LOSSES[cfg.loss]).parameters if name not in MADE_HERE]
-    unknown = [name for name in options if name not in known]
+    allowed = [name for name in inspect.signature(LOSSES[cfg.loss]).parameters if name not in MADE_HERE]
+    unknown = [name for name in options if name not in allowed]
     if unknown:
-        raise InputError(f"--loss-options {' '.join(unknown)}: {cfg.loss} has {', '.join(known) or 'none'}")
-    return LOSSES[cfg.loss](cfg.embedding_dim, num_classes, validate=False, **options)
+        raise InputError(f"--loss-options {' '.join(unknown)}: {cfg.loss} has {', '.join(allowed) or 'none'}")
+    classes = known + cfg.auxiliary + (len(JUNK) if cfg.online_junk else 0)
+    try:
+        return LOSSES[cfg.loss](cfg.embedding_dim, classes, validate=False, **options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"--loss-options: {error}") from error
 
 
 def comparable(config: dict) -> dict:
     return {key: value for key, value in config.items() if key not in FREE}
-
-
-def remove_run(save_dir: Path) -> None:
-    for pattern in (*RUN_FILES, HALF_WRITTEN):
-        for path in save_dir.glob(pattern):
-            path.unlink()
-    shutil.rmtree(save_dir / BOARD_FOLDER, ignore_errors=True)
