@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from evaluation.report import SETS, discovery, format_open_set, summary, warning
 from evaluation.sections import Embedded
 
 KNOWN, UNSEEN = ("1bxn", "3gl1", "3hhb"), ("1qvr", "2cg9", "<b>")
-CALIBRATION = {"score": "max_cosine", "threshold": 0.8, "false_rejection_rate": 0.05}
+THRESHOLD = 0.8
 
 
 def embedded(names: tuple[str, ...], first: int, per_class: int, seed: int) -> Embedded:
@@ -35,18 +36,19 @@ def evaluated() -> dict:
     """A report and all that made it."""
     train, known, unseen = embedded(KNOWN, 0, 20, 0), embedded(KNOWN, 0, 12, 1), embedded(UNSEEN, 3, 25, 2)
     labels = [np.searchsorted(sorted(KNOWN), rows.classes) for rows in (train, known)]
-    reference = rejection.calibrate(train.embeddings, labels[0], 3)
+    parts = [(rows.embeddings, own) for rows, own in zip((train, known), labels, strict=True)]
+    reference = replace(rejection.calibrate(*parts, 3, score="max_cosine"), threshold=THRESHOLD)
     scores = [rejection.all_scores(rows.embeddings, reference, None) for rows in (known, unseen)]
-    correct = rejection.classify(known.embeddings, reference["prototypes"])[0] == labels[1]
+    correct = rejection.classify(known.embeddings, reference.prototypes)[0] == labels[1]
     default = tuple(values["max_cosine"] for values in scores)
-    rejected = tuple(values < CALIBRATION["threshold"] for values in default)
+    rejected = tuple(values < THRESHOLD for values in default)
     part = {
         "classes": sorted(UNSEEN),
         "n": len(unseen),
         "n_particles": 75,
         "verification": sections.verify(unseen, known, 0, 10),
-        "rejection": sections.reject(known, unseen, *scores, correct, CALIBRATION, 0, 10),
-        "enrolment": sections.enrol(unseen, reference["prototypes"], 0, 10),
+        "rejection": sections.reject(known, unseen, *scores, correct, reference, 0, 10),
+        "enrolment": sections.enrol(unseen, reference.prototypes, 0, 10),
         "discovery": sections.discovery(known, unseen, rejected, 0, 10),
         "floors": [sections.floor("this network", train, known, unseen, 0, 10, True)],
         "confounds": floors.confounds(*default, {"SNR": (known.snr, unseen.snr)}),
@@ -89,7 +91,7 @@ def test_levels_and_classes_are_those_rows_alone_and_have_intervals(evaluated):
     for level in part["per_snr"]:
         rows = known.snr == level["snr"], unseen.snr == level["snr"]
         scores = [values[chosen] for values, chosen in zip(evaluated["default"], rows, strict=True)]
-        assert level["false_rejection_rate"] == np.mean(scores[0] < CALIBRATION["threshold"])
+        assert level["false_rejection_rate"] == np.mean(scores[0] < THRESHOLD)
         low, high = level["false_rejection_rate_interval"]
         assert low <= level["false_rejection_rate"] <= high
         entry = next(one for one in part["scores"]["max_cosine"]["per_snr"] if one["snr"] == level["snr"])

@@ -77,9 +77,7 @@ class Rejection:
 class Machine:
     """What the figures do not depend on, or hardly."""
 
-    memory_share: float = (
-        0.5  # share of memory that volumes may fill on the GPU, and in the machine without a packed file
-    )
+    memory_share: float = 0.5  # share of the GPU's memory that volumes may fill, and of the machine's without a file
     bfloat16: bool = True  # compute in bfloat16 on CUDA; the CPU trains in float32
     compile: bool = False  # compile the network by torch.compile
     sync_batchnorm: bool = False  # take the statistics of batch normalisation over all GPUs together

@@ -45,8 +45,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "schedule": "plateau",
         **PLAIN,
     },
-    # The TensorFlow code that belongs to the paper: 600 steps an epoch, which a data set of 60,000 volumes has, of 40^3
-    # voxels that are not normalised; here the box is that of the files, and volumes are normalised.
+    # The TensorFlow code that belongs to the paper: 600 steps per epoch, which a data set of 60,000 volumes has, of
+    # 40^3 voxels that are not normalised; here the box is that of the files, and volumes are normalised.
     "authors": {
         "backbone": "sphere20",
         "depth": 20,
