@@ -22,8 +22,6 @@ Below: where the time of a native step goes, by operator. Prints a table and wri
 import os
 import resource
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -38,8 +36,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import train
-from benchmarks.study import machine, markdown_table, measured_on, show, write_results
-from common.cli import REPOSITORY, InputError, choose_device, run
+from benchmarks import study
+from common.cli import InputError, choose_device, run
 from loader.dataset import Split, load_split
 from loader.volume import read_volume
 from training.batches import FileBatches
@@ -106,7 +104,7 @@ def main(cfg: Config) -> None:
     if not cfg.compiled or not shutil.which(compiler):
         print(f"left out: native, compiled{f': no {compiler}' if cfg.compiled else ''}")
         del ways["native, compiled"]
-    content = {**machine(device), "rows": {}, "width": cfg.width, "depth": cfg.depth, "volumes": cfg.volumes}
+    content = {**study.machine(device), "rows": {}, "width": cfg.width, "depth": cfg.depth, "volumes": cfg.volumes}
     content |= {"seconds": cfg.seconds, "batch_size": cfg.batch_size, "original_batch_size": ORIGINAL_BATCH}
     path = f"{cfg.results}_{device.type}_width{cfg.width}"
     content["matrix_tflops"] = {
@@ -118,15 +116,14 @@ def main(cfg: Config) -> None:
         for name, way in ways.items():
             content["rows"][name] = measure_way(ground, way)
             print(name, content["rows"][name], flush=True)
-            write_results(path, content, page(content))
-    show(path)
+            study.write_results(path, content, page(content))
+    study.show(path)
 
 
 def make_split(folder: Path, volumes: int) -> tuple[Split, float]:
     """A simulated data set, packed, and how many of its files a second were read, checked and packed."""
-    options = ["--procedural", "4", "--per-class", str(volumes // 4), "--snr", "0.1", "--data-dir", str(folder)]
-    script = [sys.executable, str(REPOSITORY / "simulate.py"), *options]
-    subprocess.run(script, check=True, capture_output=True)
+    options = {"procedural": 4, "per_class": volumes // 4, "snr": 0.1, "data_dir": folder}
+    study.run_script("simulate.py", *study.arguments(options), log=folder / "simulate.log")
     table = pd.read_csv(folder / "particles.csv", dtype=str, keep_default_na=False)
     table["Class"] = table["Actual Label"].astype("category").cat.codes
     table.to_csv(folder / "train.csv", index=False)
@@ -307,7 +304,7 @@ def table(content: dict) -> str:
         texts = ["-" if value is None else f"{value:,.1f}" if value < 100 else f"{value:,.0f}" for value in rates]
         texts += [f"{row['epoch_of_step']:.2f}", f"{row['matrix_share']:.2f} ({row['dtype']})"]
         cells.append([name, *texts, f"{row['peak_memory_gb']:.1f}"])
-    lines = markdown_table(["volumes/s", *heads, "peak memory, GB"], cells)
+    lines = study.markdown_table(["volumes/s", *heads, "peak memory, GB"], cells)
     rows = content["rows"]
     if "original's recipe" in rows:
         gain = rows["native"]["epoch"] / rows["original's recipe"]["epoch"]
@@ -326,9 +323,9 @@ def page(content: dict) -> str:
     return (
         "# Speed of training\n\n"
         f"3-D ResNet-{content['depth']} of width {width}, volumes of 32^3, batches of {batch_size} (original's "
-        f"recipe: {ORIGINAL_BATCH}); {measured_on(content)}. Large matrix product: {products}. Each figure from at "
-        f"least {content['seconds']:g} s of one process, an epoch from whole epochs of {volumes} volumes, loading from "
-        "one pass. Peak memory on the CPU is that of the process so far.\n"
+        f"recipe: {ORIGINAL_BATCH}); {study.measured_on(content)}. Large matrix product: {products}. Each figure "
+        f"from at least {content['seconds']:g} s of one process, an epoch from whole epochs of {volumes} volumes, "
+        "loading from one pass. Peak memory on the CPU is that of the process so far.\n"
         f"`python -m benchmarks.speed --width {width} --batch-size {batch_size} --volumes {volumes}`\n\n"
         + table(content)
     )

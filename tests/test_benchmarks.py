@@ -1,6 +1,5 @@
 """The benchmarks that run the scripts, on the small data set: what they measure, choose, keep and never read."""
 
-import importlib.util
 import json
 import os
 import shlex
@@ -49,27 +48,6 @@ MODULES = (
 def small_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's speed is measured in no time."""
     monkeypatch.setattr(study, "MATRIX_SIDE", 64)
-
-
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Scripts run in this process, which saves their start; their names, one for each call."""
-    called = []
-
-    def run_here(script: str, *given: str, log: Path) -> None:
-        called.append(script)
-        spec = importlib.util.spec_from_file_location(f"script_{script.removesuffix('.py')}", REPOSITORY / script)
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-        recipe = given[given.index("--recipe") + 1] if "--recipe" in given else ""
-        default = module.Config(**RECIPES[recipe]) if recipe else None
-        module.main(tyro.cli(module.Config, args=given, default=default))
-
-    monkeypatch.setattr(study, "run_script", run_here)
-    threads = torch.get_num_threads()
-    yield called
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -217,7 +195,12 @@ def test_losses_killed_in_a_run_goes_on_with_it_and_repeats_no_other(workspace, 
     assert not list((tmp_path / "work").glob("*-9/model_save/*.pt"))
 
 
-def test_recipes_are_trained_each_with_its_own_options_and_the_size_of_all(tmp_path, in_process):
+FEW = ClassSet(("complex00", "complex01"), ("complex02", "complex03"), ("complex04", "complex05"))
+
+
+def test_recipes_are_trained_each_with_its_own_options_and_the_size_of_all(tmp_path, in_process, monkeypatch):
+    monkeypatch.setattr(study, "class_set", lambda structures: FEW)
+    monkeypatch.setitem(RECIPES, "diverse", {**RECIPES["diverse"], "auxiliary": 3})
     cfg = recipes.Config(
         work_dir=str(tmp_path / "work"),
         quick=True,
@@ -412,11 +395,7 @@ def test_data_of_coordinate_files_need_their_folder(tmp_path):
 def test_class_diversity_trains_with_and_without_auxiliary_classes_and_the_best_again_with_more(
     tmp_path, in_process, monkeypatch
 ):
-    monkeypatch.setattr(
-        study,
-        "class_set",
-        lambda structures: ClassSet(("complex00", "complex01"), ("complex02", "complex03"), ("complex04",)),
-    )
+    monkeypatch.setattr(study, "class_set", lambda structures: FEW)
     cfg = class_diversity.Config(
         work_dir=str(tmp_path / "work"), results=str(tmp_path / "table"), quick=True, device="cpu", seeds=(9,),
         losses=("softmax",), auxiliary=(0, 3), more=("more steps",),

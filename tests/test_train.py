@@ -1,8 +1,6 @@
 """Training on the small data set: what a run writes, refuses and warns of."""
 
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -14,7 +12,7 @@ import train
 from common.cli import InputError
 from loss.loss import LOSSES
 from model import load_checkpoint
-from tests.scripts import REPOSITORY, refuse, small
+from tests.scripts import refuse, small, succeed
 from training.recipes import RECIPES
 
 
@@ -204,9 +202,7 @@ def test_every_recipe_trains(copy, name):
     given = {"width": 4, "epochs": 1, "batch_size": 18, "recipe": name}
     if name == "diverse":
         run, given = (*run, "--auxiliary", "3"), {**given, "auxiliary": 3}
-    command = [sys.executable, str(REPOSITORY / "train.py"), *run]
-    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    succeed("train.py", *run, cwd=copy)
     config = load_checkpoint(copy / name / "last.pt")["config"]
     expected = {**RECIPES[name], **given}
     assert {key: config[key] for key in expected} == expected
