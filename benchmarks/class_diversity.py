@@ -6,8 +6,8 @@
     python -m benchmarks.class_diversity --structures structures            # the size for a GPU
     python -m benchmarks.class_diversity --quick                            # procedural complexes as known classes
 
-Every run has the same number of steps and of volumes, simulated as they are needed; auxiliary classes take their share
-of each batch. The figures are of fixed files: verification of valid_unseen, and accuracy of the known classes in
+Every network gets the same number of steps and of volumes, simulated as they are needed; auxiliary classes take their
+share of each batch. The figures are of fixed files: verification of valid_unseen, and accuracy of the known classes in
 test.csv by prototype. The best row, by the mean AUC of valid_unseen, is then trained with more steps and width, as
 is its loss without auxiliary classes. Unseen classes are not simulated at all. A benchmark that was cut off goes on
 when called again with the same options.
@@ -17,73 +17,65 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from benchmarks import runs
-from benchmarks.runs import Size, Study, format_mean_std, mean_std
+from benchmarks import study
+from benchmarks.study import BRIEF, Bench, Size, Study, mean_std, means_table
 from common.cli import InputError, run
 from loader.columns import snr_text
 
-FULL = Size(
-    {"per_class": "300"},
-    {"width": "64", "epochs": "10", "online_volumes": "60000", "batch_size": "256"},
-)
+FULL = Size({"per_class": "300"}, {"width": "64", "epochs": "10", "online_volumes": "60000", "batch_size": "256"})
 QUICK = Size({"per_class": "80"}, {"width": "8", "epochs": "4", "online_volumes": "4800"})
 MORE = {"more steps": {"epochs": 3}, "more width": {"width": 2}, "both": {"epochs": 3, "width": 2}}  # factors
 
 
 @dataclass(frozen=True)
 class Config(Study):
-    work_dir: str = "bench/class_diversity"  # folder for data, runs and logs
-    losses: tuple[str, ...] = ("softmax", "soft_lmccl")  # names in LOSSES
+    losses: tuple[str, ...] = ("softmax", "soft_lmccl")  # names in LOSSES of loss/loss.py
     auxiliary: tuple[int, ...] = (0, 100, 300, 1000, 3000)  # numbers of auxiliary classes
-    more: tuple[str, ...] = ("more steps", "more width", "both")  # of the best; none to leave it out
-    seeds: tuple[int, ...] = (9, 10)  # of weights, of what is simulated, and of the auxiliary shapes
+    more: tuple[str, ...] = ("more steps", "more width", "both")  # what the best is given more of; none to leave it out
+    seeds: tuple[int, ...] = (9, 10)  # seeds of weights, of what is simulated, and of the auxiliary shapes
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is trained: a loss beside a number of auxiliary classes, with a budget of MORE or the same as all."""
+
+    loss: str
+    auxiliary: int
+    more: str = ""
 
 
 def main(cfg: Config) -> None:
     if not (cfg.losses and cfg.auxiliary and cfg.seeds) or not {*cfg.more} <= {*MORE}:
         raise InputError(f"expected at least one of --losses, --auxiliary and --seeds, and --more of {', '.join(MORE)}")
-    size = QUICK if cfg.quick else FULL
-    work_dir = Path(cfg.work_dir).absolute()
-    classes = replace(runs.class_set(cfg.structures), unseen=())
-    simulate = {**size.simulate, **cfg.simulate_options}
-    csv_dir, data = runs.make_split(work_dir, classes, cfg.structures, cfg.device, simulate)
-    settings, stem = cfg.settings(size, data, cfg.seeds), cfg.stem("class_diversity")
-    done: dict[str, list[dict]] = {}
+    classes = replace(study.class_set(cfg.structures), unseen=())
+    bench = study.begin(cfg, "class_diversity", classes, (FULL, QUICK))
+    done: dict[Row, list[dict]] = {}
     for seed, loss, auxiliary in product(cfg.seeds, cfg.losses, cfg.auxiliary):
-        measure(cfg, work_dir, csv_dir, settings, done, (loss, auxiliary, ""), seed)
-        runs.write_results(stem, settings | {"rows": summarise(done)}, page(settings, done))
-    loss, auxiliary, _ = best(done)
-    for seed, more in product(cfg.seeds, cfg.more):
-        for count in sorted({0, auxiliary}):
-            measure(cfg, work_dir, csv_dir, settings, done, (loss, count, more), seed)
-        runs.write_results(stem, settings | {"rows": summarise(done)}, page(settings, done))
-    print(page(settings, done))
-    print(f"written: {stem}.json, {stem}.md")
+        add(bench, done, Row(loss, auxiliary), seed)
+    best = max(done, key=lambda row: mean_std([each["auc"] for each in done[row]])["mean"])
+    for seed, more, auxiliary in product(cfg.seeds, cfg.more, sorted({0, best.auxiliary})):
+        add(bench, done, Row(best.loss, auxiliary, more), seed)
+    study.show(bench.stem)
 
 
-def measure(
-    cfg: Config, work_dir: Path, csv_dir: Path, settings: dict, done: dict, row: tuple[str, int, str], seed: int
-) -> None:
-    """Train one row with one seed and add its figures to `done`."""
-    loss, auxiliary, more = row
-    options = {**settings["train"], "loss": loss, "auxiliary": auxiliary, "seed": seed}
-    options["auxiliary_seed"] = seed
-    options |= {name: int(options[name]) * factor for name, factor in MORE.get(more, {}).items()}
-    name = f"{loss}-{auxiliary}{'-' + more.replace(' ', '_') if more else ''}-{seed}"
-    folder = work_dir / name
+def add(bench: Bench, done: dict[Row, list[dict]], row: Row, seed: int) -> None:
+    """Train one row with one seed, add its figures to `done`, and write what there is."""
+    options = {**bench.settings["train"], "loss": row.loss, "auxiliary": row.auxiliary}
+    options |= {"seed": seed, "auxiliary_seed": seed}
+    options |= {name: int(options[name]) * factor for name, factor in MORE.get(row.more, {}).items()}
+    device = {"device": bench.cfg.device}
+    given = {"simulate_online": True, **bench.simulated_from(), **device}
+    name = f"{row.loss}-{row.auxiliary}{'-' + row.more.replace(' ', '_') if row.more else ''}-{seed}"
 
-    def job() -> dict:
-        print(f"{name}: training", flush=True)
-        given = {"simulate_online": True, "data_dir": work_dir / "data_", "device": cfg.device}
-        given |= {"structures": Path(cfg.structures).absolute()} if cfg.structures else {}
-        checkpoint = runs.train(folder, csv_dir, options | given)
-        only = {"device": cfg.device, "bootstrap": 1, **runs.BRIEF}
-        return figures(runs.evaluate("open_set.py", folder, checkpoint, csv_dir, only))
+    def job(folder: Path) -> dict:
+        checkpoint = study.train(folder, bench.csv_dir, options | given)
+        return figures(study.evaluate("open_set.py", folder, checkpoint, bench.csv_dir, device | BRIEF))
 
-    result = runs.once(folder / "result.json", {"data": settings["data"]} | options, job)
-    runs.remove_weights(folder)
-    done.setdefault(" | ".join(map(str, row)), []).append({"seed": seed, **result})
+    result = bench.network(name, options, {}, job)
+    done.setdefault(row, []).append({"seed": seed, **result})
     print(f"{name}: pair AUC {result['auc']:.3f}, known accuracy {result['accuracy']:.3f}", flush=True)
+    content = bench.settings | {"rows": summarise(done)}
+    study.write_results(bench.stem, content, page(content))
 
 
 def figures(opened: dict) -> dict:
@@ -100,38 +92,35 @@ def figures(opened: dict) -> dict:
     }
 
 
-def summarise(done: dict[str, list[dict]]) -> list[dict]:
+def summarise(done: dict[Row, list[dict]]) -> list[dict]:
     """Mean and deviation over seeds of every figure of every row."""
     rows = []
-    for name, results in done.items():
-        loss, auxiliary, more = name.split(" | ")
+    for row, results in done.items():
         means = {key: mean_std([result[key] for result in results]) for key in results[0] if key != "seed"}
-        rows.append({"loss": loss, "auxiliary": int(auxiliary), "more": more, "seeds": results, **means})
+        rows.append({"loss": row.loss, "auxiliary": row.auxiliary, "more": row.more, "seeds": results, **means})
     return rows
 
 
-def best(done: dict[str, list[dict]]) -> tuple[str, int, str]:
-    """The row of the highest mean AUC on valid_unseen."""
-    row = max(summarise(done), key=lambda row: row["auc"]["mean"])
-    return row["loss"], row["auxiliary"], row["more"]
-
-
-def page(settings: dict, done: dict[str, list[dict]]) -> str:
+def page(content: dict) -> str:
     """The table, with what it was measured on."""
-    rows = summarise(done)
-    keys = [key for key in rows[0] if key.startswith("auc")] + ["val", "accuracy"]
-    heads = {"auc": "pair AUC, all", "val": "VAL at FAR 1e-2", "accuracy": "known accuracy"}
-    head = ["loss", "auxiliary classes", "budget"]
-    head += [heads.get(key, f"pair AUC, {snr_text(key.removeprefix('auc_'))}") for key in keys]
-    cells = [
-        [row["loss"], str(row["auxiliary"]), row["more"] or "same", *(format_mean_std(row[key]) for key in keys)]
-        for row in rows
-    ]
+    rows = content["rows"]
+    keys = [key for key in rows[0] if key.startswith("auc_")]
+    columns = {"pair AUC, all": "auc"} | {f"pair AUC, {snr_text(key.removeprefix('auc_'))}": key for key in keys}
+    columns |= {"VAL at FAR 1e-2": "val", "known accuracy": "accuracy"}
     n = rows[0]["n_valid_unseen"]["mean"], rows[0]["n_test"]["mean"]
-    lines = ["# Class diversity", "", runs.describe(settings), ""]
-    lines += [f"Pairs of valid_unseen.csv (n = {n[0]:.0f} volumes); known accuracy by class prototype on test.csv (n ="]
-    lines[-1] += f" {n[1]:.0f}). Mean ± standard deviation over seeds."
-    return "\n".join([*lines, "", *runs.markdown_table(head, cells)]) + "\n"
+    table = means_table(
+        ("loss", "auxiliary classes", "budget"),
+        {head: (key,) for head, key in columns.items()},
+        [((row["loss"], str(row["auxiliary"]), row["more"] or "same"), row) for row in rows],
+    )
+    lines = [
+        *("# Class diversity", "", study.describe(content), ""),
+        f"Pairs of valid_unseen.csv (n = {n[0]:.0f} volumes); known accuracy by class prototype on test.csv (n = "
+        f"{n[1]:.0f}). Mean ± standard deviation over seeds. "
+        f"`{content['command']}`",
+        *("", *table),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How much a network loses on hard data: neighbours, bad centring and unknown defocus, beside the easy data it knows.
+"""How much does a network lose on hard data, with neighbours, bad centring and unknown defocus?
 
 CHECKPOINT, the split and the data it was trained on -> benchmarks/results/hard_set.{json,md}
 
@@ -26,7 +26,7 @@ from pathlib import Path
 import pandas as pd
 import tyro
 
-from benchmarks import runs
+from benchmarks import study
 from common.cli import InputError, choose_device, run
 from loader.columns import LABEL, PARTICLE, snr_text
 from loader.rows import class_names, read_split
@@ -50,7 +50,7 @@ class Config:
     )  # those csv_split.py was given for the easy data: seed 3
     bootstrap: int = 50  # resamples of particles for the 95 % intervals of open_set.py
     device: str = "auto"  # auto, cpu or cuda
-    results: str = str(runs.RESULTS / "hard_set")  # files, without their endings
+    results: str = str(study.RESULTS / "hard_set")  # files, without their endings
 
 
 KINDS = ("easy", "hard")  # of data
@@ -64,7 +64,7 @@ def main(cfg: Config) -> None:
     hard = {"neighbours": cfg.neighbours, "shift": cfg.shift, "defocus": cfg.defocus, "crop": True}
     simulate = {key: value for key, value in before.items() if key not in NOT_OPTIONS} | hard
     classes = classes_by_use(easy, cfg.csv_dir)
-    csv_dir, data = runs.make_split(work_dir, classes, cfg.structures, cfg.device, simulate, cfg.split_options)
+    csv_dir, data = study.make_split(work_dir, classes, cfg.structures, cfg.device, simulate, cfg.split_options)
     parts = {"easy": easy, "hard": read_parts(csv_dir)}
     check_same_particles(parts)
 
@@ -74,7 +74,7 @@ def main(cfg: Config) -> None:
         "easy": {key: before.get(key) for key in hard},
         "hard": hard,
         "bootstrap": cfg.bootstrap,
-        **runs.machine(choose_device(cfg.device)),
+        **study.machine(choose_device(cfg.device)),
         "checkpoints": {trained_on: network_of(path) for trained_on, path in checkpoints.items()},
         "figures": {trained_on: {} for trained_on in checkpoints},
     }
@@ -84,16 +84,15 @@ def main(cfg: Config) -> None:
         write_mixed(folder / "csv_split", parts[trained_on], parts[tested_on])
         settings = {"data": data, "checkpoint": content["checkpoints"][trained_on], "bootstrap": cfg.bootstrap}
         checkpoint = Path(checkpoints[trained_on]).absolute()
-        content["figures"][trained_on][tested_on] = runs.once(
+        content["figures"][trained_on][tested_on] = study.once(
             folder / "result.json", settings, lambda f=folder, c=checkpoint: measure(cfg, f, c)
         )
-        runs.write_results(cfg.results, content, page(content))
-    print(page(content))
-    print(f"written: {cfg.results}.json, {cfg.results}.md")
+        study.write_results(cfg.results, content, page(content))
+    study.show(cfg.results)
 
 
 def read_parts(csv_dir: Path) -> dict[str, pd.DataFrame]:
-    return {name: read_split(csv_dir / f"{name}.csv") for name in runs.PARTS}
+    return {name: read_split(csv_dir / f"{name}.csv") for name in study.PARTS}
 
 
 def read_simulation(cfg: Config) -> dict:
@@ -118,7 +117,7 @@ def classes_by_use(easy: dict[str, pd.DataFrame], csv_dir: str) -> ClassSet:
 
 def check_same_particles(parts: dict[str, dict[str, pd.DataFrame]]) -> None:
     """Raises InputError when a particle is in another part of the hard data than of the easy."""
-    for name in runs.PARTS:
+    for name in study.PARTS:
         if {*parts["easy"][name][PARTICLE]} != {*parts["hard"][name][PARTICLE]}:
             raise InputError(
                 f"{name}.csv: other particles in the hard data than in the easy; give --split-options as csv_split.py "
@@ -128,7 +127,7 @@ def check_same_particles(parts: dict[str, dict[str, pd.DataFrame]]) -> None:
 
 def write_mixed(folder: Path, trained_on: dict[str, pd.DataFrame], tested_on: dict[str, pd.DataFrame]) -> None:
     """The split of train and valid of one kind of data, and everything else of another."""
-    runs.write_parts(folder, tested_on | {name: trained_on[name] for name in ("train", "valid")})
+    study.write_parts(folder, tested_on | {name: trained_on[name] for name in ("train", "valid")})
 
 
 def network_of(checkpoint: str) -> dict:
@@ -141,9 +140,9 @@ def network_of(checkpoint: str) -> dict:
 def measure(cfg: Config, folder: Path, checkpoint: Path) -> dict:
     """Every figure of one checkpoint on the split in `folder`, name -> [value, 95 % interval or None], by set."""
     csv_dir, device = folder / "csv_split", {"device": cfg.device}
-    closed = runs.evaluate("test.py", folder, checkpoint, csv_dir, device)
+    closed = study.evaluate("test.py", folder, checkpoint, csv_dir, device)
     options = device | {"bootstrap": cfg.bootstrap, "umap": False, "floors": False}
-    opened = runs.evaluate("open_set.py", folder, checkpoint, csv_dir, options)
+    opened = study.evaluate("open_set.py", folder, checkpoint, csv_dir, options)
     sets = {name: unseen_figures(opened[name]) for name in ("valid_unseen", "unseen") if name in opened}
     counts = {"test": closed["n"]} | {name: opened[name]["n"] for name in sets}
     return {"snr_convention": closed["snr_convention"], "n": counts, "sets": {"test": known_figures(closed)} | sets}
@@ -191,8 +190,8 @@ def page(content: dict) -> str:
             for name, options in ((name, content[name]) for name in ("easy", "hard"))
         ],
         "",
-        f"Data: {content['data']['source']}. SNR convention: {first['snr_convention']}. {content['device']}, "
-        f"torch {content['torch']}. 95 % intervals over particles. `python -m benchmarks.hard_set`",
+        f"Data: {content['data']['source']}. SNR convention: {first['snr_convention']}. "
+        f"{study.measured_on(content)}. 95 % intervals over particles. `python -m benchmarks.hard_set`",
         "",
         "The linear classifier is fitted to data of the kind that the checkpoint was trained on; class prototypes, "
         "what scores compare with and the threshold of unknowns are the checkpoint's own.",
@@ -206,7 +205,7 @@ def page(content: dict) -> str:
         for name in first["sets"]:
             labels = next(iter(conditions.values()))["sets"][name]
             rows = [[label, *(cell(each["sets"][name][label]) for each in conditions.values())] for label in labels]
-            lines += ["", *runs.markdown_table([f"{name}.csv, n = {first['n'][name]:,} volumes", *conditions], rows)]
+            lines += ["", *study.markdown_table([f"{name}.csv, n = {first['n'][name]:,} volumes", *conditions], rows)]
     return "\n".join(lines) + "\n"
 
 

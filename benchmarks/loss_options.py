@@ -1,4 +1,4 @@
-"""What each loss and each option does, on handwritten digits: a minute's check of the losses, not of subtomograms.
+"""What does each loss and each option do, on handwritten digits? A check in minutes, of losses, not of subtomograms.
 
 -> benchmarks/results/loss_options.{json,md}
 
@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks import runs
+from benchmarks import study
 from common.cli import run
 from loss.loss import AUTHORS, LOSSES, ORIGINAL
 
@@ -37,15 +37,15 @@ class Config:
     batch_size: int = 64  # images a step
     lr: float = 3e-3  # of AdamW, falling to 0 along a cosine
     seed: int = 9  # of the first split
-    results: str = str(runs.RESULTS / "loss_options")  # files, without their endings
+    results: str = str(study.RESULTS / "loss_options")  # files, without their endings
 
 
 TRAIN_SHARE = 0.7
 REFERENCE = "soft_lmccl"
-RAW = {"center_features": "raw"}  # the centre term of all runs that name no other
+RAW = {"center_features": "raw"}  # the centre term of all rows that name no other
 # name: (loss, options)
-RUNS = {name: (name, RAW if name in ("soft_lmccl", "softmax_center") else {}) for name in LOSSES}
-RUNS |= {
+ROWS = {name: (name, RAW if name in ("soft_lmccl", "softmax_center") else {}) for name in LOSSES}
+ROWS |= {
     f"soft_lmccl, {text}": ("soft_lmccl", RAW | options)
     for text, options in {
         "s = 64": {"s": 64.0},
@@ -76,11 +76,11 @@ class Split(NamedTuple):
 
 def main(cfg: Config) -> None:
     torch.set_num_threads(1)
-    figures: dict[str, dict[str, list[float]]] = {name: {"accuracy": [], "auc": []} for name in RUNS}
-    with tqdm(total=cfg.splits * len(RUNS), unit="run") as bar:
+    figures: dict[str, dict[str, list[float]]] = {name: {"accuracy": [], "auc": []} for name in ROWS}
+    with tqdm(total=cfg.splits * len(ROWS), unit="network") as bar:
         for number in range(cfg.splits):
             split = draw_split(cfg.known, cfg.seed + number)
-            for name, (loss, options) in RUNS.items():
+            for name, (loss, options) in ROWS.items():
                 network = train(cfg, split, loss, options, cfg.seed + number)
                 for key, value in measure(network, split, cfg.known).items():
                     figures[name][key].append(value)
@@ -92,11 +92,11 @@ def main(cfg: Config) -> None:
         "epochs": cfg.epochs,
         "batch_size": cfg.batch_size,
         "embedding_dim": cfg.embedding_dim,
-        **runs.machine(torch.device("cpu")),
+        **study.machine(torch.device("cpu")),
         "runs": {name: summarise(values, figures[REFERENCE]) for name, values in figures.items()},
     }
-    runs.write_results(cfg.results, content, page(content))
-    print(page(content))
+    study.write_results(cfg.results, content, page(content))
+    study.show(cfg.results)
 
 
 def draw_split(known: int, seed: int) -> Split:

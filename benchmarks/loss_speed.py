@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from pytorch_metric_learning.losses import CosFaceLoss
 from torch import Tensor, nn
 
-from benchmarks import runs
+from benchmarks import study
 from common.cli import choose_device, run
 from loss.loss import LMCL, SoftLMCCL
 
@@ -36,7 +36,7 @@ class Config:
     rounds: int = 300  # at most as many rounds
     seed: int = 9  # of embeddings, labels, weights and order
     device: str = "auto"  # auto, cpu or cuda
-    results: str = str(runs.RESULTS / "loss_speed")  # files, without their endings
+    results: str = str(study.RESULTS / "loss_speed")  # files, without their endings
 
 
 MIN_ROUNDS = 5
@@ -52,47 +52,35 @@ def main(cfg: Config) -> None:
     torch.set_num_threads(1)
     results = []
     for num_classes in cfg.num_classes:
-        times = time_losses(
-            num_classes, cfg.batch_size, cfg.embedding_dim, device, cfg.seconds, cfg.rounds, seed=cfg.seed
-        )
-        results.append(summarise(num_classes, times))
+        results.append(summarise(num_classes, time_losses(cfg, num_classes, device)))
         print(table(results[-1:]), flush=True)
     content = {
         "batch_size": cfg.batch_size,
         "embedding_dim": cfg.embedding_dim,
         "seed": cfg.seed,
-        **runs.machine(device),
+        **study.machine(device),
         "clock": "wall" if device.type == "cuda" else "process",
         "pytorch_metric_learning": pytorch_metric_learning.__version__,
         "results": results,
     }
-    runs.write_results(cfg.results, content, page(content))
-    print(f"{cfg.results}.json, .md")
+    study.write_results(cfg.results, content, page(content))
+    study.show(cfg.results)
 
 
-def time_losses(
-    num_classes: int,
-    batch_size: int,
-    embedding_dim: int,
-    device: torch.device,
-    seconds: float,
-    rounds: int,
-    *,
-    seed: int,
-) -> dict[str, list[float]]:
-    """Seconds of forward and backward, one figure a round, by name of the loss."""
+def time_losses(cfg: Config, num_classes: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of forward and backward, one figure per round, by name of the loss."""
     gc.collect()
-    torch.manual_seed(seed)
-    order = random.Random(seed)
-    embeddings = torch.randn(batch_size, embedding_dim, device=device, requires_grad=True)
-    labels = torch.randint(num_classes, (batch_size,), device=device)
+    torch.manual_seed(cfg.seed)
+    order = random.Random(cfg.seed)
+    embeddings = torch.randn(cfg.batch_size, cfg.embedding_dim, device=device, requires_grad=True)
+    labels = torch.randint(num_classes, (cfg.batch_size,), device=device)
     steps = make_steps(embeddings, labels, num_classes)
     for step in steps.values():
         timed(step, device)
     times: dict[str, list[float]] = {name: [] for name in steps}
-    end = time.perf_counter() + seconds
+    end = time.perf_counter() + cfg.seconds
     names = list(steps)
-    for number in range(rounds):
+    for number in range(cfg.rounds):
         if number >= MIN_ROUNDS and time.perf_counter() > end:
             break
         order.shuffle(names)
@@ -188,7 +176,7 @@ def page(content: dict) -> str:
     return (
         "# Speed of the losses\n\n"
         f"Forward + backward, float32, N = {content['batch_size']}, E = {content['embedding_dim']}; "
-        f"{content['device']}, {content['threads']} thread, {content['clock']} time; torch {content['torch']}, "
+        f"{study.measured_on(content)}; {content['clock']} time, "
         f"pytorch-metric-learning {content['pytorch_metric_learning']}. Median (quartiles) of n interleaved rounds; "
         "ratios within a round. `python -m benchmarks.loss_speed`\n\n" + table(content["results"])
     )

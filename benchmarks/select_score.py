@@ -1,4 +1,4 @@
-"""Choose the score that calls a particle unknown: rank all scores on classes left out of training.
+"""Which score should call a particle unknown? All are ranked on classes left out of training.
 
 -> benchmarks/results/select_score.{json,md}, or select_score_quick.{json,md}
 
@@ -26,8 +26,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from benchmarks import runs
-from benchmarks.runs import Study, format_mean_std, mean_std
+from benchmarks import study
+from benchmarks.study import BRIEF, Bench, Study, format_mean_std, mean_std
 from common.cli import InputError, run
 from evaluation.rejection import DEFAULT_SCORE
 from loader.columns import CLASS, LABEL
@@ -36,10 +36,8 @@ from loader.rows import class_names, read_split
 
 @dataclass(frozen=True)
 class Config(Study):
-    work_dir: str = "bench/select_score"  # folder for data, runs and logs
     csv_dir: str = ""  # a split to use; empty: one is simulated in work_dir
     folds: int = 5  # parts of the known classes, each left out of training once
-    seeds: tuple[int, ...] = (9, 10, 11)  # of weights, order and augmentation
 
 
 FRACTIONS = "0.6 0.3 0.1"  # train, valid, test of data simulated here: test is not read, the knowns come from valid
@@ -49,38 +47,31 @@ MEASURES = {"auroc": "AUROC", "fpr95": "FPR95", "oscr": "OSCR"}
 
 
 def main(cfg: Config) -> None:
-    size = runs.QUICK if cfg.quick else runs.FULL
-    work_dir = Path(cfg.work_dir).absolute()
-    csv_dir, data = Path(cfg.csv_dir).absolute(), {"source": "a split that was given"}
-    if not cfg.csv_dir:
-        classes = replace(runs.class_set(cfg.structures), unseen=())
-        simulate, split = {**size.simulate, **cfg.simulate_options}, {"fractions": FRACTIONS}
-        csv_dir, data = runs.make_split(work_dir, classes, cfg.structures, cfg.device, simulate, split)
-    unknown_classes = write_cases(cfg, csv_dir, work_dir)
-    settings, stem = cfg.settings(size, data, cfg.seeds), cfg.stem("select_score")
-    settings |= {"default_score_before": DEFAULT_SCORE, "unknown_classes": unknown_classes}
+    classes = replace(study.class_set(cfg.structures), unseen=())
+    bench = study.begin(cfg, "select_score", classes, csv_dir=cfg.csv_dir, split={"fractions": FRACTIONS})
+    unknown_classes = write_cases(bench.csv_dir, bench.work_dir, cfg.folds)
+    settings = bench.settings | {"default_score_before": DEFAULT_SCORE, "unknown_classes": unknown_classes}
     cases = []
     for seed, name in product(cfg.seeds, unknown_classes):
-        cases.append(run_once(cfg, work_dir, settings, name, seed))
+        cases.append(measure(bench, name, seed, unknown_classes[name]))
         print(f"{name}, seed {seed}: " + ", ".join(f"{k} {v['auroc']:.3f}" for k, v in cases[-1]["scores"].items()))
         content = settings | {"cases": cases, "scores": rank([case["scores"] for case in cases])}
-        runs.write_results(stem, content, page(content))
-    print(page(content))
-    print(f"written: {stem}.json, {stem}.md")
+        study.write_results(bench.stem, content, page(content))
+    study.show(bench.stem)
 
 
-def write_cases(cfg: Config, csv_dir: Path, work_dir: Path) -> dict[str, list[str]]:
+def write_cases(csv_dir: Path, work_dir: Path, folds: int) -> dict[str, list[str]]:
     """Write the split of each case to `work_dir`/<case>/csv_split; the classes that are unknown in each.
 
     Raises InputError when the known classes are too few for the folds.
     """
     train, valid, held_out = (read_split(csv_dir / f"{name}.csv") for name in ("train", "valid", "valid_unseen"))
     classes = class_names(train, csv_dir / "train.csv")
-    largest = -(-len(classes) // max(cfg.folds, 1))  # classes of the largest fold
-    if not 2 <= cfg.folds <= len(classes) or len(classes) - largest < 2:
-        raise InputError(f"--folds {cfg.folds} of {len(classes)} known classes: expected 2 or more, that leave 2 known")
+    largest = -(-len(classes) // max(folds, 1))  # classes of the largest fold
+    if not 2 <= folds <= len(classes) or len(classes) - largest < 2:
+        raise InputError(f"--folds {folds} of {len(classes)} known classes: expected 2 or more, that leave 2 known")
     order = np.random.default_rng(FOLD_SEED).permutation(classes).tolist()
-    left_out = {f"fold{number}": sorted(order[number :: cfg.folds]) for number in range(cfg.folds)}
+    left_out = {f"fold{number}": sorted(order[number::folds]) for number in range(folds)}
     for name, unknown in left_out.items():
         known = [label for label in classes if label not in unknown]
         parts = [of_classes(rows, known) for rows in (train, valid)]
@@ -100,32 +91,27 @@ def of_classes(rows: pd.DataFrame, known: list[str]) -> pd.DataFrame:
 def write_case(folder: Path, train: pd.DataFrame, valid: pd.DataFrame, unknown: pd.DataFrame) -> None:
     """The split of a case as open_set.py reads it: the knowns in test.csv, the unknowns in valid_unseen.csv."""
     parts = {"train": train, "valid": valid, "test": valid, "valid_unseen": unknown.assign(**{CLASS: -1})}
-    runs.write_parts(folder / "csv_split", parts)
+    study.write_parts(folder / "csv_split", parts)
 
 
-def run_once(cfg: Config, work_dir: Path, settings: dict, name: str, seed: int) -> dict:
-    """Every measure of every score in one case: trained, evaluated, and kept in its folder."""
-    options = {**settings["train"], "seed": seed}
-    folder, csv_dir = work_dir / f"{name}-{seed}", work_dir / name / "csv_split"
+def measure(bench: Bench, name: str, seed: int, unknown: list[str]) -> dict:
+    """Every measure of every score in one case."""
+    options = {**bench.settings["train"], "seed": seed}
+    csv_dir, device = bench.work_dir / name / "csv_split", {"device": bench.cfg.device}
 
-    def measure() -> dict:
-        print(f"{name}, seed {seed}: training", flush=True)
-        device = {"device": cfg.device}
-        checkpoint = runs.train(folder, csv_dir, options | device)
-        report = runs.evaluate("open_set.py", folder, checkpoint, csv_dir, device | {"bootstrap": 1, **runs.BRIEF})
+    def job(folder: Path) -> dict:
+        checkpoint = study.train(folder, csv_dir, options | device)
+        report = study.evaluate("open_set.py", folder, checkpoint, csv_dir, device | BRIEF)
         rejection = report["valid_unseen"]["rejection"]
         scores = {
-            score: {measure: figures[measure] for measure in (*MEASURES, "n_known", "n_unseen")}
+            score: {key: figures[key] for key in (*MEASURES, "n_known", "n_unseen")}
             for score, figures in rejection["scores"].items()
         }
         accuracy = rejection["closed_set_accuracy"]
         return {"case": name, "seed": seed, "accuracy": accuracy, "scores": scores, "snr": report["snr_convention"]}
 
-    made_on = {"data": settings["data"], "unknown": settings["unknown_classes"][name]}
-    made_on |= {"csv_dir": str(Path(cfg.csv_dir).absolute())} if cfg.csv_dir else {}
-    result = runs.once(folder / "result.json", made_on | options, measure)
-    runs.remove_weights(folder)
-    return result
+    made_on = {"unknown": unknown} | ({"csv_dir": str(bench.csv_dir)} if bench.cfg.csv_dir else {})
+    return bench.network(f"{name}-{seed}", options, made_on, job)
 
 
 def rank(cases: list[dict[str, dict[str, float]]]) -> list[dict]:
@@ -151,7 +137,7 @@ def page(content: dict) -> str:
     lines = ["# The score that calls a particle unknown", ""]
     lines += [f"Not finished: {missing} cases are missing.", ""] if missing else []
     lines += [
-        f"{runs.describe(content)} SNR convention: {cases[0]['snr']}. `python -m benchmarks.select_score`",
+        f"{study.describe(content)} SNR convention: {cases[0]['snr']}. `{content['command']}`",
         "",
         f"**{ranked[0]['score']}** wins: lowest mean rank by AUROC over {len(cases)} cases, ties by mean OSCR. "
         f"DEFAULT_SCORE was {content['default_score_before']}.",
@@ -165,7 +151,7 @@ def page(content: dict) -> str:
             [entry["score"], f"{entry['mean_rank']:.2f}", *(spread(some, entry["score"], key) for key in MEASURES)]
             for entry in ranked
         ]
-        lines += runs.markdown_table(["score", "mean rank, all cases", *MEASURES.values()], rows)
+        lines += study.markdown_table(["score", "mean rank, all cases", *MEASURES.values()], rows)
     lines += ["", "Unknown in each case: "]
     lines[-1] += "; ".join(f"{name}: {', '.join(labels)}" for name, labels in content["unknown_classes"].items()) + "."
     return "\n".join(lines) + "\n"

@@ -4,9 +4,9 @@
 
     python -m benchmarks.shapes --structures structures
 
-Real ones are all coordinate files of the folder but the benchmark's unseen classes and their
-relatives, which nothing may be fitted to. For
-each measure: median and quartiles of both, and the Kolmogorov-Smirnov distance with its p-value (small p: they differ).
+Real ones are all coordinate files of the folder but the benchmark's unseen classes and their relatives, which nothing
+may be fitted to. For each measure: median and quartiles of both, and the Kolmogorov-Smirnov distance with its p-value
+(small p: they differ).
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from scipy.special import sph_harm_y
 from scipy.stats import ks_2samp
 from tqdm import tqdm
 
-from benchmarks.runs import RESULTS, machine, markdown_table, write_results
+from benchmarks.study import RESULTS, machine, markdown_table, measured_on, show, write_results
 from common.cli import run
 from physics.grid import Grid
 from physics.pose import pose, posing_grid
@@ -62,7 +62,7 @@ def main(cfg: Config) -> None:
     content = {**machine(torch.device("cpu")), "real": list(names), "procedural": cfg.count, "rows": rows}
     content |= {"box": cfg.box, "voxel_size": cfg.voxel_size, "resolution": cfg.resolution, "seed": cfg.seed}
     write_results(cfg.results, content, page(content))
-    print(page(content))
+    show(cfg.results)
 
 
 def measure(density: np.ndarray, voxel_size: float) -> dict[str, float]:
@@ -155,6 +155,7 @@ def page(content: dict) -> str:
     lines = ["# Shapes of real and of procedural complexes", ""]
     box = f"{content['box']}^3 voxels of {content['voxel_size']:g} A, {content['resolution']:g} A resolution"
     lines += [f"Densities of {box}; real: {', '.join(content['real'])}."]
+    lines += [f"{measured_on(content)}."]
     lines += ["`python -m benchmarks.shapes --structures structures`"]
     return "\n".join([*lines, "", *markdown_table(head, rows)]) + "\n"
 

@@ -1,4 +1,4 @@
-"""How many subtomograms a second the simulator makes: CTF, wedge and noise, with poses, with neighbours, as files.
+"""How many subtomograms per second does the simulator make? With poses, with neighbours, as files.
 
 -> benchmarks/results/simulation_speed_<device>.{json,md}
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import runs
+from benchmarks import study
 from common.cli import choose_device, run
 from physics.grid import Grid
 from physics.imaging import Imaging
@@ -35,7 +35,7 @@ class Config:
     cuda_batch: int = 512  # volumes at once on a CUDA device
     classes: int = 10  # procedural complexes
     device: str = "auto"  # auto, cpu or cuda
-    results: str = str(runs.RESULTS / "simulation_speed")  # files, without the device and their endings
+    results: str = str(study.RESULTS / "simulation_speed")  # files, without the device and their endings
 
 
 SNR = 0.05
@@ -57,7 +57,7 @@ def main(cfg: Config) -> None:
         "the same, 4 neighbours": replace(imaging, neighbours=4),
         "the same, a view every 3 degrees": replace(imaging, tilt_step=3.0),
     }
-    machine = {**runs.machine(device), "threads": threads}
+    machine = {**study.machine(device), "threads": threads}
     jobs = {"CTF + wedge + noise": filtering(Simulator(densities, imaging), batch)}
     jobs |= {label: whole(Simulator(densities, setting), batch) for label, setting in settings.items()}
     rates = {}
@@ -68,8 +68,9 @@ def main(cfg: Config) -> None:
         data = DataSet(Path(folder), names, Simulator(densities, imaging), 9, (0.03, SNR, float("inf")))
         rates["files: 3 SNRs with masks"] = measure(files(data, batch), 3 * batch, threads, cfg.seconds)
     content = {**machine, "box": cfg.box, "batch": batch, "seconds": cfg.seconds, "volumes": rates}
-    runs.write_results(f"{cfg.results}_{device.type}", content, page(content))
-    print(page(content))
+    stem = f"{cfg.results}_{device.type}"
+    study.write_results(stem, content, page(content))
+    study.show(stem)
 
 
 def filtering(simulator: Simulator, batch: int) -> Callable[[int], None]:
@@ -101,7 +102,7 @@ def files(data: DataSet, batch: int) -> Callable[[int], None]:
 
 
 def measure(job: Callable[[int], None], batch: int, threads: int, seconds: float) -> dict[str, float]:
-    """Volumes a second over all threads, and a second of one thread's processor time; the first calls do not count."""
+    """Volumes per second of all threads, and of one thread's processor time; the first calls do not count."""
     cuda = torch.cuda.is_available()
 
     def repeat(thread: int) -> tuple[int, float, float]:
@@ -134,11 +135,11 @@ def page(content: dict) -> str:
     lines = [
         "# Speed of the simulator",
         "",
-        f"Volumes of {content['box']}^3 voxels, {content['batch']} at once, {content['seconds']:g} s a line; "
-        f"{content['device']}, {content['threads']} threads, torch {content['torch']}. "
+        f"Volumes of {content['box']}^3 voxels, {content['batch']} at once, {content['seconds']:g} s per line; "
+        f"{study.measured_on(content)}. "
         "`python -m benchmarks.simulation_speed`",
         "",
-        *runs.markdown_table(["", "volumes/s", "volumes/s of processor time"], rows),
+        *study.markdown_table(["", "volumes/s", "volumes/s of processor time"], rows),
     ]
     return "\n".join(lines) + "\n"
 

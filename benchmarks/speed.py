@@ -1,4 +1,4 @@
-"""How fast training is, part by part, in volumes a second: ours, the original's recipe, and what lies between.
+"""How fast is training, part by part, in volumes per second? Ours, the original's recipe, and what lies between.
 
     python -m benchmarks.speed                         # full width, minutes; on a CPU a quarter of an hour
     python -m benchmarks.speed --width 16
@@ -22,8 +22,6 @@ Below: where the time of a native step goes, by operator. Prints a table and wri
 import os
 import resource
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -38,8 +36,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import train
-from benchmarks.runs import machine, markdown_table, write_results
-from common.cli import REPOSITORY, InputError, choose_device, run
+from benchmarks import study
+from common.cli import InputError, choose_device, run
 from loader.dataset import Split, load_split
 from loader.volume import read_volume
 from training.batches import FileBatches
@@ -76,6 +74,18 @@ class Way:
     per_item: bool = False  # read and enlarged by splines, one by one, every epoch
 
 
+@dataclass(frozen=True)
+class Ground:
+    """What all ways are measured on."""
+
+    cfg: Config
+    device: torch.device
+    folder: Path
+    split: Split
+    loading: float  # volumes per second that were read, checked and packed
+    matrix: dict[str, float]  # TFLOP/s of a large matrix product, by dtype
+
+
 def main(cfg: Config) -> None:
     if cfg.volumes < 4 or cfg.volumes < max(cfg.batch_size, ORIGINAL_BATCH):
         raise InputError(f"--volumes {cfg.volumes}: expected at least a batch, {max(cfg.batch_size, ORIGINAL_BATCH)}")
@@ -94,7 +104,7 @@ def main(cfg: Config) -> None:
     if not cfg.compiled or not shutil.which(compiler):
         print(f"left out: native, compiled{f': no {compiler}' if cfg.compiled else ''}")
         del ways["native, compiled"]
-    content = {**machine(device), "rows": {}, "width": cfg.width, "depth": cfg.depth, "volumes": cfg.volumes}
+    content = {**study.machine(device), "rows": {}, "width": cfg.width, "depth": cfg.depth, "volumes": cfg.volumes}
     content |= {"seconds": cfg.seconds, "batch_size": cfg.batch_size, "original_batch_size": ORIGINAL_BATCH}
     path = f"{cfg.results}_{device.type}_width{cfg.width}"
     content["matrix_tflops"] = {
@@ -102,21 +112,18 @@ def main(cfg: Config) -> None:
         for dtype in ([torch.float32, torch.bfloat16] if fast else [torch.float32])
     }
     with tempfile.TemporaryDirectory() as folder:
-        split, loading = make_split(Path(folder), cfg.volumes)
+        ground = Ground(cfg, device, Path(folder), *make_split(Path(folder), cfg.volumes), content["matrix_tflops"])
         for name, way in ways.items():
-            content["rows"][name] = measure_way(
-                cfg, way, split, loading, device, content["matrix_tflops"], Path(folder)
-            )
+            content["rows"][name] = measure_way(ground, way)
             print(name, content["rows"][name], flush=True)
-            write_results(path, content, page(content, cfg))
-    print(table(content))
+            study.write_results(path, content, page(content))
+    study.show(path)
 
 
 def make_split(folder: Path, volumes: int) -> tuple[Split, float]:
     """A simulated data set, packed, and how many of its files a second were read, checked and packed."""
-    options = ["--procedural", "4", "--per-class", str(volumes // 4), "--snr", "0.1", "--data-dir", str(folder)]
-    script = [sys.executable, str(REPOSITORY / "simulate.py"), *options]
-    subprocess.run(script, check=True, capture_output=True)
+    options = {"procedural": 4, "per_class": volumes // 4, "snr": 0.1, "data_dir": folder}
+    study.run_script("simulate.py", *study.arguments(options), log=folder / "simulate.log")
     table = pd.read_csv(folder / "particles.csv", dtype=str, keep_default_na=False)
     table["Class"] = table["Actual Label"].astype("category").cat.codes
     table.to_csv(folder / "train.csv", index=False)
@@ -127,16 +134,15 @@ def make_split(folder: Path, volumes: int) -> tuple[Split, float]:
     return split, len(split) / (time.perf_counter() - start)
 
 
-def measure_way(
-    cfg: Config, way: Way, split: Split, loading: float, device: torch.device, matrix: dict[str, float], folder: Path
-) -> dict:
-    """One row: rates in volumes a second, and what the training step makes of the machine."""
+def measure_way(ground: Ground, way: Way) -> dict:
+    """One row: rates in volumes per second, and what the training step makes of the machine."""
+    cfg, split, device = ground.cfg, ground.split, ground.device
     batch_size = ORIGINAL_BATCH if way.per_item else cfg.batch_size
     options = {"half_turns": False, "shift": 0, "clip": 0.0} if way.per_item else {}
     settings = train.Config(
         width=cfg.width, depth=cfg.depth, batch_size=batch_size, upsample=way.upsample, epochs=10**4, save_every=0,
-        save_dir=str(folder), tensorboard=False, prototype_per_class=32, compile=way.compiled, backbone=way.backbone,
-        bfloat16=not way.per_item, **options,
+        save_dir=str(ground.folder), tensorboard=False, prototype_per_class=32, compile=way.compiled,
+        backbone=way.backbone, bfloat16=not way.per_item, **options,
     )  # fmt: skip
     batches = PerItem(split, batch_size, device) if way.per_item else FileBatches(
         settings, split.on_device(device), device, Group()
@@ -171,9 +177,9 @@ def measure_way(
         "step": rate(step, batch_size, cfg.seconds, device),
     }
     row["augmentation"] = rate(counted(batches), batch_size, cfg.seconds, device) if not way.per_item else None
-    row["loading"] = rate(lambda: enlarged(split, range(2)), 2, cfg.seconds, device) if way.per_item else loading
+    row["loading"] = rate(lambda: enlarged(split, range(2)), 2, cfg.seconds, device) if way.per_item else ground.loading
     row["epoch"] = epoch_rate(state, batches, cfg.seconds, device)
-    row |= {"gflop": flop / 1e9, "matrix_share": row["step"] * flop / 1e12 / matrix[kind], "dtype": kind}
+    row |= {"gflop": flop / 1e9, "matrix_share": row["step"] * flop / 1e12 / ground.matrix[kind], "dtype": kind}
     row |= {"epoch_of_step": row["epoch"] / row["step"], "peak_memory_gb": peak(device) / 1e9}
     if way == Way():
         row["operators"] = operators(step, device)
@@ -299,7 +305,7 @@ def table(content: dict) -> str:
         texts = ["-" if value is None else f"{value:,.1f}" if value < 100 else f"{value:,.0f}" for value in rates]
         texts += [f"{row['epoch_of_step']:.2f}", f"{row['matrix_share']:.2f} ({row['dtype']})"]
         cells.append([name, *texts, f"{row['peak_memory_gb']:.1f}"])
-    lines = markdown_table(["volumes/s", *heads, "peak memory, GB"], cells)
+    lines = study.markdown_table(["volumes/s", *heads, "peak memory, GB"], cells)
     rows = content["rows"]
     if "original's recipe" in rows:
         gain = rows["native"]["epoch"] / rows["original's recipe"]["epoch"]
@@ -311,17 +317,17 @@ def table(content: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def page(content: dict, cfg: Config) -> str:
+def page(content: dict) -> str:
     """The table with what it was measured on."""
+    width, batch_size, volumes = (content[key] for key in ("width", "batch_size", "volumes"))
     products = ", ".join(f"{kind} {value:,.2f} TFLOP/s" for kind, value in content["matrix_tflops"].items())
     return (
         "# Speed of training\n\n"
-        f"3-D ResNet-{cfg.depth} of width {cfg.width}, volumes of 32^3, batches of {cfg.batch_size} (original's "
-        f"recipe: {ORIGINAL_BATCH}); {content['device']}, {content['threads']} threads, torch {content['torch']}. "
-        f"Large matrix product: {products}. Each figure from at least {cfg.seconds:g} s of one run, an epoch from "
-        f"whole epochs of {cfg.volumes} volumes, loading from one pass. Peak memory on the CPU is that of the process "
-        "so far.\n"
-        f"`python -m benchmarks.speed --width {cfg.width} --batch-size {cfg.batch_size} --volumes {cfg.volumes}`\n\n"
+        f"3-D ResNet-{content['depth']} of width {width}, volumes of 32^3, batches of {batch_size} (original's "
+        f"recipe: {ORIGINAL_BATCH}); {study.measured_on(content)}. Large matrix product: {products}. Each figure "
+        f"from at least {content['seconds']:g} s of one process, an epoch from whole epochs of {volumes} volumes, "
+        "loading from one pass. Peak memory on the CPU is that of the process so far.\n"
+        f"`python -m benchmarks.speed --width {width} --batch-size {batch_size} --volumes {volumes}`\n\n"
         + table(content)
     )
 

@@ -4,8 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
-from tests.scripts import SMALL_RUN, succeed
+from benchmarks import study
+from tests.scripts import SMALL_RUN, call_script, succeed
 
 SMALL_DATA = ("--procedural", "6", "--per-class", "10", "--snr", "0.1", "inf", "--box", "16", "--voxel-size", "20")
 HELD_OUT = ("--unseen", "complex04", "complex05", "--valid-unseen", "complex03")
@@ -33,3 +35,23 @@ def copy(workspace: Path, tmp_path: Path) -> Path:
     shutil.copytree(workspace / "csv_split", tmp_path / "csv_split")
     (tmp_path / "data_").symlink_to(workspace / "data_")
     return tmp_path
+
+
+@pytest.fixture
+def empty_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are empty files: to draw them takes longer than all that is measured."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: Path(path).write_bytes(b""))
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch, empty_pictures: None) -> list[str]:
+    """The scripts that a benchmark runs, run in this process and without pictures; their names, one for each call."""
+    called = []
+
+    def run_here(script: str, *given: str, log: Path) -> None:
+        called.append(script)
+        done = call_script(script, *given, cwd=Path.cwd())
+        assert done.returncode == 0, f"{script} {given}\n{done.stdout}\n{done.stderr}"
+
+    monkeypatch.setattr(study, "run_script", run_here)
+    return called

@@ -1,8 +1,8 @@
 """The benchmarks that run the scripts, on the small data set: what they measure, choose, keep and never read."""
 
-import importlib.util
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,8 +16,20 @@ import pytest
 import torch
 import tyro
 
-from benchmarks import class_diversity, hard_set, losses, recipes, runs, select_score
-from benchmarks.runs import ScriptError
+from benchmarks import (
+    class_diversity,
+    hard_set,
+    loss_options,
+    loss_speed,
+    losses,
+    recipes,
+    select_score,
+    shapes,
+    simulation_speed,
+    speed,
+    study,
+)
+from benchmarks.study import RESULTS, ScriptError
 from common.cli import REPOSITORY, InputError
 from simulation.class_sets import ClassSet
 from tests.scripts import SMALL_RUN
@@ -27,25 +39,15 @@ TINY = dict(zip((name.removeprefix("--").replace("-", "_") for name in SMALL_RUN
 TINY |= {"epochs": "2"}
 
 
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Scripts run in this process, which saves their start; their names, one for each call."""
-    called = []
+MODULES = (
+    class_diversity, hard_set, loss_options, loss_speed, losses, recipes, select_score, shapes, simulation_speed, speed
+)  # fmt: skip
 
-    def run_here(script: str, *given: str, log: Path) -> None:
-        called.append(script)
-        spec = importlib.util.spec_from_file_location(f"script_{script.removesuffix('.py')}", REPOSITORY / script)
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-        recipe = given[given.index("--recipe") + 1] if "--recipe" in given else ""
-        default = module.Config(**RECIPES[recipe]) if recipe else None
-        module.main(tyro.cli(module.Config, args=given, default=default))
 
-    monkeypatch.setattr(runs, "run_script", run_here)
-    threads = torch.get_num_threads()
-    yield called
-    torch.set_num_threads(threads)
+@pytest.fixture(autouse=True)
+def small_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's speed is measured in no time."""
+    monkeypatch.setattr(study, "MATRIX_SIDE", 64)
 
 
 @pytest.fixture
@@ -65,30 +67,56 @@ def test_options_become_a_command_line():
         "names": ("x", "y"),
     }
     words = ["--per-class", "5", "--snr", "0.1", "inf", "--data-dir", "a b", "--crop", "--no-umap", "--names", "x", "y"]
-    assert runs.arguments(options) == words
+    assert study.arguments(options) == words
 
 
 def test_mean_and_deviation_are_those_of_a_sample():
-    assert runs.mean_std([0.8, 0.9, 1.0]) == {"mean": pytest.approx(0.9), "std": pytest.approx(0.1), "n": 3}
-    assert runs.format_mean_std(runs.mean_std([0.8, 0.9, 1.0])) == "0.900 ± 0.100"
-    assert runs.format_mean_std(runs.mean_std([0.8125])) == "0.812"
-    assert runs.format_mean_std(runs.mean_std([0.8, None])) == runs.format_mean_std(runs.mean_std([])) == "-"
+    assert study.mean_std([0.8, 0.9, 1.0]) == {"mean": pytest.approx(0.9), "std": pytest.approx(0.1), "n": 3}
+    assert study.format_mean_std(study.mean_std([0.8, 0.9, 1.0])) == "0.900 ± 0.100"
+    assert study.format_mean_std(study.mean_std([0.8125])) == "0.812"
+    assert study.format_mean_std(study.mean_std([0.8, None])) == study.format_mean_std(study.mean_std([])) == "-"
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_each_committed_table_is_that_of_the_figures_beside_it(path):
+    module = next(each for each in MODULES if path.stem.startswith(each.__name__.removeprefix("benchmarks.")))
+    assert module.page(json.loads(path.read_text())) == path.with_suffix(".md").read_text()
+
+
+def test_the_command_beside_a_table_gives_its_settings_again_without_places():
+    cfg = losses.Config(
+        structures="/home/me/pdb", quick=True, work_dir="elsewhere", seeds=(9,), rows=("softmax", "lmcl"),
+        train_options={"width": "16", "backbone": "resnet_pool"}, results="x", device="cpu",
+    )  # fmt: skip
+    line = study.command(cfg, "losses")
+    python, flag, module, *words = shlex.split(line)
+    assert (python, flag, module) == ("python", "-m", "benchmarks.losses")
+    places = {"work_dir": cfg.work_dir, "results": cfg.results, "device": cfg.device}
+    assert replace(tyro.cli(losses.Config, args=words), **places) == replace(cfg, structures="structures")
+
+
+def test_the_speed_of_a_machine_stands_beside_its_figures(monkeypatch):
+    monkeypatch.setattr(study, "MATRIX_SIDE", 512)
+    threads = torch.get_num_threads()
+    found = study.machine(torch.device("cpu"))
+    assert torch.get_num_threads() == threads and 0 < found["matrix_seconds"] < 1
+    assert f"{found['matrix_side']}^2 float32 matrices on one thread" in study.measured_on(found)
 
 
 def test_a_finished_job_is_not_repeated_nor_taken_for_another(tmp_path):
     path = tmp_path / "result.json"
-    assert runs.once(path, {"seed": 1, "sizes": (1, 2)}, lambda: {"auc": 0.5}) == {"auc": 0.5}
-    assert runs.once(path, {"seed": 1, "sizes": (1, 2)}, lambda: {"auc": 0.9}) == {"auc": 0.5}
+    assert study.once(path, {"seed": 1, "sizes": (1, 2)}, lambda: {"auc": 0.5}) == {"auc": 0.5}
+    assert study.once(path, {"seed": 1, "sizes": (1, 2)}, lambda: {"auc": 0.9}) == {"auc": 0.5}
     with pytest.raises(InputError, match=r"other settings \(seed\); give another --work-dir"):
-        runs.once(path, {"seed": 2, "sizes": (1, 2)}, dict)
+        study.once(path, {"seed": 2, "sizes": (1, 2)}, dict)
 
 
 def test_a_script_that_fails_is_named_with_its_last_line_and_log(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(study, "REPOSITORY", tmp_path)
     (tmp_path / "bad.py").write_text("print('one')\nraise SystemExit('two')\n")
     log = tmp_path / "folder" / "log.txt"
     with pytest.raises(ScriptError, match=r"bad.py ended with exit code 1: two; .*log.txt"):
-        runs.run_script("bad.py", "--seed", "3", log=log)
+        study.run_script("bad.py", "--seed", "3", log=log)
     assert log.read_text().splitlines() == ["$ bad.py --seed 3", "one", "two"]
 
 
@@ -101,8 +129,8 @@ def test_a_script_ends_with_the_benchmark_that_is_asked_to(tmp_path):
     )
     log = tmp_path / "log.txt"
     text = (
-        "from pathlib import Path\nfrom benchmarks import runs\n"
-        f"runs.REPOSITORY = Path({str(tmp_path)!r})\nruns.run_script('slow.py', log=Path({str(log)!r}))\n"
+        "from pathlib import Path\nfrom benchmarks import study\n"
+        f"study.REPOSITORY = Path({str(tmp_path)!r})\nstudy.run_script('slow.py', log=Path({str(log)!r}))\n"
     )
     with subprocess.Popen([sys.executable, "-c", text], cwd=REPOSITORY) as benchmark:
         deadline = time.monotonic() + 60
@@ -115,7 +143,7 @@ def test_a_script_ends_with_the_benchmark_that_is_asked_to(tmp_path):
 
 
 def test_without_structures_as_many_procedural_classes_take_the_same_parts():
-    procedural, real = runs.class_set(""), runs.class_set("structures")
+    procedural, real = study.class_set(""), study.class_set("structures")
     for role in ("known", "valid_unseen", "unseen"):
         assert len(getattr(procedural, role)) == len(getattr(real, role))
     assert len(set(procedural.names)) == 24
@@ -130,7 +158,7 @@ def test_losses_killed_in_a_run_goes_on_with_it_and_repeats_no_other(workspace, 
     before = (finished / "result.json").stat().st_mtime_ns
 
     words = [word for pair in TINY.items() for word in pair]
-    options = runs.arguments({**given, "rows": whole.rows, "train_options": words})
+    options = study.arguments({**given, "rows": whole.rows, "train_options": words})
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.losses", *options],
@@ -167,7 +195,12 @@ def test_losses_killed_in_a_run_goes_on_with_it_and_repeats_no_other(workspace, 
     assert not list((tmp_path / "work").glob("*-9/model_save/*.pt"))
 
 
-def test_recipes_are_trained_each_with_its_own_options_and_the_size_of_all(tmp_path, in_process):
+FEW = ClassSet(("complex00", "complex01"), ("complex02", "complex03"), ("complex04", "complex05"))
+
+
+def test_recipes_are_trained_each_with_its_own_options_and_the_size_of_all(tmp_path, in_process, monkeypatch):
+    monkeypatch.setattr(study, "class_set", lambda structures: FEW)
+    monkeypatch.setitem(RECIPES, "diverse", {**RECIPES["diverse"], "auxiliary": 3})
     cfg = recipes.Config(
         work_dir=str(tmp_path / "work"),
         quick=True,
@@ -196,8 +229,8 @@ def test_recipes_are_trained_each_with_its_own_options_and_the_size_of_all(tmp_p
     assert not in_process
 
 
-def finished_run(seed: int, auc: float) -> dict:
-    entry = dict.fromkeys(losses.MEASURES, 0.5) | {"auc": auc, "score": "max_cosine", "classes": ["c"], "n": 4}
+def finished(seed: int, auc: float) -> dict:
+    entry = dict.fromkeys(study.MEASURES, 0.5) | {"auc": auc, "score": "max_cosine", "classes": ["c"], "n": 4}
     entry |= {"n_same": 5, "n_different": 6}
     return {
         "seed": seed,
@@ -211,9 +244,9 @@ def finished_run(seed: int, auc: float) -> dict:
 
 def test_the_best_loss_is_that_of_the_highest_mean_auc_and_soft_lmccl_is_told_if_it_is_not():
     done = {
-        "soft_lmccl": [finished_run(1, 0.80), finished_run(2, 0.82)],
-        "softmax": [finished_run(1, 0.84), finished_run(2, 0.88)],
-        "triplet": [finished_run(1, 0.99), finished_run(2, 0.61)],
+        "soft_lmccl": [finished(1, 0.80), finished(2, 0.82)],
+        "softmax": [finished(1, 0.84), finished(2, 0.88)],
+        "triplet": [finished(1, 0.99), finished(2, 0.61)],
     }
     report = losses.report(done)
     assert report["best"] == "softmax"
@@ -221,7 +254,7 @@ def test_the_best_loss_is_that_of_the_highest_mean_auc_and_soft_lmccl_is_told_if
     assert "behind by 0.050 ± 0.014 (mean difference of the 2 seeds" in report["verdict"]
     assert losses.report({"soft_lmccl": done["soft_lmccl"]})["verdict"].endswith("Soft LMCCL is the best.")
     machine = {"device": "cpu", "threads": 1, "torch": "2"}
-    page = losses.page({"data": {"source": "x"}, "train": {}, "seeds": [1, 2], **machine, **report})
+    page = losses.page({"command": "c", "data": {"source": "x"}, "train": {}, "seeds": [1, 2], **machine, **report})
     assert "| **softmax** (best) | 2 | 0.860 ± 0.028 |" in page
 
 
@@ -231,9 +264,9 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
             raise ScriptError("train.py ended")
         return folder
 
-    monkeypatch.setattr(runs, "train", train)
-    monkeypatch.setattr(runs, "evaluate", lambda *_: {})
-    monkeypatch.setattr(losses, "figures", lambda *_: {k: v for k, v in finished_run(9, 0.8).items() if k != "seed"})
+    monkeypatch.setattr(study, "train", train)
+    monkeypatch.setattr(study, "evaluate", lambda *_: {})
+    monkeypatch.setattr(study, "figures", lambda *_: {k: v for k, v in finished(9, 0.8).items() if k != "seed"})
     cfg = losses.Config(
         work_dir=str(tmp_path), csv_dir="x", rows=("softmax", "lmcl"), seeds=(9,), results=str(tmp_path / "l")
     )
@@ -297,7 +330,7 @@ def test_select_score_reads_no_class_for_the_final_figures(split, tmp_path, in_p
 
     valid = pd.read_csv(split / "valid.csv")
     for number, labels in enumerate(left_out):
-        made = {name: pd.read_csv(tmp_path / f"work/fold{number}/csv_split/{name}.csv") for name in runs.PARTS}
+        made = {name: pd.read_csv(tmp_path / f"work/fold{number}/csv_split/{name}.csv") for name in study.PARTS}
         assert not {*made["train"]["Actual Label"]} & {*labels} and not len(made["unseen"])
         assert sorted(made["train"]["Class"].unique()) == [0, 1]
         assert {*made["valid_unseen"]["Particle"]} == {*valid["Particle"][valid["Actual Label"].isin(labels)]}
@@ -331,7 +364,7 @@ def test_hard_data_are_the_same_particles_under_worse_conditions(trained, tmp_pa
     assert changed == {"neighbours", "shift", "defocus", "crop"}
     folder = tmp_path / "work" / "trained_on_easy" / "hard" / "csv_split"
     easy, mixed, hard = map(hard_set.read_parts, (trained / "csv_split", folder, tmp_path / "work" / "csv_split"))
-    for name in runs.PARTS:
+    for name in study.PARTS:
         assert {*easy[name]["Particle"]} == {*hard[name]["Particle"]}
         source, other = (easy, hard) if name in ("train", "valid") else (hard, easy)
         assert list(mixed[name]["Input Data"]) == list(source[name]["Input Data"])
@@ -362,11 +395,7 @@ def test_data_of_coordinate_files_need_their_folder(tmp_path):
 def test_class_diversity_trains_with_and_without_auxiliary_classes_and_the_best_again_with_more(
     tmp_path, in_process, monkeypatch
 ):
-    monkeypatch.setattr(
-        runs,
-        "class_set",
-        lambda structures: ClassSet(("complex00", "complex01"), ("complex02", "complex03"), ("complex04",)),
-    )
+    monkeypatch.setattr(study, "class_set", lambda structures: FEW)
     cfg = class_diversity.Config(
         work_dir=str(tmp_path / "work"), results=str(tmp_path / "table"), quick=True, device="cpu", seeds=(9,),
         losses=("softmax",), auxiliary=(0, 3), more=("more steps",),

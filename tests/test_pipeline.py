@@ -53,7 +53,12 @@ def place(request, original, tmp_path_factory):
 
 def test_the_five_commands_run_on_the_original_layout(place):
     cwd, prefix = place
-    succeed_at = lambda script, *options: succeed(cwd / (prefix + script), *options, cwd=cwd)  # noqa: E731
+
+    def succeed_at(script, *options):
+        done = run_script(cwd / (prefix + script), *options, cwd=cwd)
+        assert done.returncode == 0, f"{script} {options}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
     assert "torch" in succeed_at("test_req.py")
     succeed_at("csv_split.py", "--per-class", str(PER_CLASS))
     succeed_at("check_split.py")
@@ -74,6 +79,13 @@ def test_the_five_commands_run_on_the_original_layout(place):
     assert np.sum(report["confusion_matrix"]) == report["n"]
 
 
+def test_a_mistake_ends_a_script_with_one_line_and_code_2(tmp_path):
+    done = run_script("csv_split.py", "--data-dir", "nowhere", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("csv_split.py: error: nowhere: no such folder")
+
+
 def test_the_closed_set_report_agrees_with_its_own_matrix(trained):
     output = succeed("test.py", "model_save/checkpoint.pt", cwd=trained)
     folder = trained / "results" / "model_save-checkpoint"
@@ -87,7 +99,7 @@ def test_the_closed_set_report_agrees_with_its_own_matrix(trained):
     assert (folder / "confusion.png").stat().st_size > 1000
 
 
-def test_test_csv_chooses_nothing(trained, tmp_path):
+def test_test_csv_chooses_nothing(trained, tmp_path, empty_pictures):
     """Half of test.csv gives, for its own rows, what the whole gives: nothing is fitted to it."""
     shutil.copytree(trained, tmp_path / "w", symlinks=True)
     succeed("test.py", "model_save/checkpoint.pt", cwd=tmp_path / "w")
@@ -116,7 +128,7 @@ def test_open_set_reports_both_sets_of_unseen_classes(trained):
             assert all((trained / name).is_file() for name in line.removeprefix("written: ").split(", "))
 
 
-def test_parts_of_the_open_set_report_can_be_left_out(trained, tmp_path):
+def test_parts_of_the_open_set_report_can_be_left_out(trained, tmp_path, empty_pictures):
     options = ("--bootstrap", "5", "--no-umap", "--no-discovery", "--no-floors", "--results-dir", str(tmp_path))
     succeed("open_set.py", "model_save/checkpoint.pt", *options, cwd=trained)
     report = json.loads((tmp_path / "model_save-checkpoint" / "open_set.json").read_text())
@@ -127,7 +139,7 @@ def test_parts_of_the_open_set_report_can_be_left_out(trained, tmp_path):
     assert "How many new classes?" not in page and "Same or different?" in page
 
 
-def test_without_held_out_classes_open_set_says_so(original, tmp_path):
+def test_without_held_out_classes_open_set_says_so(original, tmp_path, empty_pictures):
     shutil.copytree(original / "data_", tmp_path / "data_")
     succeed("csv_split.py", "--per-class", str(PER_CLASS), cwd=tmp_path)
     succeed("train.py", *SMALL_RUN, "--epochs", "1", cwd=tmp_path)

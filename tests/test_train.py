@@ -17,7 +17,7 @@ from loader.dataset import load_split
 from loader.prepare import Preprocessing
 from loss.loss import LOSSES
 from model import embed, load_checkpoint, load_model
-from tests.scripts import REPOSITORY, refuse, small
+from tests.scripts import REPOSITORY, refuse, small, succeed
 from training.recipes import RECIPES
 from training.state import TrainingSet, TrainingState
 
@@ -328,9 +328,7 @@ def test_every_recipe_trains(copy, name):
     given = {"width": 4, "epochs": 1, "batch_size": 18, "recipe": name}
     if name == "diverse":
         run, given = (*run, "--auxiliary", "3"), {**given, "auxiliary": 3}
-    command = [sys.executable, str(REPOSITORY / "train.py"), *run]
-    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    succeed("train.py", *run, cwd=copy)
     config = load_checkpoint(copy / name / "last.pt")["config"]
     expected = {**RECIPES[name], **given}
     assert {key: config[key] for key in expected} == expected

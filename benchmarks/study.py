@@ -1,13 +1,15 @@
-"""What the benchmarks share: scripts as processes, data, runs that are not repeated, and how results are written."""
+"""What the benchmarks share: data, networks that are trained once, mean and deviation over seeds, results."""
 
 import json
 import platform
+import shlex
 import signal
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from itertools import count, islice
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +17,7 @@ from types import MappingProxyType
 import pandas as pd
 import torch
 
-from common.cli import REPOSITORY, InputError, choose_device
+from common.cli import REPOSITORY, InputError, choose_device, plural
 from common.files import results_folder, write_csv, write_json, write_text
 from simulation.class_sets import CLASS_SETS, ClassSet
 from simulation.structures import procedural_name
@@ -26,8 +28,13 @@ class ScriptError(InputError):
 
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
-BRIEF = {"umap": False, "discovery": False, "floors": False}  # of open_set.py: pairs, scores and enrolment alone
 PARTS = ("train", "valid", "test", "valid_unseen", "unseen")  # the files of a split
+SETS = ("valid_unseen", "unseen")  # those of them that open_set.py reports on
+# figures of such a set, with the column's head
+MEASURES = {"auc": "pair AUC", "eer": "EER", "val": "VAL at FAR 1e-2", "auroc": "rejection AUROC", "oscr": "OSCR"}
+BRIEF = {"bootstrap": 1, "umap": False, "discovery": False, "floors": False}  # of open_set.py: these figures alone
+MATRIX_SIDE, MATRIX_REPEATS = 2048, 5  # of the product that says how fast a machine is
+NONE = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -47,33 +54,128 @@ class Study:
     """Options of every benchmark that trains networks on simulated data."""
 
     structures: str = ""  # folder of the benchmark's coordinate files; empty for procedural complexes
-    quick: bool = False  # the size for a CPU
+    quick: bool = False  # take the size for a CPU
     simulate_options: dict[str, str] = field(default_factory=dict)  # of simulate.py, over the size's: per_class 300
     train_options: dict[str, str] = field(default_factory=dict)  # of train.py, over the size's: width 16 epochs 10
-    device: str = "auto"  # auto, cpu or cuda
-    results: str = ""  # files, without their endings; empty: benchmarks/results/<name>, or <name>_quick
+    seeds: tuple[int, ...] = (9, 10, 11)  # seeds of weights, order and augmentation
+    device: str = "auto"  # device to compute on: auto, cpu or cuda
+    work_dir: str = ""  # folder for data, networks and logs; empty: bench/<name of the benchmark>
+    results: str = ""  # files of the results, without endings; empty: benchmarks/results/<name>, or <name>_quick
 
-    def stem(self, name: str) -> str:
-        """Where the results go, without the endings of the files."""
-        return self.results or str(RESULTS / f"{name}{'_quick' if self.quick else ''}")
 
-    def settings(self, size: Size, data: dict, seeds: Sequence[int]) -> dict:
-        """What the figures were measured on, for the files of results."""
-        train = {**size.train, **self.train_options}
-        return {"data": data, "train": train, "seeds": list(seeds), **machine(choose_device(self.device))}
+@dataclass(frozen=True)
+class Bench:
+    """A benchmark at work: its options, folder and split, what it measures on, and where its results go."""
+
+    cfg: Study
+    work_dir: Path
+    csv_dir: Path
+    settings: dict
+    stem: str
+
+    def network(self, name: str, options: Mapping, made_on: Mapping, job: Callable[[Path], dict]) -> dict:
+        """The figures of a network that `job(folder)` trains and measures in the folder `name`, once.
+
+        They depend on the data, on these options of train.py, and on what else it is made on.
+        """
+        folder = self.work_dir / name
+
+        def announced() -> dict:
+            print(f"{name}: training", flush=True)
+            return job(folder)
+
+        found = once(folder / "result.json", {"data": self.settings["data"], **made_on, **options}, announced)
+        for path in (folder / "model_save").glob("*.pt"):  # they take many times the room of everything else
+            path.unlink()
+        return found
+
+    def train_and_measure(self, folder: Path, options: Mapping) -> dict:
+        """Train in `folder` with these options of train.py; the figures of the best checkpoint."""
+        device = {"device": self.cfg.device}
+        checkpoint = train(folder, self.csv_dir, {**options, **device})
+        closed = evaluate("test.py", folder, checkpoint, self.csv_dir, device)
+        return figures(closed, evaluate("open_set.py", folder, checkpoint, self.csv_dir, device | BRIEF))
+
+    def simulated_from(self) -> dict[str, Path]:
+        """The options of train.py that say what the data were simulated from."""
+        where = {"data_dir": self.work_dir / "data_"}
+        return where | ({"structures": Path(self.cfg.structures).absolute()} if self.cfg.structures else {})
+
+
+def command(cfg: Study, name: str) -> str:
+    """The command line that measures again what `cfg` does: its options other than the default, without places."""
+    given = {}
+    for option in fields(cfg):
+        value = getattr(cfg, option.name)
+        if option.name in ("device", "work_dir", "results") or value == getattr(type(cfg)(), option.name):
+            continue
+        words = [str(word) for pair in value.items() for word in pair] if isinstance(value, dict) else value
+        given[option.name] = option.name if option.name in ("structures", "csv_dir") else words
+    return shlex.join(["python", "-m", f"benchmarks.{name}", *arguments(given)])
+
+
+def begin(
+    cfg: Study,
+    name: str,
+    classes: ClassSet,
+    sizes: tuple[Size, Size] = (FULL, QUICK),
+    csv_dir: str = "",
+    split: Mapping[str, object] = NONE,
+) -> Bench:
+    """Make the data of the benchmark `name`, unless that is done or a split is given with `csv_dir`.
+
+    `sizes` are those without and with --quick, `split` further options of csv_split.py.
+    """
+    size = sizes[cfg.quick]
+    simulate = {**size.simulate, **cfg.simulate_options}
+    work_dir = Path(cfg.work_dir or f"bench/{name}").absolute()
+    if csv_dir:
+        folder, data = Path(csv_dir).absolute(), {"source": "a split that was given"}
+    else:
+        folder, data = make_split(work_dir, classes, cfg.structures, cfg.device, simulate, split)
+    settings = {"command": command(cfg, name), "data": data, "train": {**size.train, **cfg.train_options}}
+    settings |= {"seeds": list(cfg.seeds), **machine(choose_device(cfg.device))}
+    return Bench(cfg, work_dir, folder, settings, cfg.results or str(RESULTS / f"{name}{'_quick' * cfg.quick}"))
+
+
+def figures(closed: dict, opened: dict) -> dict:
+    """What the tables need of closed_set.json and open_set.json."""
+    result = {"accuracy": closed["accuracy"], "n_test": closed["n"], "known": closed["classes"]}
+    result["snr_convention"] = closed["snr_convention"]
+    for name in (name for name in SETS if name in opened):
+        part = opened[name]
+        pairs, rejection = part["verification"]["unseen_unseen"], part["rejection"]
+        score = rejection["scores"][rejection["default_score"]]
+        result[name] = {
+            **{key: pairs[key] for key in ("auc", "eer", "n_same", "n_different")},
+            "val": pairs["val_at_far"]["0.01"]["value"] if pairs["val_at_far"] else None,
+            **{key: score[key] for key in ("auroc", "oscr")},
+            "score": rejection["default_score"],
+            **{key: part[key] for key in ("classes", "n")},
+        }
+    return result
+
+
+def over_seeds(finished: Sequence[dict]) -> dict:
+    """Mean and deviation of each of `figures` over networks that differ in their seed."""
+    mean = {"accuracy": mean_std([each["accuracy"] for each in finished])}
+    for part in SETS:
+        if all(part in each for each in finished):
+            mean[part] = {key: mean_std([each[part][key] for each in finished]) for key in MEASURES}
+    return mean
 
 
 def commit() -> str:
     """The commit of the code that runs, with `-dirty` where files differ from it; empty outside of git."""
-    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--exclude=*"]
+    describe = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
 
 
-def machine(device: torch.device) -> dict[str, str | int]:
-    """What figures depend on beside data and options: the machine, the versions, the code."""
+def machine(device: torch.device) -> dict[str, str | int | float]:
+    """What figures depend on beside data and options: the machine and its speed, the versions, the code."""
     processor = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -82,16 +184,37 @@ def machine(device: torch.device) -> dict[str, str | int]:
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
         "threads": torch.get_num_threads(),
+        "matrix_side": MATRIX_SIDE,
+        "matrix_seconds": round(matrix_seconds(), 4),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "commit": commit(),
     }
 
 
+def matrix_seconds() -> float:
+    """Seconds of a product of two float32 matrices of MATRIX_SIDE on one thread of the CPU, the best of a few."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    first, second = torch.ones(2, MATRIX_SIDE, MATRIX_SIDE)
+    taken = []
+    for _ in range(MATRIX_REPEATS):
+        start = time.perf_counter()
+        torch.mm(first, second)
+        taken.append(time.perf_counter() - start)
+    torch.set_num_threads(threads)
+    return min(taken)
+
+
 def write_results(stem: Path | str, content: dict, text: str) -> None:
     """Write `<stem>.json` and `<stem>.md`."""
     write_json(f"{stem}.json", content)
     write_text(f"{stem}.md", text)
+
+
+def show(stem: Path | str) -> None:
+    """Print the page of a benchmark that has finished, and where it is."""
+    print(f"{Path(f'{stem}.md').read_text(encoding='utf-8')}\nwritten: {stem}.json, {stem}.md", flush=True)
 
 
 def arguments(options: Mapping[str, object]) -> list[str]:
@@ -170,31 +293,20 @@ def make_split(
     structures: str,
     device: str,
     simulate: Mapping[str, object],
-    split: Mapping[str, object] = MappingProxyType({}),
+    split: Mapping[str, object] = NONE,
 ) -> tuple[Path, dict]:
-    """Simulate a data set and split it, in `folder`, unless that is done.
+    """Simulate a data set in `folder` and split it, unless that is done: where the split is, and what the data are.
 
-    Args:
-        classes: those to simulate, by use.
-        structures: folder of coordinate files; empty for procedural complexes.
-        device: auto, cpu or cuda.
-        simulate, split: further options of simulate.py and csv_split.py.
-
-    Returns:
-        The folder of the split, and what the data are.
+    `simulate` and `split` are further options of simulate.py and csv_split.py.
     """
-    data = {
-        "source": "coordinate files" if structures else "procedural complexes",
-        **asdict(classes),
-        "simulate": dict(simulate),
-        "split": dict(split),
-    }
+    source = "coordinate files" if structures else "procedural complexes"
+    data = {"source": source, **asdict(classes), "simulate": dict(simulate), "split": dict(split)}
     data_dir, csv_dir = folder / "data_", folder / "csv_split"
     chosen = {"structures": Path(structures)} if structures else {}
     held_out = {name: names for name in ("unseen", "valid_unseen") if (names := getattr(classes, name))}
 
     def make() -> dict:
-        print(f"making the data: {len(classes.names)} classes, {data['source']}", flush=True)
+        print(f"making the data: {len(classes.names)} classes, {source}", flush=True)
         log = folder / "data.log"
         given = {"data_dir": data_dir, **chosen, "classes": classes.names, "device": device, **simulate}
         run_script("simulate.py", *arguments(given), log=log)
@@ -228,12 +340,6 @@ def evaluate(script: str, folder: Path, checkpoint: Path, csv_dir: Path, options
     return json.loads((results_folder(folder / "results", checkpoint) / report).read_text(encoding="utf-8"))
 
 
-def remove_weights(folder: Path) -> None:
-    """Delete the checkpoints of a run, which take many times the room of everything else."""
-    for path in (folder / "model_save").glob("*.pt"):
-        path.unlink()
-
-
 def mean_std(values: Sequence[float | None]) -> dict[str, float | int | None]:
     """Mean and sample standard deviation of n values; None where a value is missing, and for the deviation of one."""
     n = len(values)
@@ -249,6 +355,23 @@ def format_mean_std(figure: Mapping[str, float | None]) -> str:
     return f"{figure['mean']:.3f}" + ("" if figure["std"] is None else f" ± {figure['std']:.3f}")
 
 
+def means_table(
+    labels: Sequence[str], columns: Mapping[str, tuple[str, ...]], rows: Iterable[tuple[Sequence[str], Mapping]]
+) -> list[str]:
+    """The lines of a table of means and deviations, a dash where there is none.
+
+    `labels` are the heads of the columns that name a row; `columns` say which keys lead to a figure in a row's figures.
+    """
+
+    def cell(figure: Mapping, keys: tuple[str, ...]) -> str:
+        for key in keys:
+            figure = figure.get(key, {})
+        return format_mean_std(figure) if figure else "-"
+
+    cells = [[*names, *(cell(figures, keys) for keys in columns.values())] for names, figures in rows]
+    return markdown_table([*labels, *columns], cells)
+
+
 def describe(content: Mapping) -> str:
     """What a benchmark was measured on, as sentences: `data` of `make_split`, options, seeds and `machine`."""
     data, train_options = content["data"], " ".join(arguments(content["train"]))
@@ -256,9 +379,18 @@ def describe(content: Mapping) -> str:
     sentences = [f"Data: {data['source']}{f' ({counts} classes)' if counts else ''}."]
     if "simulate" in data:
         sentences.append(f"`simulate.py {' '.join(arguments(data['simulate']))}`.")
-    sentences.append(f"`train.py {train_options}`, seeds {', '.join(map(str, content['seeds']))}.")
-    sentences.append(f"{content['device']}, {content['threads']} threads, torch {content['torch']}.")
-    return " ".join(sentences)
+    seeds = f"{plural('seed', len(content['seeds']))} {', '.join(map(str, content['seeds']))}"
+    return " ".join([*sentences, f"`train.py {train_options}`, {seeds}. {measured_on(content)}."])
+
+
+def measured_on(content: Mapping) -> str:
+    """The machine, its threads, versions and speed, as far as they were recorded: of `machine`."""
+    threads = f"{content['threads']} {plural('thread', content['threads'])}"
+    text = f"{content['device']}, {threads}, torch {content['torch']}"
+    if "matrix_seconds" in content:
+        text += f"; a product of {content['matrix_side']}^2 float32 matrices on one thread of its CPU takes "
+        text += f"{content['matrix_seconds']:.2g} s"
+    return text
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
