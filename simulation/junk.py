@@ -96,11 +96,15 @@ def beside(
     n, voxel_size = len(membranes), simulator.imaging.voxel_size
     gap = CLEAR + _uniform(0, 4, (2, n), simulator, generator)
     way, other_way = (_directions(n, simulator, generator) for _ in range(2))
-    distance = reaches(way) + gap[0] + (BILAYER / 2 + BLUR) / voxel_size
-    volume = _bilayer(way, distance, simulator, generator) * membranes[:, None, None, None]
     radius = _bead_radius(n, simulator, generator)
+    distance = reaches(way) + gap[0] + (BILAYER / 2 + BLUR) / voxel_size
     centre = other_way * (reaches(other_way) + gap[1] + radius)[:, None]
-    return volume + _ball(centre, radius, simulator) * beads[:, None, None, None]
+    volume = torch.zeros(n, *[simulator.wide_side] * 3, device=simulator.device)
+    rows = membranes.nonzero().squeeze(1)
+    volume[rows] += _bilayer(way[rows], distance[rows], simulator, generator)
+    rows = beads.nonzero().squeeze(1)
+    volume[rows] += _ball(centre[rows], radius[rows], simulator)
+    return volume
 
 
 def _aside(n: int, simulator: Simulator, way: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -184,14 +184,15 @@ class DataSet(ParticleFiles):
         simulator, name = self.simulator, self.names[label]
         poses, crowd = (self._to_device(drawn) for drawn in self.draw(label, numbers))
         labels = torch.full((len(numbers),), label, device=simulator.device)
-        image, volumes = simulator.image(labels, poses, crowd, label), []
+        posed = simulator.pose(labels, poses, label)
+        image, volumes = simulator.image(posed, poses.defocus, crowd), []
         for snr in self.snr:
             at_snr = image.signal
             if not math.isinf(snr):
                 noise = simulator.noise(self._white(name, numbers, snr), image.noise_filter)
                 at_snr = at_snr + simulator.noise_level(image.alone, snr) * noise
             volumes.append(at_snr.cpu().numpy())
-        return (image.posed > MASK_LEVEL).to(torch.int8).cpu().numpy(), volumes
+        return (posed > MASK_LEVEL).to(torch.int8).cpu().numpy(), volumes
 
     def pose(self, label: int, number: int) -> Pose:
         poses = draw_poses(1, self.imaging, self._pose_generator(label, number), "cpu")  # the first that `draw` draws

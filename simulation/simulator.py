@@ -33,7 +33,6 @@ MASK_LEVEL = 0.3  # of the density of solid protein: inside from there on
 class Imaged(NamedTuple):
     """What the microscope makes of particles, before any noise."""
 
-    posed: torch.Tensor  # (N, D, H, W): the densities of the targets in their poses
     alone: torch.Tensor  # (N, D, H, W): the targets through the microscope, to which the SNR refers
     signal: torch.Tensor  # (N, D, H, W): with their neighbours
     noise_filter: torch.Tensor  # as `Simulator.noise` takes it
@@ -148,28 +147,27 @@ class Simulator:
         return target * sharpness(self.shared, self.imaging) if self.imaging.b_factor else target, spectrum
 
     def image(
-        self,
-        labels: torch.Tensor,
-        poses: Poses,
-        crowd: Crowd | None,
-        largest: int | None = None,
-        beside: torch.Tensor | None = None,
+        self, posed: torch.Tensor, defocus: torch.Tensor, crowd: Crowd | None, beside: torch.Tensor | None = None
     ) -> Imaged:
-        """Particles (N,) as the microscope shows them without noise.
+        """Particles as the microscope shows them without noise.
 
         Args:
-            labels, poses, largest: as of `pose`.
+            posed: (N, D, H, W), as `pose` gives them; defocus: (N,) um.
             crowd: the neighbours, if any.
             beside: (N, W, W, W), W = `wide_side`: densities of other things around.
         """
-        target, spectrum = self.filters(poses.defocus)
-        posed = self.pose(labels, poses, largest)
+        target, spectrum = self.filters(defocus)
         alone = self.signal(posed, target)
         around = crowd and scene(self.other_fine, crowd, self.other_inner, self.wide_side)
         if beside is not None:
             around = beside if around is None else around + beside
-        signal = alone if around is None else alone + self.wide_signal(around, target)
-        return Imaged(posed, alone, signal, spectrum)
+        if around is None:
+            return Imaged(alone, alone, spectrum)
+        rows = around.flatten(1).any(dim=1).nonzero().squeeze(1)  # (R,): those that have anything around
+        signal = alone.clone()
+        if len(rows):
+            signal[rows] += self.wide_signal(around[rows], target[rows] if len(target) > 1 else target)
+        return Imaged(alone, signal, spectrum)
 
     def signal(self, posed: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """What the microscope makes of densities (N, D, H, W) without noise."""
@@ -231,10 +229,11 @@ class Simulator:
     def __call__(self, labels: torch.Tensor, snr: torch.Tensor, generator: torch.Generator | None) -> Simulated:
         """A batch: labels (N,), SNR (N,), inf for no noise; the generator lives on the densities' device."""
         poses, crowd = self.draw(labels, generator)
-        image = self.image(labels, poses, crowd)
+        posed = self.pose(labels, poses)
+        image = self.image(posed, poses.defocus, crowd)
         white = self.white(len(labels), generator)
         volumes = image.signal + self.noise_level(image.alone, snr) * self.noise(white, image.noise_filter)
-        return Simulated(volumes[:, None], (image.posed > MASK_LEVEL)[:, None], poses)
+        return Simulated(volumes[:, None], (posed > MASK_LEVEL)[:, None], poses)
 
 
 def simulate(

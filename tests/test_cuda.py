@@ -44,6 +44,13 @@ def test_online_training_simulates_on_the_device(copy):
     assert load_checkpoint(copy / "model_save" / "last.pt")["epoch"] == 2
 
 
+def test_a_stream_is_kept_and_drawn_on_the_device(copy):
+    options = {"simulate_online": True, "auxiliary": 4, "data_dir": str(copy / "data_"), "online_imaging": "random"}
+    options |= {"online_renewal": 0.25, "online_stock": 64, "online_junk": 0.3}
+    train.main(small(copy, epochs=2, device="cuda", **options))
+    assert load_checkpoint(copy / "model_save" / "last.pt")["epoch"] == 2
+
+
 def test_volumes_that_fit_are_packed_on_the_device_and_give_the_same_batches(copy):
     split = load_split(copy / "csv_split" / "train.csv")
     placed = split.on_device(CUDA)

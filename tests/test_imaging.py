@@ -414,7 +414,7 @@ def test_neighbours_leave_the_targets_noise_as_it_is(densities):
     poses, crowd = simulator.draw(labels, generator(1))
     target, _ = simulator.filters(poses.defocus)
     alone = simulator.signal(simulator.pose(labels, poses), target)
-    image = simulator.image(labels, poses, crowd)
+    image = simulator.image(simulator.pose(labels, poses), poses.defocus, crowd)
     assert torch.equal(image.alone, alone) and image.signal.shape == alone.shape
     assert not torch.equal(image.signal, alone)
     expected = (alone.var(dim=(1, 2, 3), correction=0) / snr).sqrt()
