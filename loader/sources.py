@@ -32,7 +32,6 @@ from loader.columns import (
     VOXEL_SIZE,
     snr_level,
 )
-from loader.star import read_star as read_blocks
 from loader.volume import MRC_SUFFIXES, address_path, join_address, split_address
 
 if TYPE_CHECKING:  # else pandas is imported where a table is made: a script's --help need not wait for it
@@ -90,6 +89,8 @@ def read_star(path: Path) -> tuple[pd.DataFrame, Path]:
     Returns the table, and the folder that the paths are relative to (`star_root`).
     """
     import pandas as pd
+
+    from loader.star import read_star as read_blocks
 
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a STAR file of particles")

@@ -100,13 +100,13 @@ def test_calibration_and_whoever_loads_the_checkpoint_use_the_same_views(copy):
     assert model.turns == ("z", "y", "x") and not model.training
     calibration, preprocessing = checkpoint["calibration"], checkpoint["preprocessing"]
     split, valid = (load_split(copy / "csv_split" / f"{part}.csv", preprocessing) for part in ("train", "valid"))
-    np.testing.assert_allclose(embed(model, split.images, CPU), calibration["reference"], atol=1e-5)
+    np.testing.assert_allclose(embed(model, split.images, CPU), calibration.reference, atol=1e-5)
     scores = calibrated_score(embed(model, valid.images, CPU, normalised=False), calibration)
     assert fit_threshold(scores, checkpoint["config"]["false_rejection_rate"]) == pytest.approx(
-        calibration["threshold"], abs=1e-5
+        calibration.threshold, abs=1e-5
     )
     one_view = embed(model.model, split.images, CPU)
-    assert not np.allclose(one_view, calibration["reference"], atol=1e-3)
+    assert not np.allclose(one_view, calibration.reference, atol=1e-3)
 
 
 def test_views_of_volumes_with_an_unknown_tilt_range_are_refused(copy):
