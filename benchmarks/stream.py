@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 import tyro
-from training.run import Run
 
 import train
 from benchmarks import study
@@ -27,6 +26,7 @@ from benchmarks.study import Bench, Size, Study, means_table
 from common.cli import InputError, choose_device, run
 from training.group import Group
 from training.loop import take_step
+from training.state import TrainingState
 from training.stop import StopRequest
 
 OPTIONS = {"simulate_online": True, "online_imaging": "random", "auxiliary": "300", "loss_options": "margin_weight 0.3"}
@@ -88,9 +88,9 @@ def speed(bench: Bench, options: dict) -> float:
     words = study.arguments({**options, "csv_dir": bench.csv_dir, "device": bench.cfg.device})
     cfg = replace(tyro.cli(train.Config, args=words), schedule="decay")  # one that has no last step
     device = choose_device(cfg.device)
-    split, _, classes = train.load_data(cfg, device)
-    batches = train.make_batches(cfg, split, classes, device, Group())
-    state = Run(cfg, classes, split.preprocessing, batches.count, device)
+    rows, _, data = train.read_tables(cfg)
+    batches = train.make_simulated(cfg, len(rows), data, device, Group())
+    state = TrainingState(cfg, data, batches.count, device)
     state.module.train()
     batches.count = ENDLESS
     given = batches.batch(0, 0)
