@@ -27,6 +27,7 @@ from benchmarks import (
     shapes,
     simulation_speed,
     speed,
+    stream,
     study,
 )
 from benchmarks.study import RESULTS, ScriptError
@@ -40,7 +41,8 @@ TINY |= {"epochs": "2"}
 
 
 MODULES = (
-    class_diversity, hard_set, loss_options, loss_speed, losses, recipes, select_score, shapes, simulation_speed, speed
+    class_diversity, hard_set, loss_options, loss_speed, losses, recipes, select_score, shapes, simulation_speed, speed,
+    stream,
 )  # fmt: skip
 
 
@@ -390,6 +392,24 @@ def test_data_of_coordinate_files_need_their_folder(tmp_path):
     (tmp_path / "simulation.json").write_text('{"files": {"1bxn": "0"}}')
     with pytest.raises(InputError, match="--structures"):
         hard_set.read_simulation(hard_set.Config("c.pt", data_dir=str(tmp_path)))
+
+
+def test_the_stream_is_measured_at_every_renewal(tmp_path, in_process, monkeypatch):
+    monkeypatch.setattr(study, "class_set", lambda structures: FEW)
+    cfg = stream.Config(
+        work_dir=str(tmp_path / "work"), results=str(tmp_path / "table"), quick=True, device="cpu", seeds=(9,),
+        renewals=(1.0, 0.25), seconds=0.1,
+        simulate_options={"per_class": "8", "snr": "0.1 inf", "box": "16", "voxel_size": "20"},
+        train_options={**TINY, "epochs": "1", "online_volumes": "32", "online_stock": "32", "auxiliary": "2",
+                       "online_neighbours": "0"},
+    )  # fmt: skip
+    stream.main(cfg)
+    rows = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert [row["renewal"] for row in rows] == [1.0, 0.25]
+    assert all(0 < row["speed"]["mean"] < 1.2 and row["valid_unseen"]["auc"]["mean"] > 0 for row in rows)
+    assert rows[0]["speed"]["mean"] < rows[1]["speed"]["mean"]
+    with pytest.raises(InputError, match="expected at least one"):
+        stream.main(replace(cfg, renewals=()))
 
 
 def test_class_diversity_trains_with_and_without_auxiliary_classes_and_the_best_again_with_more(
