@@ -10,28 +10,26 @@ new class name the others), and the same for what size, brightness or an untrain
 here: test.csv and the unseen files choose nothing.
 """
 
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 import tyro
-from tqdm import tqdm
 
-from common.cli import InputError, choose_device, plural, run
-from common.files import results_folder, write_json
+from common.cli import Device, InputError, choose_device, plural, run, warn
+from common.files import claim_results, results_folder, write_json
 from evaluation import floors, rejection, sections
-from evaluation.gallery import draw_map, draw_medoids, draw_set
-from evaluation.report import format_open_set, write_page
-from evaluation.sections import Embedded
-from loader.columns import LABEL, PARTICLE, SNR, TOMOGRAM
+from evaluation.bootstrap import CONFIDENCE, Resampling, number_particles, rows_per_class
+from evaluation.sections import Embedded, Evaluated, Scored, View
+from loader.columns import LABEL, PARTICLE, SNR
 from loader.dataset import Split, check_classes, load_split, mask_sizes, overlap_warning
 from loader.rows import snr_convention
 from model import build_model, embed, load_model, with_views
+from report.page import Picture, write_page
+from report.tables import format_open_set
+from report.verdict import format_verdict, verdict
 
 
 @dataclass(frozen=True)
@@ -41,12 +39,12 @@ class Config:
     results_dir: str = "results"  # folder of the results
     train_per_class: int = 300  # training volumes of a class that the floors compare with
     bootstrap: int = 200  # resamples of particles for the 95 % intervals
-    discovery: bool = True  # cluster the particles that are called unknown; a third of the time
-    floors: bool = True  # the same figures for an untrained network, brightness and size; a third of the time
-    umap: bool = True  # draw the map of all embeddings; it takes half a minute
+    discovery: bool = True  # group the particles that are called unknown, and count the groups
+    floors: bool = True  # give the same figures for an untrained network, brightness and size
+    umap: bool = True  # draw the map of all embeddings; it takes a quarter of a minute
     batch_size: int = 256  # volumes embedded at once
-    seed: int = 9  # of pairs, episodes, resamples
-    device: str = "auto"  # auto, cpu or cuda
+    seed: int = 9  # seed of the pairs, the named examples and the resamples
+    device: Device = "auto"  # where to compute; auto is CUDA where there is one
 
 
 UNSEEN_SETS = ("valid_unseen", "unseen")
@@ -58,93 +56,110 @@ def main(cfg: Config) -> None:
         if getattr(cfg, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: expected at least 1")
     model, checkpoint = load_model(cfg.checkpoint, device)
+    results_folder(cfg.results_dir, cfg.checkpoint)  # refuses that of another checkpoint before the work
     splits = load_splits(cfg, checkpoint)
     warning = overlap_warning(splits["test"].rows, checkpoint["progress"]["particles"], Path(cfg.csv_dir) / "test.csv")
     if warning:
-        print(f"open_set.py: warning: {warning}", file=sys.stderr)
-    unseen_sets = [name for name in UNSEEN_SETS if name in splits]
-    if not unseen_sets:
-        print(
-            "no held-out classes: valid_unseen.csv and unseen.csv hold no particle, so only known classes are reported"
-        )
-        print("to hold classes out: csv_split.py --unseen NAMES, then train again")
-
-    calibration = checkpoint["calibration"]
-    prototypes = calibration.prototypes
+        warn(warning)
     raw = {
         name: embed(model, split.images, device, cfg.batch_size, f"embedding {name}.csv", normalised=False)
         for name, split in splits.items()
     }
-    sets = {name: as_embedded(rejection.unit(raw[name]), split) for name, split in splits.items()}
-    correct = rejection.classify(raw["test"], prototypes)[0] == splits["test"].labels.numpy()
+    views = [View("this network", embedded(raw, splits), prepare=True)]
+    if cfg.floors and unseen_sets(splits):
+        views += floor_views(cfg, checkpoint, splits, device)
+    report, evaluated = evaluate(cfg, checkpoint, splits, raw, views)
+
+    folder = claim_results(cfg.results_dir, cfg.checkpoint)
+    write_json(folder / "open_set.json", report)
+    write_page(folder / "open_set.html", report, {})  # the figures first: a picture may fail
+    pictures = draw(cfg, folder, splits, report, views[0], evaluated)
+    write_page(folder / "open_set.html", report, pictures)
+    print(format_open_set(report))
+    print(f"\n{format_verdict(verdict(report))}\n")
+    files = [picture.path for of_set in pictures.values() for picture in of_set]
+    print("written: " + ", ".join(map(str, [folder / "open_set.json", folder / "open_set.html", *files])))
+
+
+def unseen_sets(splits: dict[str, Split]) -> list[str]:
+    """The names of the unseen sets that hold anything."""
+    return [name for name in UNSEEN_SETS if name in splits]
+
+
+def evaluate(
+    cfg: Config, checkpoint: dict, splits: dict[str, Split], raw: dict[str, np.ndarray], views: list[View]
+) -> tuple[dict, list[Evaluated]]:
+    """All figures, ready for JSON, and each unseen set with its own.
+
+    Args:
+        raw: the network's embeddings of the sets, not normalised.
+        views: the sets as the network sees them, then as the floors do.
+    """
+    calibration, resampling = checkpoint["calibration"], Resampling(cfg.bootstrap, cfg.seed)
+    scores = all_scores(checkpoint, raw)
+    scored = {name: Scored(views[0].sets[name], of_set) for name, of_set in scores.items()}
+    correct = rejection.classify(raw["test"], calibration.prototypes)[0] == splits["test"].labels.numpy()
+    refused = scores["test"][calibration.score] < calibration.threshold
     report = {
         "checkpoint": str(cfg.checkpoint),
         "known_classes": checkpoint["classes"],
         "snr_convention": snr_convention(splits["test"].rows),
-        "confidence": 0.95,
+        "confidence": CONFIDENCE,
         "bootstrap": cfg.bootstrap,
         "seed": cfg.seed,
-        "known": sections.known_only(sets["test"], correct, cfg.seed, cfg.bootstrap),
+        "known": sections.known_only(views[0].sets["test"], correct, refused, valid_rates(checkpoint), resampling),
     }
-    scores = all_scores(checkpoint, raw) if unseen_sets else {}
-    floor_sets = [("this network", sets, True)]
-    floor_sets += floor_embeddings(cfg, checkpoint, splits, device) if unseen_sets and cfg.floors else []
-    folder = results_folder(cfg.results_dir, cfg.checkpoint)
-    pictures = {}
-    for name in unseen_sets:
-        known, unseen = sets["test"], sets[name]
-        default = scores["test"][calibration.score], scores[name][calibration.score]
-        rejected = tuple(values < calibration.threshold for values in default)
-        n_classes = len(np.unique(unseen.classes))
-        print(f"evaluating {name}.csv: {len(unseen)} volumes of {n_classes} unseen {plural('class', n_classes)}")
-        options = cfg.seed, cfg.bootstrap
+    evaluated = []
+    for name in unseen_sets(splits):
+        known, unseen = scored["test"], scored[name]
+        count = len(np.unique(unseen.rows.classes))
+        print(f"evaluating {name}.csv: {len(unseen.rows)} volumes of {count} unseen {plural('class', count)}")
         steps = {
-            "verification": partial(sections.verify, unseen, known, *options),
-            "rejection": partial(
-                sections.reject, known, unseen, scores["test"], scores[name], correct, calibration, *options
-            ),
-            "enrolment": partial(sections.enrol, unseen, prototypes, *options),
+            "verification": partial(sections.verify, unseen.rows, known.rows),
+            "rejection": partial(sections.reject, known, unseen, correct, calibration),
+            "enrolment": partial(sections.enrol, unseen.rows, calibration.prototypes),
         }
         if cfg.discovery:
-            steps["discovery"] = partial(sections.discovery, known, unseen, rejected, *options)
-        steps |= {
-            f"floor: {label}": partial(
-                sections.floor, label, rows["train"], rows["test"], rows[name], *options, prepare
-            )
-            for label, rows, prepare in floor_sets
-        }
+            rejected = tuple(side.scores[calibration.score] < calibration.threshold for side in (known, unseen))
+            steps["discovery"] = partial(sections.discovery, known.rows, unseen.rows, rejected)
+        steps |= {f"floor: {view.name}": partial(sections.floor, view, name) for view in views}
         part = {
-            "classes": sorted(np.unique(unseen.classes)),
-            "n": len(unseen),
-            "n_particles": len(np.unique(unseen.particles)),
-            **compute(steps),
-            "confounds": floors.confounds(*default, factors(splits["test"], splits[name])),
+            "classes": sorted(np.unique(unseen.rows.classes)),
+            "n": len(unseen.rows),
+            "n_particles": len(np.unique(unseen.rows.particles)),
+            **sections.compute(steps, resampling),
         }
         part["floors"] = [part.pop(step) for step in steps if step.startswith("floor: ")]
+        default = (side.scores[calibration.score] for side in (known, unseen))
+        part["confounds"] = floors.confounds(*default, floors.factors(splits["test"], splits[name]))
         report[name] = part
-        pictures[name] = draw_set(folder, name, part, report["known"]["seen_seen"], known, unseen, default)
+        evaluated.append(Evaluated(name, part, known, unseen))
+    return report, evaluated
+
+
+def valid_rates(checkpoint: dict) -> dict[str, float]:
+    """Share of each known class's validation volumes that the threshold calls unknown, where the checkpoint says so."""
+    rates = checkpoint["calibration"].class_false_rejection
+    named = {} if rates is None else dict(zip(checkpoint["classes"], map(float, rates), strict=True))
+    return {name: rate for name, rate in named.items() if np.isfinite(rate)}
+
+
+def draw(
+    cfg: Config, folder: Path, splits: dict[str, Split], report: dict, network: View, evaluated: list[Evaluated]
+) -> dict[str, list[Picture]]:
+    """Draw the pictures of each unseen set, and of all: name of the set, or `all`, -> those that could be drawn."""
+    from report import gallery  # here, as matplotlib takes a second
+
+    pictures = {"all": []}
+    for of_set in evaluated:
+        pictures[of_set.name] = gallery.draw_set(folder, of_set, report["known"]["seen_seen"])
         if cfg.discovery:
-            pictures[name] += draw_medoids(
-                folder / f"{name}_clusters.png", part, (splits["test"].images, splits[name].images), rejected
-            )
+            images = splits["test"].images, splits[of_set.name].images
+            pictures[of_set.name] += gallery.draw_medoids(folder / f"{of_set.name}_clusters.png", of_set, images)
     if cfg.umap:
-        pictures["all"] = draw_map(folder / "map.png", sets["test"], [sets[name] for name in unseen_sets], cfg.seed)
-    write_json(folder / "open_set.json", report)
-    write_page(folder / "open_set.html", report, pictures)
-    print(format_open_set(report))
-    files = [path for drawn in pictures.values() for path, _ in drawn]
-    print("written: " + ", ".join(map(str, [folder / "open_set.json", folder / "open_set.html", *files])))
-
-
-def compute(steps: dict[str, Callable[[], dict]]) -> dict[str, dict]:
-    """The result of each step, with a bar that says which is at work."""
-    results = {}
-    with tqdm(total=len(steps), unit="part", leave=False) as bar:
-        for name, step in steps.items():
-            bar.set_description(name)
-            results[name] = step()
-            bar.update()
-    return results
+        unseen = [network.sets[name] for name in unseen_sets(splits)]
+        pictures["all"] = gallery.draw_map(folder / "map.png", network.sets["test"], unseen, cfg.seed)
+    return pictures
 
 
 def load_splits(cfg: Config, checkpoint: dict) -> dict[str, Split]:
@@ -153,10 +168,10 @@ def load_splits(cfg: Config, checkpoint: dict) -> dict[str, Split]:
     Raises InputError when train.csv or test.csv is empty or of other classes, or a class is both known and unseen.
     """
     folder = Path(cfg.csv_dir)
-    some = {"train": partial(per_class, count=cfg.train_per_class, seed=cfg.seed), "test": None}
+    choices = {"train": lambda rows: rows_per_class(rows[LABEL].to_numpy(str), cfg.train_per_class, cfg.seed)}
     splits = {
-        name: load_split(folder / f"{name}.csv", checkpoint["preprocessing"], choose=choose)
-        for name, choose in some.items()
+        name: load_split(folder / f"{name}.csv", checkpoint["preprocessing"], choose=choices.get(name))
+        for name in ("train", "test")
     }
     for name, split in splits.items():
         check_classes(split, folder / f"{name}.csv", checkpoint["classes"])
@@ -170,15 +185,15 @@ def load_splits(cfg: Config, checkpoint: dict) -> dict[str, Split]:
     return splits
 
 
-def per_class(rows: pd.DataFrame, count: int, seed: int) -> np.ndarray:
-    """Which rows: at most `count` of each class, drawn at random, in order."""
-    order = np.random.default_rng(seed).permutation(len(rows))
-    drawn = rows[LABEL].iloc[order]
-    return np.sort(order[drawn.groupby(drawn).cumcount().to_numpy() < count])
-
-
-def as_embedded(embeddings: np.ndarray, split: Split) -> Embedded:
-    return Embedded(embeddings, *(split.rows[column].to_numpy(str) for column in (LABEL, PARTICLE, SNR)))
+def embedded(embeddings: dict[str, np.ndarray], splits: dict[str, Split]) -> dict[str, Embedded]:
+    """The sets with embeddings of length 1, their particles numbered through all of them."""
+    numbers = number_particles(*(split.rows[PARTICLE].to_numpy(str) for split in splits.values()))
+    return {
+        name: Embedded(
+            rejection.unit(embeddings[name]), split.rows[LABEL].to_numpy(str), particles, split.rows[SNR].to_numpy(str)
+        )
+        for (name, split), particles in zip(splits.items(), numbers, strict=True)
+    }
 
 
 def all_scores(checkpoint: dict, raw: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
@@ -197,10 +212,8 @@ def all_scores(checkpoint: dict, raw: dict[str, np.ndarray]) -> dict[str, dict[s
     return scores
 
 
-def floor_embeddings(
-    cfg: Config, checkpoint: dict, splits: dict[str, Split], device: torch.device
-) -> list[tuple[str, dict[str, Embedded], bool]]:
-    """The sets as an untrained network, size alone and intensity alone see them; last: prepare as the authors do."""
+def floor_views(cfg: Config, checkpoint: dict, splits: dict[str, Split], device: torch.device) -> list[View]:
+    """The sets as an untrained network, size alone and intensity alone see them."""
     with torch.random.fork_rng():
         torch.manual_seed(cfg.seed)
         untrained = build_model(checkpoint["config"]).to(device).eval()
@@ -221,22 +234,9 @@ def floor_embeddings(
     for label, values in features.items():
         embeddings[label] = {name: floors.feature_embedding(values[name], values["train"]) for name in values}
     return [
-        (label, {name: as_embedded(values[name], splits[name]) for name in values}, label == "untrained network")
+        View(label, embedded(values, splits), prepare=label == "untrained network")
         for label, values in embeddings.items()
     ]
-
-
-def factors(known: Split, unseen: Split) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """What "unknown" must not follow: name -> values of the known and of the unseen particles; only what varies."""
-    columns = {"SNR": SNR, "tomogram": TOMOGRAM}
-    result = {
-        name: tuple(split.rows[column].to_numpy(str) for split in (known, unseen))
-        for name, column in columns.items()
-        if column in known.rows and column in unseen.rows
-    }
-    for number, name in enumerate(("mean intensity", "contrast (standard deviation)")):
-        result[name] = known.intensity[:, number], unseen.intensity[:, number]
-    return {name: values for name, values in result.items() if len(np.unique(np.concatenate(values))) > 1}
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ says what the predictions were made from; those that are replaced are named.
 
 import json
 import os
-import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -28,16 +27,16 @@ import tyro
 from torch import nn
 from tqdm import tqdm
 
-from common.cli import InputError, choose_device, plural, run
-from common.files import atomic_path, results_folder, write_csv, write_json
+from common.cli import Device, InputError, choose_device, plural, run, warn
+from common.files import atomic_path, claim_results, results_folder, write_csv, write_json
 from common.threads import READERS
-from evaluation import figures
-from evaluation.rejection import Calibration, calibrated_score, unit
+from evaluation.rejection import calibrated_score, unit
 from loader.columns import INPUT, UNKNOWN
 from loader.dataset import contrast_warning
 from loader.prepare import CONTRASTS, Input, Preprocessing, find_inputs, prepare
 from loader.sources import absolute
 from model import embed, load_model
+from report.predictions import summary, trust
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,11 @@ class Config:
     checkpoint: tyro.conf.Positional[str]  # a checkpoint of train.py
     inputs: tyro.conf.Positional[tuple[str, ...]]  # MRC files, N@stack.mrcs, folders, CSV files with Input Data
     results_dir: str = "results"  # folder of the results
-    name: str = "predict"  # of the folder in it; another one keeps earlier predictions
-    contrast: str = ""  # of the particles in the files, bright or dark; empty: as in the training files
-    voxel_size: float = 0.0  # A, of all inputs, where their headers are wrong; 0: as their headers say
+    name: str = "predict"  # name of the folder in it; another one keeps earlier predictions
+    contrast: str = ""  # contrast of the particles in the files, bright or dark; empty: as in the training files
+    voxel_size: float = 0.0  # voxel size (A) of all inputs, where their headers are wrong; 0: as their headers say
     batch_size: int = 256  # volumes embedded at once
-    device: str = "auto"  # auto, cpu or cuda
+    device: Device = "auto"  # where to compute; auto is CUDA where there is one
 
 
 PREDICTION, SCORE, THRESHOLD = "Prediction", "Score", "Threshold"
@@ -77,28 +76,20 @@ def main(cfg: Config) -> None:
         print(f"and {len(notes) - MOST_NOTES} more combinations of box and voxel size")
     warning = contrast_warning(brightness, preprocessing.contrast)
     if warning:
-        print(f"predict.py: warning: {warning}", file=sys.stderr)
+        warn(warning)
 
-    folder = results_folder(cfg.results_dir, cfg.checkpoint) / cfg.name
+    folder = claim_results(cfg.results_dir, cfg.checkpoint) / cfg.name
     table = rounded(predictions(embeddings, checkpoint))
     table.insert(0, INPUT, [absolute(given.address, Path()) for given in inputs])
     if (folder / "predictions.csv").is_file():
         print(f"{folder}: replaces the predictions {origin(folder)}")
     write_csv(folder / "predictions.csv", table)
     write_json(folder / "predictions.json", record(cfg, checkpoint, len(inputs)))
-    with atomic_path(folder / "embeddings.npz") as temporary:
-        np.savez(
-            temporary,
-            embeddings=unit(embeddings),
-            inputs=table[INPUT].to_numpy(str),
-            predictions=table[PREDICTION].to_numpy(str),
-            classes=np.array(checkpoint["classes"]),
-            checkpoint=str(cfg.checkpoint),
-        )
-    draw(folder / "predictions.png", table, inputs, preprocessing, checkpoint["calibration"].score, warning)
-    print(summary(table, checkpoint["calibration"]))
+    save_embeddings(folder / "embeddings.npz", embeddings, table, cfg.checkpoint, checkpoint["classes"])
+    drawn = draw(folder / "predictions.png", table, inputs, preprocessing, checkpoint["calibration"].score, warning)
+    print(summary(table[PREDICTION], table[SCORE], checkpoint["calibration"]))
     print(trust(checkpoint))
-    names = ("predictions.csv", "predictions.json", "embeddings.npz", "predictions.png")
+    names = ("predictions.csv", "predictions.json", "embeddings.npz", *(["predictions.png"] if drawn else []))
     print(f"written: {', '.join(str(folder / name) for name in names)}")
 
 
@@ -173,6 +164,28 @@ def rounded(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def save_embeddings(
+    path: Path, embeddings: np.ndarray, table: pd.DataFrame, checkpoint: str, classes: list[str]
+) -> None:
+    """Write what np.load reads, one row per volume in the order of predictions.csv.
+
+    embeddings: (N, E), length 1; predictions: (N,) an index into classes, -1 for unknown; classes: (C,) names;
+    checkpoint: its path; inputs: the addresses as UTF-8 bytes, a zero byte between two, so that
+    bytes(file["inputs"]).decode().split("\\0") gives them.
+    """
+    number = {name: index for index, name in enumerate(classes)}
+    addresses = "\0".join(table[INPUT]).encode("utf-8", "surrogateescape")  # no path holds a zero byte
+    with atomic_path(path) as temporary:
+        np.savez(
+            temporary,
+            embeddings=unit(embeddings),
+            inputs=np.frombuffer(addresses, dtype=np.uint8),
+            predictions=np.array([number.get(name, -1) for name in table[PREDICTION]], dtype=np.int32),
+            classes=np.array(classes),
+            checkpoint=str(checkpoint),
+        )
+
+
 def record(cfg: Config, checkpoint: dict, volumes: int) -> dict:
     """What the predictions were made from: content of predictions.json."""
     calibration = checkpoint["calibration"]
@@ -203,8 +216,14 @@ def origin(folder: Path) -> str:
 
 def draw(
     path: Path, table: pd.DataFrame, inputs: list[Input], preprocessing: Preprocessing, score: str, warning: str
-) -> None:
-    """The picture: how many of each class, the scores, and slices of the surest volumes of the largest classes."""
+) -> bool:
+    """The picture: how many of each class, the scores, and slices of the surest volumes of the largest classes.
+
+    Says whether it could be drawn.
+    """
+    from report.attempt import attempt  # here, as matplotlib takes a second
+    from report.pictures import PredictionPage, prediction_page
+
     counts = table[PREDICTION].value_counts()
     rows = []
     names = list(counts.index[:MOST_GROUPS])
@@ -215,38 +234,9 @@ def draw(
         shown = scores.head(PER_GROUP)
         volumes = [prepare(inputs[number], preprocessing).image for number in shown.index]
         rows.append((f"{name}\n{counts[name]}", volumes, [f"{value:.2f}" for value in shown]))
-    figures.prediction_page(
-        path,
-        dict(counts),
-        table[SCORE].to_numpy(),
-        table[THRESHOLD].iloc[0],
-        score,
-        rows,
-        unknown=UNKNOWN,
-        warning=warning,
-    )
-
-
-def summary(table: pd.DataFrame, calibration: Calibration) -> str:
-    """How many volumes of each class, with their median score, and what the threshold means."""
-    groups = table.groupby(PREDICTION)[SCORE].agg(["size", "median"]).sort_values("size", ascending=False)
-    width = max(len(PREDICTION), *(len(name) for name in groups.index))
-    lines = [f"{PREDICTION:{width}s}  volumes  median score"]
-    lines += [f"{name:{width}s}  {row['size']:7.0f}  {row['median']:12.3f}" for name, row in groups.iterrows()]
-    lines.append(
-        f"unknown: {calibration.score} below {calibration.threshold:.3f}, as are at most "
-        f"{calibration.false_rejection_rate:.0%} of the {calibration.n} validation volumes of known classes"
-    )
-    return "\n".join(lines)
-
-
-def trust(checkpoint: dict) -> str:
-    """How often the checkpoint names known classes rightly, with a warning where that is hardly better than chance."""
-    accuracy, chance = checkpoint["metrics"]["log"][-1]["accuracy"], 1 / len(checkpoint["classes"])
-    text = f"the checkpoint names {accuracy:.0%} of the validation volumes of known classes right (chance {chance:.0%})"
-    if len(checkpoint["classes"]) > 1 and accuracy < min(2 * chance, (1 + chance) / 2):
-        text += "; WARNING: that is too little for its answers to mean anything: train longer, or with more volumes"
-    return text
+    threshold, scores = table[THRESHOLD].iloc[0], table[SCORE].to_numpy()
+    page = PredictionPage(dict(counts), scores, threshold, score, rows, UNKNOWN, warning)
+    return attempt(path, lambda path: prediction_page(path, page))
 
 
 if __name__ == "__main__":

@@ -7,22 +7,22 @@ CHECKPOINT, csv_split/{train,valid,test}.csv -> results/<save_dir>-<checkpoint>/
 The classifier is trained to convergence on train.csv, its regularisation chosen on valid.csv; test.csv chooses nothing.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tyro
 
-from common.cli import InputError, choose_device, run
-from common.files import results_folder, write_json
-from evaluation import figures
-from evaluation.closed_set import closed_set_report, format_report, linear_probe
+from common.cli import Device, InputError, choose_device, run, warn
+from common.files import claim_results, results_folder, write_json
+from evaluation.bootstrap import Resampling
+from evaluation.closed_set import Probe, closed_set_report, linear_probe
 from evaluation.rejection import classify
 from loader.columns import PARTICLE, SNR
 from loader.dataset import check_classes, load_split, overlap_warning
 from loader.rows import snr_convention
 from model import embed, load_model
+from report.tables import format_closed_set
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,11 @@ class Config:
     csv_dir: str = "csv_split"  # folder of train.csv, valid.csv and test.csv
     results_dir: str = "results"  # folder of the results
     batch_size: int = 256  # volumes embedded at once
-    seed: int = 9  # of the bootstrap intervals
-    device: str = "auto"  # auto, cpu or cuda
+    seed: int = 9  # seed of the resamples and of the choice of training volumes
+    device: Device = "auto"  # where to compute; auto is CUDA where there is one
+
+
+BOOTSTRAP = 1000  # resamples of particles for the intervals
 
 
 def main(cfg: Config) -> None:
@@ -40,6 +43,7 @@ def main(cfg: Config) -> None:
     if cfg.batch_size < 1:
         raise InputError(f"--batch-size {cfg.batch_size}: expected at least 1")
     model, checkpoint = load_model(cfg.checkpoint, device)
+    results_folder(cfg.results_dir, cfg.checkpoint)  # refuses that of another checkpoint before the work
     splits, embeddings = {}, {}
     for part in ("train", "valid", "test"):
         path = Path(cfg.csv_dir) / f"{part}.csv"
@@ -49,35 +53,56 @@ def main(cfg: Config) -> None:
 
     warning = overlap_warning(splits["test"].rows, checkpoint["progress"]["particles"], Path(cfg.csv_dir) / "test.csv")
     if warning:
-        print(f"test.py: warning: {warning}", file=sys.stderr)
+        warn(warning)
     labels = {part: split.labels.numpy() for part, split in splits.items()}
-    predictions, regularisation = linear_probe(
+    probe = linear_probe(
         embeddings["train"], labels["train"], embeddings["valid"], labels["valid"], embeddings["test"], cfg.seed
     )
+    if probe.unfinished:
+        found = ", ".join(f"{value:g}" for value in probe.unfinished)
+        warn(f"the classifier did not converge at C = {found}; its best until then was taken")
     nearest, _ = classify(embeddings["test"], checkpoint["calibration"].prototypes)
     rows = splits["test"].rows
     report = closed_set_report(
         labels["test"],
-        predictions,
+        probe.predictions,
         checkpoint["classes"],
         rows[SNR].to_numpy(),
         rows[PARTICLE].to_numpy(),
-        cfg.seed,
+        Resampling(BOOTSTRAP, cfg.seed),
     )
     report |= {
         "checkpoint": str(cfg.checkpoint),
-        "classifier": f"logistic regression on frozen embeddings, C = {regularisation:g} chosen on valid.csv",
+        "classifier": describe(probe),
         "nearest_prototype_accuracy": float(np.mean(nearest == labels["test"])),
         "snr_convention": snr_convention(rows),
         "seed": cfg.seed,
     }
-    folder = results_folder(cfg.results_dir, cfg.checkpoint)
+    folder = claim_results(cfg.results_dir, cfg.checkpoint)
     write_json(folder / "closed_set.json", report)
-    figures.confusion_matrix(folder / "confusion.png", report["confusion_matrix"], checkpoint["classes"])
-    print(f"test.csv, linear classifier on frozen embeddings; SNR convention: {report['snr_convention']}")
-    print(format_report(report))
+    files = [folder / "closed_set.json"]
+    if draw(folder / "confusion.png", report):
+        files.append(folder / "confusion.png")
+    print(f"test.csv; SNR convention: {report['snr_convention']}\n{report['classifier']}")
+    print(format_closed_set(report))
     print(f"nearest class prototype, without a classifier: accuracy {report['nearest_prototype_accuracy']:.3f}")
-    print(f"written: {folder / 'closed_set.json'}, {folder / 'confusion.png'}")
+    print(f"written: {', '.join(map(str, files))}")
+
+
+def describe(probe: Probe) -> str:
+    """The classifier in words."""
+    text = f"logistic regression on frozen embeddings, C = {probe.regularisation:g} chosen on valid.csv"
+    if probe.fitted < probe.given:
+        text += f", fitted to {probe.fitted:,} of {probe.given:,} training volumes, as many of each class, at random"
+    return text
+
+
+def draw(path: Path, report: dict) -> bool:
+    """Draw the confusion matrix; says whether that could be done."""
+    from report.attempt import attempt  # here, as matplotlib takes a second
+    from report.pictures import confusion_matrix
+
+    return attempt(path, lambda path: confusion_matrix(path, report["confusion_matrix"], report["classes"]))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
+from common.cli import InputError
+
+OWNER_FILE = "checkpoint.txt"  # in a results folder: whose results these are
+
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
@@ -44,6 +48,34 @@ def write_csv(path: Path | str, table: pd.DataFrame) -> None:
 
 
 def results_folder(results_dir: Path | str, checkpoint: Path | str) -> Path:
-    """Where the results of a checkpoint go: `<results_dir>/<folder of the checkpoint>-<its name>`."""
+    """Where the results of a checkpoint go: `<results_dir>/<folder of the checkpoint>-<its name>`.
+
+    Checkpoints in folders of the same name share that place, so it records whose it is (`claim_results`).
+
+    Raises InputError where it holds the results of another checkpoint.
+    """
     checkpoint = Path(checkpoint)
-    return Path(results_dir) / f"{checkpoint.absolute().parent.name}-{checkpoint.stem}"
+    folder = Path(results_dir) / f"{checkpoint.absolute().parent.name}-{checkpoint.stem}"
+    try:
+        owner = (folder / OWNER_FILE).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:  # a new folder, or one of before it was recorded
+        return folder
+    if owner != _seen_from(folder, checkpoint):
+        raise InputError(
+            f"{folder}: holds the results of {os.path.normpath(os.path.realpath(folder) + os.sep + owner)}; expected "
+            f"those of {os.path.abspath(checkpoint)}; to keep both, give another --results-dir"
+        )
+    return folder
+
+
+def claim_results(results_dir: Path | str, checkpoint: Path | str) -> Path:
+    """The same, and record there which checkpoint it is of, as a path from that folder: both may move together."""
+    folder = results_folder(results_dir, checkpoint)
+    write_text(folder / OWNER_FILE, _seen_from(folder, checkpoint) + "\n")
+    return folder
+
+
+def _seen_from(folder: Path, checkpoint: Path | str) -> str:
+    """The path of a checkpoint from a folder; links in its folder are followed, itself may be one."""
+    real = os.path.join(os.path.realpath(Path(checkpoint).absolute().parent), Path(checkpoint).name)
+    return os.path.relpath(real, os.path.realpath(folder))

@@ -1,17 +1,40 @@
-"""Closed set: a linear classifier on frozen embeddings, and the report of any predictions on known classes."""
+"""Closed set: a linear classifier on frozen embeddings, and the figures of any predictions on known classes."""
 
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
-from evaluation.bootstrap import CONFIDENCE, interval, particle_weights
-from loader.columns import snr_order, snr_text
+from evaluation.bootstrap import CONFIDENCE, Resampling, interval, particle_weights, rows_per_class
+from loader.columns import snr_order
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 REGULARISATIONS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of scikit-learn, strongest first
-MAX_STEPS = 5000
+MAX_STEPS = 1000  # of the solver at each of them
+MOST_ROWS = 50_000  # training embeddings that the classifier is fitted to
+MOST_PER_CLASS = 1000  # of one class, where these are fewer
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a linear classifier says.
+
+    predictions: (N_test,) class indices.
+    regularisation: the C that was chosen.
+    fitted, given: training embeddings that it was fitted to, and those there were.
+    unfinished: the C at which the solver stopped before it converged; the best until then was taken.
+    """
+
+    predictions: np.ndarray
+    regularisation: float
+    fitted: int
+    given: int
+    unfinished: tuple[float, ...]
 
 
 def linear_probe(
@@ -21,53 +44,61 @@ def linear_probe(
     valid_labels: np.ndarray,
     test_emb: np.ndarray,
     seed: int,
-) -> tuple[np.ndarray, float]:
+) -> Probe:
     """Fit a linear classifier to convergence on the training embeddings and predict the test embeddings.
 
     The regularisation is the strongest of those with the best accuracy on the validation embeddings. Embeddings are
-    centred and scaled by one number, both from the training set, so that their geometry stays.
+    centred and scaled by one number, both from the training set, so that their geometry stays. Each fit starts from
+    the one before, of a stronger regularisation. Of each class at most MOST_PER_CLASS rows are fitted to, and fewer
+    where the classes are so many that this would be more than MOST_ROWS.
 
     Args:
         train_emb, valid_emb, test_emb: (N, E) each.
         train_labels, valid_labels: (N,) class indices.
-        seed: given to the solver (the default solver is deterministic).
-
-    Returns:
-        The predictions (N_test,) and the chosen regularisation C.
+        seed: of the choice of rows.
 
     Raises:
         ValueError: fewer than two classes, an empty set, or non-finite embeddings.
-        RuntimeError: the fit did not converge.
     """
     for name, embeddings in (("training", train_emb), ("validation", valid_emb), ("test", test_emb)):
         if len(embeddings) == 0 or not np.isfinite(embeddings).all():
             raise ValueError(f"linear probe: the {name} embeddings are empty or not finite")
-    if len(np.unique(train_labels)) < 2:
+    classes = len(np.unique(train_labels))
+    if classes < 2:
         raise ValueError("linear probe: the training set has fewer than two classes")
-    train, valid, test = (np.asarray(embeddings, dtype=np.float64) for embeddings in (train_emb, valid_emb, test_emb))
+    rows = rows_per_class(train_labels, max(1, min(MOST_PER_CLASS, MOST_ROWS // classes)), seed)
+    train = np.asarray(train_emb[rows], dtype=np.float64)
     center = train.mean(axis=0)
     scale = (train - center).std() or 1.0
-    train, valid, test = ((embeddings - center) / scale for embeddings in (train, valid, test))
+    valid, test = ((np.asarray(embeddings, dtype=np.float64) - center) / scale for embeddings in (valid_emb, test_emb))
+    train = (train - center) / scale
 
-    best_accuracy, best, chosen = -1.0, None, None
-    for regularisation in tqdm(REGULARISATIONS, desc="fitting the classifier", unit="fit", leave=False):
-        classifier = _fit(train, train_labels, regularisation, seed)
+    best_accuracy, predictions, chosen = -1.0, None, None
+    unfinished = []
+    fits = _fits(train, np.asarray(train_labels)[rows])
+    for regularisation, classifier, converged in tqdm(
+        fits, "fitting the classifier", len(REGULARISATIONS), unit="fit", leave=False
+    ):
         accuracy = np.mean(classifier.predict(valid) == valid_labels)
         if accuracy > best_accuracy:
-            best_accuracy, best, chosen = accuracy, classifier, regularisation
-    return best.predict(test), chosen
+            best_accuracy, predictions, chosen = accuracy, classifier.predict(test), regularisation
+        if not converged:
+            unfinished.append(regularisation)
+    return Probe(predictions, chosen, len(rows), len(train_labels), tuple(unfinished))
 
 
-def _fit(train: np.ndarray, labels: np.ndarray, regularisation: float, seed: int) -> LogisticRegression:
-    classifier = LogisticRegression(C=regularisation, max_iter=MAX_STEPS, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ConvergenceWarning)
-        try:
-            return classifier.fit(train, labels)
-        except ConvergenceWarning as warning:
-            raise RuntimeError(
-                f"linear probe: no convergence in {MAX_STEPS} steps at C = {regularisation:g}"
-            ) from warning
+def _fits(train: np.ndarray, labels: np.ndarray) -> Iterator[tuple[float, "LogisticRegression", bool]]:
+    """For each regularisation the classifier, the same object all along, and whether the solver converged."""
+    from sklearn.exceptions import ConvergenceWarning  # here: test.py --help does without scikit-learn
+    from sklearn.linear_model import LogisticRegression
+
+    classifier = LogisticRegression(max_iter=MAX_STEPS, warm_start=True)
+    for regularisation in REGULARISATIONS:
+        classifier.set_params(C=regularisation)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            classifier.fit(train, labels)
+        yield regularisation, classifier, not any(issubclass(one.category, ConvergenceWarning) for one in caught)
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
@@ -87,8 +118,7 @@ def closed_set_report(
     classes: list[str],
     snr_levels: np.ndarray,
     particles: np.ndarray,
-    seed: int = 0,
-    n_boot: int = 1000,
+    resampling: Resampling,
 ) -> dict:
     """Every closed-set figure of one set of predictions, with 95 % bootstrap intervals over particles.
 
@@ -104,14 +134,14 @@ def closed_set_report(
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if len(labels) == 0:
         raise ValueError("closed-set report: no rows")
-    snr_levels, particles = np.asarray(snr_levels).astype(str), np.asarray(particles).astype(str)
+    snr_levels = np.asarray(snr_levels).astype(str)
     levels = sorted(np.unique(snr_levels), key=snr_order)
     matrix = confusion_matrix(labels, predictions, len(classes))
 
     figures = _figures(labels, predictions, snr_levels, levels, len(classes), np.ones(len(labels)))
     resampled = [
         _figures(labels, predictions, snr_levels, levels, len(classes), weights)
-        for weights in tqdm(particle_weights(particles, n_boot, seed), "intervals", n_boot, leave=False)
+        for weights in tqdm(particle_weights(particles, resampling), "intervals", resampling.n_boot, leave=False)
     ]
     low_high = {name: [interval(draws) for draws in _columns(resampled, name)] for name in figures}
 
@@ -147,8 +177,8 @@ def closed_set_report(
         "classes": list(classes),
         "confusion_matrix": matrix.tolist(),
         "confidence": CONFIDENCE,
-        "bootstrap": n_boot,
-        "seed": seed,
+        "bootstrap": resampling.n_boot,
+        "seed": resampling.seed,
     }
 
 
@@ -187,35 +217,3 @@ def _columns(resampled: list[dict], name: str) -> np.ndarray:
 
 def _or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def format_report(report: dict) -> str:
-    """The report as text: accuracies, one line a class, and the confusion matrix (rows true, columns predicted)."""
-    width = max(10, *(len(name) for name in report["classes"]))
-
-    def figure(value: float | None, low_high: list[float] | None = None) -> str:
-        text = "     -" if value is None else f"{value:6.3f}"
-        return text if low_high is None else f"{text} [{low_high[0]:.3f}, {low_high[1]:.3f}]"
-
-    def line(name: str, key: str, entry: dict, n: int) -> str:
-        return f"{name:<{width + 14}} {figure(entry[key], entry[f'{key}_interval'])}  n = {n}"
-
-    lines = [line("accuracy", "accuracy", report, report["n"])]
-    lines += [line(f"  {snr_text(entry['snr'])}", "accuracy", entry, entry["n"]) for entry in report["per_snr"]]
-    lines += [
-        line("mean over SNRs", "mean_over_snrs", report, report["n"]),
-        line("mean F1 of the classes", "macro_f1", report, report["n"]),
-        f"{'largest class alone':<{width + 14}} {figure(report['floor'])}",
-        f"[95 % intervals over {report['n_particles']} particles]",
-        "",
-        f"{'class':<{width}} {'precision':>9} {'recall':>9} {'F1':>9} {'n':>7}",
-    ]
-    for entry in report["per_class"]:
-        numbers = "".join(f"    {figure(entry[key])}" for key in ("precision", "recall", "f1"))
-        lines.append(f"{entry['class']:<{width}}{numbers} {entry['support']:>7}")
-    cell = max(6, *(len(name) + 1 for name in report["classes"]))
-    lines += ["", "confusion matrix (row: true class, column: predicted)"]
-    lines.append(" " * width + "".join(f"{name:>{cell}}" for name in report["classes"]))
-    for name, row in zip(report["classes"], report["confusion_matrix"], strict=True):
-        lines.append(f"{name:<{width}}" + "".join(f"{count:>{cell}}" for count in row))
-    return "\n".join(lines)

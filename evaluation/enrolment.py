@@ -1,32 +1,41 @@
 """Enrolment: a few particles of a new class make its prototype; are the others recognised, without any training?"""
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from evaluation.bootstrap import mean_interval
+from evaluation.bootstrap import Resampling, mean_interval
 from evaluation.rejection import unit
 
 SHOTS = (1, 5, 20)
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """How many particles of each new class are named, and over how many draws of these the figures are means."""
+
+    shots: int
+    episodes: int = 100
 
 
 def few_shot(
     embeddings: np.ndarray,
     labels: np.ndarray,
     particles: np.ndarray,
-    shots: int,
-    episodes: int = 100,
-    seed: int = 0,
+    plan: Enrolment,
+    resampling: Resampling,
     gallery: np.ndarray | None = None,
-    n_boot: int = 200,
 ) -> dict:
-    """Accuracy of unseen classes by prototypes of `shots` particles each, over many draws of these particles.
+    """Accuracy of unseen classes by prototypes of a few particles (shots) each, over many draws of these particles.
 
-    In an episode one volume each of `shots` particles of every class makes that class's prototype; every volume of all
+    In an episode one volume each of as many particles of every class makes that class's prototype; every volume of all
     other particles is a query, so that shot and query never share a particle.
 
     Args:
         embeddings: (N, E) of unseen classes.
         labels: (N,) class names.
         particles: (N,) an identity that all copies of one particle share.
+        plan: shots and episodes; resampling: its seed draws the shots too.
         gallery: (C, E) prototypes of known classes that compete; a query that goes to one of them is wrong.
 
     Returns:
@@ -36,9 +45,10 @@ def few_shot(
     """
     embeddings = unit(np.asarray(embeddings, dtype=np.float64))
     names, numbers = np.unique(np.asarray(labels).astype(str), return_inverse=True)
-    particles = np.unique(np.asarray(particles).astype(str), return_inverse=True)[1]
+    particles = np.unique(np.asarray(particles), return_inverse=True)[1]
     competitors = len(names) + (0 if gallery is None else len(gallery))
-    result = {"shots": shots, "episodes": episodes, "n": len(labels), "classes": len(names), "seed": seed}
+    shots, n = plan.shots, len(labels)
+    result = {"shots": shots, "episodes": plan.episodes, "n": n, "classes": len(names), "seed": resampling.seed}
     result |= {"gallery": competitors, "chance": 1 / max(competitors, 1)}
     members = [np.flatnonzero(numbers == number) for number in range(len(names))]
     fewest = min((len(np.unique(particles[rows])) for rows in members), default=0)
@@ -48,31 +58,33 @@ def few_shot(
             reason = "one class: there is nothing to choose"
         return {"accuracy": None, "accuracy_interval": None, "std": None, "per_class": None, **result, "reason": reason}
 
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(resampling.seed)
     right, asked = np.zeros(len(labels)), np.zeros(len(labels))
     accuracies = []
-    for _ in range(episodes):
+    for _ in range(plan.episodes):
         shot_rows = [_draw_shots(rows, particles[rows], shots, rng) for rows in members]
         class_prototypes = unit(np.stack([embeddings[rows].mean(axis=0) for rows in shot_rows]))  # (K, E)
         if gallery is not None:
             class_prototypes = np.concatenate([class_prototypes, unit(gallery)])
-        queries = ~np.isin(particles, particles[np.concatenate(shot_rows)])
-        hits = (embeddings[queries] @ class_prototypes.T).argmax(axis=1) == numbers[queries]
-        right[queries] += hits
-        asked[queries] += 1
-        accuracies.append(hits.mean())
+        shown = np.zeros(particles.max() + 1, dtype=bool)
+        shown[particles[np.concatenate(shot_rows)]] = True
+        queries = ~shown[particles]
+        hits = ((embeddings @ class_prototypes.T).argmax(axis=1) == numbers) & queries
+        right += hits
+        asked += queries
+        accuracies.append(hits.sum() / queries.sum())
     rate = right[asked > 0] / asked[asked > 0]
     of_class, of_particle = numbers[asked > 0], particles[asked > 0]
     return {
         "accuracy": float(rate.mean()),
-        "accuracy_interval": mean_interval(rate, of_particle, n_boot, seed),
+        "accuracy_interval": mean_interval(rate, of_particle, resampling),
         "std": float(np.std(accuracies)),
         "per_class": [
             {
                 "class": str(name),
                 "accuracy": float(rate[of_class == number].mean()),
                 "accuracy_interval": mean_interval(
-                    rate[of_class == number], of_particle[of_class == number], n_boot, seed
+                    rate[of_class == number], of_particle[of_class == number], resampling
                 ),
                 "n": int(np.sum(of_class == number)),
             }

@@ -6,10 +6,10 @@ A floor is an embedding made of simple features, so that every figure of the net
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import rankdata
-from sklearn.neighbors import KNeighborsClassifier
 
 from evaluation.rejection import auroc
+from loader.columns import SNR, TOMOGRAM
+from loader.dataset import Split
 
 NEIGHBOURS = 15  # of the classifier of known classes
 ANGLE = 0.1  # radians a standard deviation near the mean
@@ -61,6 +61,8 @@ def blob_features(images: torch.Tensor) -> np.ndarray:
 
 def known_correct(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray) -> np.ndarray:
     """Whether the vote of the nearest training embeddings (N, E) names each test row's known class, (M,) bool."""
+    from sklearn.neighbors import KNeighborsClassifier  # here: open_set.py --help does without scikit-learn
+
     classifier = KNeighborsClassifier(min(NEIGHBOURS, len(train)), weights="distance").fit(train, train_labels)
     return classifier.predict(test) == test_labels
 
@@ -73,6 +75,8 @@ def explained(scores: np.ndarray, factor: np.ndarray) -> float | None:
     """
     if len(np.unique(factor)) < 2 or len(np.unique(scores)) < 2:
         return None
+    from scipy.stats import rankdata  # here, for the same reason
+
     ranks = rankdata(scores)
     if np.issubdtype(factor.dtype, np.number):
         return float(np.corrcoef(ranks, rankdata(factor))[0, 1] ** 2)
@@ -83,6 +87,19 @@ def explained(scores: np.ndarray, factor: np.ndarray) -> float | None:
     means = np.bincount(groups, ranks) / counts
     within = np.sum((ranks - means[groups]) ** 2) / (len(ranks) - len(counts))
     return float(max(0.0, 1 - within / ranks.var(ddof=1)))
+
+
+def factors(known: Split, unseen: Split) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What "unknown" must not follow: name -> values of the known and of the unseen particles; only what varies."""
+    columns = {"SNR": SNR, "tomogram": TOMOGRAM}
+    result = {
+        name: tuple(split.rows[column].to_numpy(str) for split in (known, unseen))
+        for name, column in columns.items()
+        if column in known.rows and column in unseen.rows
+    }
+    for number, name in enumerate(("mean intensity", "contrast (standard deviation)")):
+        result[name] = known.intensity[:, number], unseen.intensity[:, number]
+    return {name: values for name, values in result.items() if len(np.unique(np.concatenate(values))) > 1}
 
 
 def confounds(

@@ -1,15 +1,17 @@
 """The parts of an open-set report, each for one set of embedded particles: from embeddings to a dict ready for JSON."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
+from tqdm import tqdm
 
 from evaluation import rejection
-from evaluation.bootstrap import interval, known_unknown_weights, mean_interval
+from evaluation.bootstrap import Resampling, interval, known_unknown_weights, mean_interval
 from evaluation.discovery import discover
-from evaluation.enrolment import SHOTS, few_shot
+from evaluation.enrolment import SHOTS, Enrolment, few_shot
 from evaluation.floors import known_correct
-from evaluation.verification import authors_protocol, pairs_at_scale
+from evaluation.verification import AUTHORS, SCALE, PairPlan, authors_protocol, pairs_at_scale
 from loader.columns import snr_order
 
 FLOOR_PAIRS = 20_000  # pairs of each kind that the intervals of a floor's AUC rest on
@@ -17,7 +19,10 @@ FLOOR_PAIRS = 20_000  # pairs of each kind that the intervals of a floor's AUC r
 
 @dataclass(frozen=True)
 class Embedded:
-    """Embedded particles: embeddings (N, E), and of each its class name, particle and SNR level, all (N,)."""
+    """Embedded particles: embeddings (N, E), and of each its class name, particle and SNR level, all (N,).
+
+    Particles are names, or their numbers (`number_particles`), which save time.
+    """
 
     embeddings: np.ndarray
     classes: np.ndarray
@@ -42,18 +47,58 @@ class Embedded:
         return levels if len(levels) > 1 else []
 
 
-def verify(unseen: Embedded, known: Embedded, seed: int, n_boot: int, prepare: bool = True) -> dict:
+@dataclass(frozen=True)
+class Scored:
+    """Embedded particles, and every score of theirs by name, each (N,), as rejection.all_scores gives them."""
+
+    rows: Embedded
+    scores: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class View:
+    """All sets of particles as one embedding sees them: the network's, or a floor's.
+
+    sets: train, test and the unseen sets.
+    prepare: whether pairs are compared as the authors do; not where all components hold meaning.
+    """
+
+    name: str
+    sets: dict[str, Embedded]
+    prepare: bool
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One unseen set (valid_unseen or unseen), its part of the report, and the particles of test.csv and its own."""
+
+    name: str
+    part: dict
+    known: Scored
+    unseen: Scored
+
+
+def compute(steps: dict[str, Callable[[Resampling], dict]], resampling: Resampling) -> dict[str, dict]:
+    """The result of each step, with a bar that says which is at work."""
+    results = {}
+    with tqdm(total=len(steps), unit="part", leave=False) as bar:
+        for name, step in steps.items():
+            bar.set_description(name)
+            results[name] = step(resampling)
+            bar.update()
+    return results
+
+
+def verify(unseen: Embedded, known: Embedded, resampling: Resampling) -> dict:
     """Verification of unseen classes, and with seen against unseen as the different pairs; overall and per SNR."""
 
     def figures(unseen: Embedded, known: Embedded) -> dict:
         sides = np.repeat([True, False], [len(known), len(unseen)])
         return {
             "n": len(unseen),
-            "authors": authors_protocol(
-                unseen.embeddings, unseen.classes, unseen.particles, seed=seed, prepare=prepare, n_boot=n_boot
-            ),
-            "unseen_unseen": _scale(unseen, seed, n_boot, prepare),
-            "seen_unseen": _scale(known.join(unseen), seed, n_boot, prepare, sides),
+            "authors": authors_protocol(unseen.embeddings, unseen.classes, unseen.particles, AUTHORS, resampling),
+            "unseen_unseen": _pairs(unseen, SCALE, resampling),
+            "seen_unseen": _pairs(known.join(unseen), SCALE, resampling, sides),
         }
 
     per_snr = [
@@ -63,82 +108,89 @@ def verify(unseen: Embedded, known: Embedded, seed: int, n_boot: int, prepare: b
     return {**figures(unseen, known), "per_snr": per_snr}
 
 
-def known_only(known: Embedded, correct: np.ndarray, seed: int, n_boot: int) -> dict:
-    """What the known classes say alone: accuracy by nearest prototype, and seen-seen pairs; overall and per SNR."""
+def known_only(
+    known: Embedded, correct: np.ndarray, rejected: np.ndarray, valid_rates: dict[str, float], resampling: Resampling
+) -> dict:
+    """What the known classes say alone: accuracy by nearest prototype, how often they are called unknown, and seen-seen
+    pairs; overall, per SNR and (without pairs) per class.
+
+    Args:
+        correct, rejected: (N,) bool, whether a row's nearest prototype is its class's, and whether it is called
+            unknown.
+        valid_rates: share of each class's validation volumes that is called unknown; a class may be missing.
+    """
+
+    def rates(chosen: np.ndarray) -> dict:
+        particles = known.particles[chosen]
+        result = {"n": len(particles), "n_particles": len(np.unique(particles))}
+        for name, values in (("prototype_accuracy", correct[chosen]), ("false_rejection_rate", rejected[chosen])):
+            result[name] = float(values.mean())
+            result[f"{name}_interval"] = mean_interval(values, particles, resampling)
+        return result
 
     def figures(chosen: np.ndarray) -> dict:
-        rows = known.keep(chosen)
-        return {
-            "n": len(rows),
-            "prototype_accuracy": float(correct[chosen].mean()),
-            "prototype_accuracy_interval": mean_interval(correct[chosen], rows.particles, n_boot, seed),
-            "seen_seen": _scale(rows, seed, n_boot, prepare=True),
-        }
+        return {**rates(chosen), "seen_seen": _pairs(known.keep(chosen), SCALE, resampling)}
 
-    per_snr = [{"snr": level, **figures(known.snr == level)} for level in known.levels()]
-    return {**figures(np.full(len(known), True)), "per_snr": per_snr}
+    return {
+        **figures(np.full(len(known), True)),
+        "per_snr": [{"snr": level, **figures(known.snr == level)} for level in known.levels()],
+        "per_class": [
+            {
+                "class": str(name),
+                **rates(known.classes == name),
+                "valid_false_rejection_rate": valid_rates.get(str(name)),
+            }
+            for name in np.unique(known.classes)
+        ],
+    }
 
 
-def _scale(
-    rows: Embedded, seed: int, n_boot: int, prepare: bool, sides: np.ndarray | None = None, **options: int
-) -> dict:
-    options |= {"seed": seed, "sides": sides, "n_boot": n_boot, "prepare": prepare}
-    return pairs_at_scale(rows.embeddings, rows.classes, rows.particles, **options)
+def _pairs(rows: Embedded, plan: PairPlan, resampling: Resampling, sides: np.ndarray | None = None) -> dict:
+    return pairs_at_scale(rows.embeddings, rows.classes, rows.particles, plan, resampling, sides)
 
 
 def reject(
-    known: Embedded,
-    unseen: Embedded,
-    known_scores: dict[str, np.ndarray],
-    unseen_scores: dict[str, np.ndarray],
-    correct: np.ndarray,
-    calibration: rejection.Calibration,
-    seed: int,
-    n_boot: int,
+    known: Scored, unseen: Scored, correct: np.ndarray, calibration: rejection.Calibration, resampling: Resampling
 ) -> dict:
     """Known against unseen by every score, overall, per SNR and per unseen class; and the default at its threshold.
 
     Args:
-        known_scores, unseen_scores: name -> (N,), as rejection.all_scores gives them.
         correct: (N_known,) bool, whether the nearest prototype of a known row is its class's.
         calibration: of the checkpoint.
     """
     name, threshold = calibration.score, calibration.threshold
-    everywhere = np.full(len(known), True), np.full(len(unseen), True)
-    levels = {level: (known.snr == level, unseen.snr == level) for level in unseen.levels()}
-    classes = {str(label): (everywhere[0], unseen.classes == label) for label in np.unique(unseen.classes)}
+    everywhere = np.full(len(known.rows), True), np.full(len(unseen.rows), True)
+    levels = {level: (known.rows.snr == level, unseen.rows.snr == level) for level in unseen.rows.levels()}
+    of_unseen = unseen.rows.classes
+    classes = {str(label): (everywhere[0], of_unseen == label) for label in np.unique(of_unseen)}
 
     def figures(score: str, in_known: np.ndarray, in_unseen: np.ndarray) -> dict:
-        a, b = known_scores[score][in_known], unseen_scores[score][in_unseen]
+        a, b = known.scores[score][in_known], unseen.scores[score][in_unseen]
         counts = {"n_known": len(a), "n_unseen": len(b)}
         if not len(a) or not len(b):
             return {"reason": f"{len(a)} known and {len(b)} unseen rows", **counts}
-        particles = known.particles[in_known], unseen.particles[in_unseen]
-        return _with_intervals(rejection.rank(a, b, correct[in_known]), particles, n_boot, seed) | counts
+        particles = known.rows.particles[in_known], unseen.rows.particles[in_unseen]
+        return _with_intervals(rejection.rank(a, b, correct[in_known]), particles, resampling) | counts
 
     def rates(in_known: np.ndarray, in_unseen: np.ndarray) -> dict:
-        rejected = {
-            "false_rejection_rate": (known_scores[name] < threshold, known.particles, in_known),
-            "unknown_detection_rate": (unseen_scores[name] < threshold, unseen.particles, in_unseen),
-        }
+        sides = {"false_rejection_rate": (known, in_known), "unknown_detection_rate": (unseen, in_unseen)}
         result = {}
-        for rate, (values, particles, chosen) in rejected.items():
-            some = chosen.any()
+        for rate, (side, chosen) in sides.items():
+            some, values, particles = chosen.any(), side.scores[name] < threshold, side.rows.particles
             result[rate] = float(values[chosen].mean()) if some else None
-            result[f"{rate}_interval"] = (
-                mean_interval(values[chosen], particles[chosen], n_boot, seed) if some else None
-            )
+            result[f"{rate}_interval"] = mean_interval(values[chosen], particles[chosen], resampling) if some else None
         return result
 
     def of_class(label: str) -> dict:
-        detected = {key: value for key, value in rates(*classes[label]).items() if key.startswith("unknown")}
-        return {"class": label, "most_like": _most_like(known, unseen.keep(classes[label][1])), **detected}
+        chosen = classes[label]
+        detected = {key: value for key, value in rates(*chosen).items() if key.startswith("unknown")}
+        return {"class": label, "most_like": _most_like(known.rows, unseen.rows.keep(chosen[1])), **detected}
 
     scores = {
         score: figures(score, *everywhere)
         | {"per_snr": [{"snr": level, **figures(score, *rows)} for level, rows in levels.items()]}
         | {"per_class": [{"class": label, **figures(score, *rows)} for label, rows in classes.items()]}
-        for score in known_scores
+        for score in known.scores
     }
     return {
         "scores": scores,
@@ -155,12 +207,11 @@ def reject(
 def _with_intervals(
     ranking: rejection.Ranking,
     particles: tuple[np.ndarray, np.ndarray],
-    n_boot: int,
-    seed: int,
+    resampling: Resampling,
     names: tuple[str, ...] = ("auroc", "aupr", "fpr95", "oscr"),
 ) -> dict:
     """Some measures of ranked rows, each with its interval over particles, those of known and of unseen rows."""
-    drawn = [rejection.measures(ranking, weights) for weights in known_unknown_weights(*particles, n_boot, seed)]
+    drawn = [rejection.measures(ranking, weights) for weights in known_unknown_weights(*particles, resampling)]
     result = {}
     measured = rejection.measures(ranking)
     for name in names:
@@ -180,14 +231,12 @@ def class_means(rows: Embedded) -> tuple[list[str], np.ndarray]:
     return [str(name) for name in names], rejection.prototypes(rows.embeddings, numbers, len(names))
 
 
-def enrol(unseen: Embedded, gallery: np.ndarray, seed: int, n_boot: int) -> dict:
+def enrol(unseen: Embedded, gallery: np.ndarray, resampling: Resampling) -> dict:
     """1-, 5- and 20-shot accuracy, of unseen classes alone and among prototypes of known ones; overall and per SNR."""
 
     def shots(rows: Embedded, prototypes: np.ndarray | None) -> list[dict]:
-        return [
-            few_shot(rows.embeddings, rows.classes, rows.particles, number, 100, seed, prototypes, n_boot)
-            for number in SHOTS
-        ]
+        given = rows.embeddings, rows.classes, rows.particles
+        return [few_shot(*given, Enrolment(number), resampling, prototypes) for number in SHOTS]
 
     def figures(rows: Embedded) -> dict:
         return {"unseen_only": shots(rows, None), "with_known": shots(rows, gallery)}
@@ -197,7 +246,7 @@ def enrol(unseen: Embedded, gallery: np.ndarray, seed: int, n_boot: int) -> dict
 
 
 def discovery(
-    known: Embedded, unseen: Embedded, rejected: tuple[np.ndarray, np.ndarray], seed: int, n_boot: int
+    known: Embedded, unseen: Embedded, rejected: tuple[np.ndarray, np.ndarray], resampling: Resampling
 ) -> dict:
     """Clusters of the particles called unknown (falsely rejected knowns among them), and of all unseen ones; per SNR.
 
@@ -206,7 +255,7 @@ def discovery(
     """
 
     def clusters(rows: Embedded) -> dict:
-        return discover(rows.embeddings, rows.classes, rows.particles, seed, n_boot)
+        return discover(rows.embeddings, rows.classes, rows.particles, resampling)
 
     called_unknown = known.keep(rejected[0]).join(unseen.keep(rejected[1]))
     return {
@@ -226,32 +275,34 @@ def discovery(
     }
 
 
-def floor(name: str, train: Embedded, known: Embedded, unseen: Embedded, seed: int, n_boot: int, prepare: bool) -> dict:
-    """The figures that every embedding can be compared by: the network's, and the floors'.
+def floor(view: View, name: str, resampling: Resampling) -> dict:
+    """The figures of an unseen set that every embedding can be compared by: the network's, and the floors'.
 
     Known accuracy and known-against-unseen AUROC are by nearest training neighbours, so that no floor is at a
     disadvantage for not being trained.
     """
+    train, known, unseen = (view.sets[part] for part in ("train", "test", name))
     labels = np.unique(train.classes, return_inverse=True)[1]
     reference = train.embeddings, labels, rejection.class_neighbours(labels)
     scores = [rejection.class_knn_cosine(rows.embeddings, *reference) for rows in (known, unseen)]
     particles = known.particles, unseen.particles
     correct = known_correct(train.embeddings, train.classes, known.embeddings, known.classes)
-    five_shot = few_shot(unseen.embeddings, unseen.classes, unseen.particles, 5, 100, seed, n_boot=n_boot)
+    five_shot = few_shot(unseen.embeddings, unseen.classes, unseen.particles, Enrolment(5), resampling)
+    plan = replace(SCALE, prepare=view.prepare, resampled=FLOOR_PAIRS)
 
     def auc(rows: Embedded) -> dict:
-        found = _scale(rows, seed, n_boot, prepare, bootstrap_pairs=FLOOR_PAIRS)
+        found = _pairs(rows, plan, resampling)
         return {"unseen_auc": found["auc"], "unseen_auc_interval": found["auc_interval"]}
 
     return {
-        "embedding": name,
+        "embedding": view.name,
         **auc(unseen),
         "per_snr": [{"snr": level, **auc(unseen.keep(unseen.snr == level))} for level in unseen.levels()],
         "five_shot": five_shot["accuracy"],
         "five_shot_interval": five_shot["accuracy_interval"],
-        **_with_intervals(rejection.rank(*scores), particles, n_boot, seed, ("auroc",)),
+        **_with_intervals(rejection.rank(*scores), particles, resampling, ("auroc",)),
         "known_accuracy": float(correct.mean()),
-        "known_accuracy_interval": mean_interval(correct, known.particles, n_boot, seed),
+        "known_accuracy_interval": mean_interval(correct, known.particles, resampling),
         "n_unseen": len(unseen),
         "n_known": len(known),
     }

@@ -3,14 +3,33 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from evaluation import rejection
-from evaluation.bootstrap import interval, particle_weights
+from evaluation.bootstrap import Resampling, interval, particle_weights
 
 CHUNK = 16384  # pairs whose embeddings are gathered at once
+FOLDS = 10  # of the authors' protocol
 FALSE_ACCEPT_RATES = (1e-2, 1e-3)
 EXPECTED_FALSE_ACCEPTS = 100  # a validation rate needs this many: FAR 1e-3 needs 1e5 different pairs
+
+
+@dataclass(frozen=True)
+class PairPlan:
+    """Which pairs are compared.
+
+    n_same, n_different: pairs drawn, or all that exist where they are fewer.
+    prepare: subtract from each embedding the mean of its own components and give it length 1, as the authors do.
+    resampled: pairs of each kind that the intervals rest on, at most.
+    """
+
+    n_same: int
+    n_different: int
+    prepare: bool = True
+    resampled: int = 100_000
+
+
+AUTHORS = PairPlan(600, 1200)
+SCALE = PairPlan(100_000, 1_000_000)
 
 
 def center_and_normalise(embeddings: np.ndarray) -> np.ndarray:
@@ -90,7 +109,9 @@ def pair_pools(labels: np.ndarray, particles: np.ndarray, sides: np.ndarray | No
         particles: (N,) an identity that all copies of one particle share.
         sides: (N,) bool; when given, different-class pairs are only those of one row of each side.
     """
-    particles = np.unique(np.asarray(particles).astype(str), return_inverse=True)[1]
+    from scipy.sparse import csr_matrix  # here: open_set.py --help does without SciPy
+
+    particles = np.unique(np.asarray(particles), return_inverse=True)[1]
     names, numbers = np.unique(np.asarray(labels).astype(str), return_inverse=True)
     order = np.argsort(numbers, kind="stable")
     starts = np.searchsorted(numbers[order], np.arange(len(names) + 1))
@@ -178,15 +199,7 @@ def validation_rate(curve: np.ndarray, false_accept_rate: float) -> float:
 
 
 def authors_protocol(
-    embeddings: np.ndarray,
-    labels: np.ndarray,
-    particles: np.ndarray,
-    n_same: int = 600,
-    n_different: int = 1200,
-    folds: int = 10,
-    seed: int = 0,
-    prepare: bool = True,
-    n_boot: int = 200,
+    embeddings: np.ndarray, labels: np.ndarray, particles: np.ndarray, plan: PairPlan, resampling: Resampling
 ) -> dict:
     """The authors' verification of unseen classes: the threshold that is best on nine folds is scored on the tenth.
 
@@ -194,9 +207,8 @@ def authors_protocol(
         embeddings: (N, E) of unseen classes only.
         labels: (N,) class names.
         particles: (N,) an identity that all copies of one particle share; no pair shares one.
-        n_same, n_different: pairs drawn, or all that exist when they are fewer.
-        prepare: subtract from each embedding the mean of its own components and give it length 1, as the authors do.
-        n_boot: resamples of particles for the 95 % interval of the accuracy, with the folds' thresholds as they are.
+        plan: AUTHORS is theirs.
+        resampling: of the interval of the accuracy, with the folds' thresholds as they are; its seed draws the pairs.
 
     Returns:
         accuracy, its std over folds and its interval, `floor` (accuracy of always giving the more frequent answer),
@@ -204,19 +216,20 @@ def authors_protocol(
         with a `reason`, when there are fewer pairs of a kind than folds.
     """
     pools = pair_pools(labels, particles)
-    rng = np.random.default_rng(seed)
-    drawn = [rng.permutation(pool.draw(wanted, rng)) for pool, wanted in zip(pools, (n_same, n_different), strict=True)]
+    rng = np.random.default_rng(resampling.seed)
+    wanted = plan.n_same, plan.n_different
+    drawn = [rng.permutation(pool.draw(number, rng)) for pool, number in zip(pools, wanted, strict=True)]
     counts = [len(pairs) for pairs in drawn]
-    result = {"n_same": counts[0], "n_different": counts[1], "folds": folds, "seed": seed}
-    if min(counts) < folds:
+    result = {"n_same": counts[0], "n_different": counts[1], "folds": FOLDS, "seed": resampling.seed}
+    if min(counts) < FOLDS:
         names = dict.fromkeys(["accuracy", "std", "accuracy_interval", "floor", "auc", "eer", "val_at_far"])
-        return {**names, **result, "reason": f"{counts[0]} same and {counts[1]} different pairs for {folds} folds"}
+        return {**names, **result, "reason": f"{counts[0]} same and {counts[1]} different pairs for {FOLDS} folds"}
 
-    features = center_and_normalise(embeddings) if prepare else embeddings
+    features = center_and_normalise(embeddings) if plan.prepare else embeddings
     scores = [similarity(features, pairs) for pairs in drawn]
-    fold_of = [np.arange(count) * folds // count for count in counts]
+    fold_of = [np.arange(count) * FOLDS // count for count in counts]
     accuracies, rows, right = [], [], []
-    for fold in range(folds):
+    for fold in range(FOLDS):
         fit = [kind[of != fold] for kind, of in zip(scores, fold_of, strict=True)]
         same, different = (kind[of == fold] for kind, of in zip(scores, fold_of, strict=True))
         threshold = best_threshold(*fit)
@@ -228,7 +241,7 @@ def authors_protocol(
     return {
         "accuracy": float(np.mean(accuracies)),
         "std": float(np.std(accuracies)),
-        "accuracy_interval": _pair_interval(np.concatenate(right), np.concatenate(rows), particles, n_boot, seed),
+        "accuracy_interval": _pair_interval(np.concatenate(right), np.concatenate(rows), particles, resampling),
         "floor": max(counts) / sum(counts),
         "auc": area(curve),
         "eer": equal_error_rate(curve),
@@ -238,11 +251,11 @@ def authors_protocol(
 
 
 def _pair_interval(
-    right: np.ndarray, pairs: np.ndarray, particles: np.ndarray, n_boot: int, seed: int
+    right: np.ndarray, pairs: np.ndarray, particles: np.ndarray, resampling: Resampling
 ) -> list[float] | None:
     """The interval of the mean over pairs (M, 2), a pair counting as often as its two rows together."""
     means = []
-    for weights in particle_weights(particles, n_boot, seed):
+    for weights in particle_weights(particles, resampling):
         counts = weights[pairs].prod(axis=1)
         means.append(np.sum(right * counts) / counts.sum() if counts.any() else np.nan)
     return interval(means)
@@ -262,48 +275,45 @@ def pairs_at_scale(
     embeddings: np.ndarray,
     labels: np.ndarray,
     particles: np.ndarray,
-    n_same: int = 100_000,
-    n_different: int = 1_000_000,
-    seed: int = 0,
+    plan: PairPlan,
+    resampling: Resampling,
     sides: np.ndarray | None = None,
-    prepare: bool = True,
-    n_boot: int = 200,
-    bootstrap_pairs: int = 100_000,
 ) -> dict:
     """Verification on very many pairs: AUC, EER, and validation rates at low false-accept rates.
 
     Args:
-        embeddings, labels, particles, prepare: as in `authors_protocol`.
-        n_same, n_different: pairs drawn evenly, or all that exist when they are fewer.
+        embeddings, labels, particles: as in `authors_protocol`.
+        plan: SCALE, or another number of pairs, which are drawn evenly.
+        resampling: of particles for the 95 % intervals; its seed draws the pairs.
         sides: (N,) bool; when given, different pairs are only those of one row of each side (seen against unseen).
-        n_boot: resamples of particles for the 95 % intervals, on at most `bootstrap_pairs` pairs of each kind.
 
     Returns:
         The figures with intervals, overall and per class (its same pairs against its different ones), and the ROC.
         A validation rate at a false-accept rate that the pairs cannot resolve is None, with a `reason`.
     """
     pools = pair_pools(labels, particles, sides)
-    rng = np.random.default_rng(seed)
-    same, different = (pool.draw(wanted, rng) for pool, wanted in zip(pools, (n_same, n_different), strict=True))
+    rng = np.random.default_rng(resampling.seed)
+    wanted = plan.n_same, plan.n_different
+    same, different = (pool.draw(number, rng) for pool, number in zip(pools, wanted, strict=True))
     result = {
         "n_same": len(same),
         "n_different": len(different),
         "n_same_exist": pools[0].count,
         "n_different_exist": pools[1].count,
-        "seed": seed,
-        "bootstrap": n_boot,
+        "seed": resampling.seed,
+        "bootstrap": resampling.n_boot,
     }
     if len(same) == 0 or len(different) == 0:
         names = dict.fromkeys(["auc", "auc_interval", "eer", "eer_interval", "val_at_far", "roc", "per_class"])
         return {**names, **result, "reason": f"{len(same)} same and {len(different)} different pairs"}
 
-    features = center_and_normalise(embeddings) if prepare else embeddings
+    features = center_and_normalise(embeddings) if plan.prepare else embeddings
     curve = rank_pairs(features, same, different).curve()
-    fewer = [rng.permutation(pairs)[:bootstrap_pairs] for pairs in (same, different)]
+    fewer = [rng.permutation(pairs)[: plan.resampled] for pairs in (same, different)]
     ranked = rank_pairs(features, *fewer)
     by_class = _by_class(ranked, np.asarray(labels).astype(str))
     draws = {"auc": [], "eer": [], **{rate: [] for rate in FALSE_ACCEPT_RATES}, **{name: [] for name in by_class}}
-    for weights in particle_weights(particles, n_boot, seed):
+    for weights in particle_weights(particles, resampling):
         resampled = ranked.curve(weights)
         draws["auc"].append(area(resampled))
         draws["eer"].append(equal_error_rate(resampled))

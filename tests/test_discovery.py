@@ -4,16 +4,17 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
-from sklearn.mixture import GaussianMixture
 
 from evaluation import discovery
+from evaluation.bootstrap import Resampling
 from evaluation.discovery import (
     NOISE,
     _agreement_intervals,
     agreement,
+    best_jaccard,
     discover,
-    gaussian_mixture,
     hdbscan,
     one_per_particle,
     purity,
@@ -29,10 +30,9 @@ def clusters(number: int, size: int, spread: float, seed: int = 0) -> tuple[np.n
     return np.eye(32)[classes] + spread * rng.normal(size=(number * size, 32)), np.array(list("abcdefgh"))[classes]
 
 
-@pytest.mark.parametrize("method", ["hdbscan", "gaussian_mixture"])
-def test_the_number_of_clear_clusters_is_found(method):
+def test_the_number_of_clear_clusters_is_found():
     embeddings, classes = clusters(5, 40, 0.05)
-    found = discover(embeddings, classes, np.arange(200), n_boot=4, reclusterings=4)[method]
+    found = discover(embeddings, classes, np.arange(200), Resampling(4), reclusterings=4)["hdbscan"]
     assert found["clusters"] == found["true_classes"] == found["stable_clusters"] == 5
     assert found["ari"] > 0.97 and found["nmi"] > 0.97 and found["purity"] > 0.99 and found["purity_floor"] == 0.2
     for entry in found["per_cluster"]:
@@ -42,17 +42,16 @@ def test_the_number_of_clear_clusters_is_found(method):
 
 def test_noise_has_no_stable_clusters_and_no_agreement():
     embeddings = np.random.default_rng(0).normal(size=(150, 32))
-    result = discover(embeddings, np.array(list("abc"))[np.arange(150) % 3], np.arange(150), n_boot=4, reclusterings=4)
-    for method in ("hdbscan", "gaussian_mixture"):
-        assert abs(result[method]["ari"]) < 0.05
-        assert result[method]["stable_clusters"] <= 1
+    classes = np.array(list("abc"))[np.arange(150) % 3]
+    found = discover(embeddings, classes, np.arange(150), Resampling(4), reclusterings=4)["hdbscan"]
+    assert abs(found["ari"]) < 0.05 and found["stable_clusters"] <= 1
 
 
 def test_intervals_hold_the_figures_and_narrow_with_more_particles():
     def width(size: int) -> float:
         embeddings, classes = clusters(4, size, 0.2)
         classes = np.where(np.arange(len(classes)) % 5 == 0, "x", classes)  # a fifth is named wrongly
-        found = discover(embeddings, classes, np.arange(4 * size), n_boot=100, reclusterings=4)["hdbscan"]
+        found = discover(embeddings, classes, np.arange(4 * size), Resampling(100), reclusterings=4)["hdbscan"]
         low, high = found["ari_interval"]
         assert low < found["ari"] < high and found["nmi_interval"] and found["purity_interval"]
         assert found["clusters_interval"][0] <= found["clusters"] <= found["clusters_interval"][1]
@@ -66,7 +65,7 @@ def test_intervals_of_clusters_that_have_nothing_to_do_with_the_classes_hold_cha
     rng = np.random.default_rng(0)
     found, classes = rng.integers(number, size=size), rng.integers(6, size=size)
     figures = agreement(found, classes)
-    intervals = _agreement_intervals(found, classes, 100, seed=0)
+    intervals = _agreement_intervals(found, classes, Resampling(100))
     for key, value in figures.items():
         low, high = intervals[f"{key}_interval"]
         assert low < value < high, key
@@ -82,23 +81,25 @@ def test_an_interval_is_as_wide_as_the_figure_varies_from_sample_to_sample():
 
     figures = [agreement(*sample(seed))["ari"] for seed in range(200)]
     low, high = np.percentile(figures, [2.5, 97.5])
-    drawn = _agreement_intervals(*sample(0), 200, seed=0)["ari_interval"]
+    drawn = _agreement_intervals(*sample(0), Resampling(200))["ari_interval"]
     assert 0.6 < (drawn[1] - drawn[0]) / (high - low) < 1.5
 
 
 def test_small_clear_classes_are_stable_and_their_number_is_certain():
     embeddings, classes = clusters(6, 15, 0.02)
-    found = discover(embeddings, classes, np.arange(90), n_boot=4, reclusterings=10)["hdbscan"]
+    found = discover(embeddings, classes, np.arange(90), Resampling(4), reclusterings=10)["hdbscan"]
     assert found["clusters"] == found["stable_clusters"] == 6
     assert found["clusters_interval"] == [6, 6]
 
 
-def test_a_number_that_is_the_most_that_were_tried_says_so(monkeypatch):
-    monkeypatch.setattr("evaluation.discovery.MOST_CLUSTERS", 3)
-    embeddings, classes = clusters(5, 40, 0.05)
-    found = discover(embeddings, classes, np.arange(200), n_boot=2, reclusterings=2)
-    assert found["gaussian_mixture"]["clusters"] == 3 and found["gaussian_mixture"]["at_limit"]
-    assert not found["hdbscan"]["at_limit"]
+def test_of_very_many_particles_some_are_clustered_and_the_report_says_so(monkeypatch):
+    monkeypatch.setattr("evaluation.discovery.MOST_PARTICLES", 100)
+    embeddings, classes = clusters(5, 400, 0.05)
+    found = discover(embeddings, classes, np.arange(2000), Resampling(2), reclusterings=2)
+    assert (found["n"], found["n_there"]) == (100, 2000) and found["hdbscan"]["clusters"] == 5
+    assert sum(entry["n"] for entry in found["hdbscan"]["per_cluster"]) <= 100
+    for entry in found["hdbscan"]["per_cluster"]:
+        assert classes[entry["medoid"]] == entry["class"]
 
 
 def test_copies_of_a_particle_are_clustered_once():
@@ -106,11 +107,11 @@ def test_copies_of_a_particle_are_clustered_once():
     rows = one_per_particle(particles, seed=0)
     assert sorted(particles[rows]) == list(range(50)) and len(set(rows % 3)) == 3
     embeddings, classes = clusters(2, 30, 0.05)
-    assert discover(embeddings, classes, np.arange(60) // 2, n_boot=2, reclusterings=2)["n"] == 30
+    assert discover(embeddings, classes, np.arange(60) // 2, Resampling(2), reclusterings=2)["n"] == 30
 
 
 def test_too_few_particles_are_said_not_clustered():
-    result = discover(*clusters(2, 5, 0.1), np.arange(10))
+    result = discover(*clusters(2, 5, 0.1), np.arange(10), Resampling())
     assert result["hdbscan"] is None and "10 particles; 20 are needed" in result["reason"]
 
 
@@ -123,28 +124,36 @@ def test_purity_agrees_with_scikit_learn_and_leaves_noise_out():
     assert purity(np.full(3, NOISE), np.arange(3)) is None
 
 
-def test_mixture_finds_one_cluster_where_there_is_one():
-    points = np.random.default_rng(0).normal(size=(200, 4))
-    assert gaussian_mixture(points, range(1, 6), seed=0).max() == 0
+def test_agreement_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    cases = [(rng.integers(-1, 4, size=100), rng.integers(3, size=100)) for _ in range(5)]
+    cases += [(np.zeros(9, int), np.arange(9) % 3), (np.arange(9) % 3, np.zeros(9, int)), (np.arange(9) % 3,) * 2]
+    cases += [(np.zeros(9, int), np.zeros(9, int)), (np.arange(9), np.arange(9)), (np.arange(9), np.zeros(9, int))]
+    for found, classes in cases:
+        figures = agreement(found, classes)
+        assert figures["ari"] == pytest.approx(adjusted_rand_score(classes, found))
+        assert figures["nmi"] == pytest.approx(normalized_mutual_info_score(classes, found), abs=1e-12)
 
 
-def test_a_mixture_that_does_not_converge_is_passed_over(monkeypatch):
-    def stubborn(number: int, **options) -> discovery.GaussianMixture:
-        return GaussianMixture(number, **{**options, "max_iter": 1, "tol": 0.0})
+def test_best_jaccard_agrees_with_a_loop():
+    rng = np.random.default_rng(0)
+    found, again = rng.integers(-1, 4, size=60), rng.integers(-1, 3, size=60)
+    for index, value in enumerate(best_jaccard(found, again, 4)):
+        of_pairs = [
+            np.sum((found == index) & (again == other)) / np.sum((found == index) | (again == other))
+            for other in range(3)
+        ]
+        assert value == pytest.approx(max(of_pairs))
+    assert best_jaccard(found, np.full(60, NOISE), 4).tolist() == [0] * 4
 
-    monkeypatch.setattr(discovery, "GaussianMixture", stubborn)
-    with pytest.raises(ValueError, match="converged on 60 points"):
-        gaussian_mixture(np.random.default_rng(0).normal(size=(60, 3)), range(2, 4), seed=0)
 
-
-def test_stability_is_one_for_a_rule_that_never_changes_and_low_for_a_random_one():
-    points = np.random.default_rng(0).normal(size=(80, 2))
-    found = (points[:, 0] > 0).astype(int)
-    same, numbers = stability(points, found, lambda some: (some[:, 0] > 0).astype(int), 5, seed=0)
-    np.testing.assert_allclose(same, 1)
-    assert numbers.tolist() == [2] * 5
-    rng = np.random.default_rng(1)
-    assert stability(points, found, lambda some: rng.integers(2, size=len(some)), 5, seed=0)[0].max() < 0.6
+def test_stability_is_high_for_clear_clusters_and_low_for_halves_of_one():
+    embeddings, classes = clusters(2, 40, 0.05)
+    points = reduce(embeddings)
+    stable, numbers = stability(points, (classes == "b").astype(int), Resampling(5))
+    assert stable.min() > 0.95 and numbers.tolist() == [2] * 5
+    one = np.random.default_rng(0).normal(size=(80, 2))
+    assert stability(one, (one[:, 0] > 0).astype(int), Resampling(5))[0].max() < 0.75
 
 
 def test_principal_components_keep_distances_of_few_dimensions():
@@ -156,16 +165,15 @@ def test_principal_components_keep_distances_of_few_dimensions():
 
 def test_a_collapsed_embedding_is_one_cluster():
     result = discover(
-        np.ones((60, 8)), np.array(list("ab"))[np.arange(60) % 2], np.arange(60), n_boot=2, reclusterings=2
+        np.ones((60, 8)), np.array(list("ab"))[np.arange(60) % 2], np.arange(60), Resampling(2), reclusterings=2
     )
-    for method in ("hdbscan", "gaussian_mixture"):
-        assert result[method]["clusters"] == 1 and result[method]["ari"] == 0
+    assert result["hdbscan"]["clusters"] == 1 and result["hdbscan"]["ari"] == 0
 
 
 def test_result_repeats_with_its_seed_and_inputs_stay():
     embeddings, classes = clusters(3, 30, 0.2)
     copy = embeddings.copy()
-    results = [discover(embeddings, classes, np.arange(90), seed=1, n_boot=2, reclusterings=2) for _ in range(2)]
+    results = [discover(embeddings, classes, np.arange(90), Resampling(2, 1), reclusterings=2) for _ in range(2)]
     assert results[0] == results[1]
     np.testing.assert_array_equal(embeddings, copy)
     np.testing.assert_array_equal(hdbscan(reduce(embeddings)), hdbscan(reduce(embeddings)))

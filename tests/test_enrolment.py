@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from evaluation import enrolment
-from evaluation.enrolment import few_shot
+from evaluation.bootstrap import Resampling
+from evaluation.enrolment import Enrolment, few_shot
 
 
 def clusters(n_particles: int, spread: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -18,7 +19,7 @@ def clusters(n_particles: int, spread: float) -> tuple[np.ndarray, np.ndarray, n
 
 
 def test_tight_clusters_are_recognised_from_one_shot():
-    result = few_shot(*clusters(30, 0.01), shots=1, episodes=10)
+    result = few_shot(*clusters(30, 0.01), Enrolment(1, 10), Resampling())
     assert result["accuracy"] == 1 and result["chance"] == pytest.approx(1 / 3) and result["n"] == 60
     assert [entry["accuracy"] for entry in result["per_class"]] == [1, 1, 1]
     json.dumps(result, allow_nan=False)
@@ -26,8 +27,8 @@ def test_tight_clusters_are_recognised_from_one_shot():
 
 def test_more_shots_help_and_known_classes_in_the_gallery_hurt():
     data = clusters(120, 0.8)
-    one, twenty = (few_shot(*data, shots=shots, episodes=30)["accuracy"] for shots in (1, 20))
-    crowded = few_shot(*data, shots=20, episodes=30, gallery=np.random.default_rng(1).normal(size=(10, 6)))
+    one, twenty = (few_shot(*data, Enrolment(shots, 30), Resampling())["accuracy"] for shots in (1, 20))
+    crowded = few_shot(*data, Enrolment(20, 30), Resampling(), np.random.default_rng(1).normal(size=(10, 6)))
     assert one + 0.1 < twenty and crowded["accuracy"] < twenty
     assert crowded["chance"] == pytest.approx(1 / 13) and crowded["gallery"] == 13
 
@@ -35,14 +36,17 @@ def test_more_shots_help_and_known_classes_in_the_gallery_hurt():
 def test_one_class_alone_leaves_nothing_to_choose():
     embeddings, labels, particles = clusters(30, 0.01)
     mine = labels == "a"
-    alone = few_shot(embeddings[mine], labels[mine], particles[mine], 1)
+    of_class = embeddings[mine], labels[mine], particles[mine], Enrolment(1), Resampling()
+    alone = few_shot(*of_class)
     assert alone["accuracy"] is None and "nothing to choose" in alone["reason"]
-    assert few_shot(embeddings[mine], labels[mine], particles[mine], 1, gallery=np.eye(6)[1:2])["accuracy"] == 1
+    assert few_shot(*of_class, np.eye(6)[1:2])["accuracy"] == 1
 
 
 def test_a_query_nearest_to_a_known_prototype_is_wrong():
     embeddings, labels, particles = clusters(30, 0.01)
-    result = few_shot(embeddings, labels, particles, 1, 5, gallery=np.eye(6)[:1] + 0.001 * np.eye(6)[1])
+    result = few_shot(
+        embeddings, labels, particles, Enrolment(1, 5), Resampling(), np.eye(6)[:1] + 0.001 * np.eye(6)[1]
+    )
     assert result["per_class"][1]["accuracy"] == 1 and result["per_class"][0]["accuracy"] < 1
 
 
@@ -51,13 +55,13 @@ def test_a_copy_of_a_shot_is_never_a_query():
     particles = np.repeat(np.arange(40), 2)
     embeddings = np.repeat(rng.normal(size=(40, 64)), 2, axis=0)  # copies are alike, nothing else is
     labels = np.array(["a", "b"])[particles % 2]
-    assert abs(few_shot(embeddings, labels, particles, 1, episodes=100)["accuracy"] - 0.5) < 0.06
+    assert abs(few_shot(embeddings, labels, particles, Enrolment(1), Resampling())["accuracy"] - 0.5) < 0.06
 
 
 def test_accuracy_of_a_fixed_draw_agrees_with_a_loop(monkeypatch):
     embeddings, labels, particles = clusters(9, 0.7)
     monkeypatch.setattr(enrolment, "_draw_shots", lambda rows, names, shots, rng: rows[[0, 2]])  # particles k and k + 3
-    result = few_shot(embeddings, labels, particles, 2, episodes=3)
+    result = few_shot(embeddings, labels, particles, Enrolment(2, 3), Resampling())
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     shots = {name: np.flatnonzero(labels == name)[[0, 2]] for name in "abc"}
     right = []
@@ -70,14 +74,14 @@ def test_accuracy_of_a_fixed_draw_agrees_with_a_loop(monkeypatch):
 
 
 def test_too_few_particles_are_said_not_guessed():
-    result = few_shot(*clusters(15, 0.1), shots=5)
+    result = few_shot(*clusters(15, 0.1), Enrolment(5), Resampling())
     assert result["accuracy"] is None and "has 5 particles; more than 5" in result["reason"]
 
 
 def test_result_repeats_with_its_seed_and_inputs_stay():
     data = clusters(30, 0.5)
     copies = [array.copy() for array in data]
-    first, again, other = (few_shot(*data, shots=5, episodes=5, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (few_shot(*data, Enrolment(5, 5), Resampling(seed=seed)) for seed in (0, 0, 1))
     assert first == again and first["accuracy"] != other["accuracy"]
     for before, after in zip(copies, data, strict=True):
         np.testing.assert_array_equal(before, after)

@@ -3,18 +3,23 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from evaluation import floors, rejection, sections
-from evaluation.gallery import draw_map, draw_medoids, draw_set
-from evaluation.report import SETS, discovery, format_open_set, summary, warnings, write_page
-from evaluation.sections import Embedded
+from evaluation.bootstrap import Resampling
+from evaluation.sections import Embedded, Evaluated, Scored, View
+from report.gallery import draw_map, draw_medoids, draw_set
+from report.page import write_page
+from report.tables import SETS, discovery, format_open_set, known, refused, tables, warnings
+from report.terms import TERMS
 
 KNOWN, UNSEEN = ("1bxn", "3gl1", "3hhb"), ("1qvr", "2cg9", "<b>")
 THRESHOLD = 0.8
+DRAWS = Resampling(10)
 
 
 def embedded(names: tuple[str, ...], first: int, per_class: int, seed: int) -> Embedded:
@@ -34,24 +39,25 @@ def embedded(names: tuple[str, ...], first: int, per_class: int, seed: int) -> E
 @pytest.fixture(scope="module")
 def evaluated() -> dict:
     """A report and all that made it."""
-    train, known, unseen = embedded(KNOWN, 0, 20, 0), embedded(KNOWN, 0, 12, 1), embedded(UNSEEN, 3, 25, 2)
-    labels = [np.searchsorted(sorted(KNOWN), rows.classes) for rows in (train, known)]
-    parts = [(rows.embeddings, own) for rows, own in zip((train, known), labels, strict=True)]
+    train, test, unseen = embedded(KNOWN, 0, 20, 0), embedded(KNOWN, 0, 12, 1), embedded(UNSEEN, 3, 25, 2)
+    labels = [np.searchsorted(sorted(KNOWN), rows.classes) for rows in (train, test)]
+    parts = [(rows.embeddings, own) for rows, own in zip((train, test), labels, strict=True)]
     reference = replace(rejection.calibrate(*parts, 3, score="max_cosine"), threshold=THRESHOLD)
-    scores = [rejection.all_scores(rows.embeddings, reference, None) for rows in (known, unseen)]
-    correct = rejection.classify(known.embeddings, reference.prototypes)[0] == labels[1]
-    default = tuple(values["max_cosine"] for values in scores)
+    sides = [Scored(rows, rejection.all_scores(rows.embeddings, reference, None)) for rows in (test, unseen)]
+    correct = rejection.classify(test.embeddings, reference.prototypes)[0] == labels[1]
+    default = tuple(side.scores["max_cosine"] for side in sides)
     rejected = tuple(values < THRESHOLD for values in default)
+    view = View("this network", {"train": train, "test": test, "unseen": unseen}, True)
     part = {
         "classes": sorted(UNSEEN),
         "n": len(unseen),
         "n_particles": 75,
-        "verification": sections.verify(unseen, known, 0, 10),
-        "rejection": sections.reject(known, unseen, *scores, correct, reference, 0, 10),
-        "enrolment": sections.enrol(unseen, reference.prototypes, 0, 10),
-        "discovery": sections.discovery(known, unseen, rejected, 0, 10),
-        "floors": [sections.floor("this network", train, known, unseen, 0, 10, True)],
-        "confounds": floors.confounds(*default, {"SNR": (known.snr, unseen.snr)}),
+        "verification": sections.verify(unseen, test, DRAWS),
+        "rejection": sections.reject(*sides, correct, reference, DRAWS),
+        "enrolment": sections.enrol(unseen, reference.prototypes, DRAWS),
+        "discovery": sections.discovery(test, unseen, rejected, DRAWS),
+        "floors": [sections.floor(view, "unseen", DRAWS)],
+        "confounds": floors.confounds(*default, {"SNR": (test.snr, unseen.snr)}),
     }
     part["confounds"][0]["warning"] = "a warning <of sorts>"
     report = {
@@ -59,10 +65,11 @@ def evaluated() -> dict:
         "snr_convention": "variance",
         "known_classes": list(KNOWN),
         "bootstrap": 10,
-        "known": sections.known_only(known, correct, 0, 10),
+        "known": sections.known_only(test, correct, rejected[0], {"1bxn": 0.125}, DRAWS),
         "unseen": part,
     }
-    return {"report": report, "known": known, "unseen": unseen, "default": default, "rejected": rejected}
+    of_set = Evaluated("unseen", part, *sides)
+    return {"report": report, "known": test, "unseen": unseen, "default": default, "of_set": of_set}
 
 
 def test_report_of_clear_clusters_is_perfect_and_ready_for_json(evaluated):
@@ -110,12 +117,12 @@ def test_levels_and_classes_are_those_rows_alone_and_have_intervals(evaluated):
 def test_one_snr_level_is_not_repeated():
     unseen = embedded(UNSEEN, 3, 12, 2)
     unseen = unseen.keep(unseen.snr == "003")
-    assert sections.verify(unseen, embedded(KNOWN, 0, 5, 1), 0, 2)["per_snr"] == []
+    assert sections.verify(unseen, embedded(KNOWN, 0, 5, 1), Resampling(2))["per_snr"] == []
 
 
 def test_pair_figures_of_one_particle_a_class_are_absent_and_still_printed(evaluated):
     lonely = embedded(UNSEEN, 3, 1, 5)
-    found = sections.verify(lonely, evaluated["known"], 0, 2)
+    found = sections.verify(lonely, evaluated["known"], Resampling(2))
     assert found["unseen_unseen"]["auc"] is None and found["authors"]["accuracy"] is None
     part = {**evaluated["report"]["unseen"], "verification": found}
     assert "accuracy, authors' protocol" in format_open_set({**evaluated["report"], "unseen": part})
@@ -155,39 +162,77 @@ def test_clusters_of_a_single_class_have_no_agreement(evaluated):
     assert cells["all unseen, HDBSCAN"][0] == "0/1; -" and "NMI" not in cells["all unseen, HDBSCAN"][1]
 
 
-def test_summary_is_in_plain_words(evaluated):
-    assert re.search(r"100% of cases .* With 5 named examples", summary(evaluated["report"]["unseen"]))
+def test_every_known_class_has_its_false_rejection_rate_and_a_warning_where_most_are_refused(evaluated):
+    report, rejected = evaluated["report"], evaluated["default"][0] < THRESHOLD
+    rows = report["known"]["per_class"]
+    assert [entry["class"] for entry in rows] == sorted(KNOWN)
+    for entry in rows:
+        mine = evaluated["known"].classes == entry["class"]
+        assert entry["false_rejection_rate"] == rejected[mine].mean() and (entry["n"], entry["n_particles"]) == (24, 12)
+        low, high = entry["false_rejection_rate_interval"]
+        assert low <= entry["false_rejection_rate"] <= high
+    assert [entry["valid_false_rejection_rate"] for entry in rows] == [0.125, None, None]
+    assert refused(report) == []
+    mostly = [{**rows[0], "false_rejection_rate": 0.75}, *rows[1:]]
+    changed = {**report, "known": {**report["known"], "per_class": mostly}}
+    assert refused(changed) == ["known class 1bxn: 75% of its 24 test volumes are called unknown"]
+    assert "WARNING: known class 1bxn" in format_open_set(changed)
+    assert {label: cells[1][0] for label, cells in known(changed)[1].rows}["1bxn"] == "0.750"
+
+
+def test_every_term_of_a_table_is_explained(evaluated):
+    report = evaluated["report"]
+    used = {term for table in (*known(report), *tables(report["unseen"])) for term in table.terms}
+    assert used <= set(TERMS) and {"AUC", "AUROC", "FPR95", "OSCR", "EER", "VAL at FAR", "enrolment", "floor"} <= used
+
+
+def page_of(evaluated: dict, folder: Path) -> str:
+    of_set, known, unseen = evaluated["of_set"], evaluated["known"], evaluated["unseen"]
+    pictures = draw_set(folder, of_set, evaluated["report"]["known"]["seen_seen"])
+    images = torch.rand(len(known), 1, 6, 6, 6), torch.rand(len(unseen), 1, 6, 6, 6)
+    pictures += draw_medoids(folder / "clusters.png", of_set, images)
+    write_page(folder / "open_set.html", evaluated["report"], {"unseen": pictures})
+    return (folder / "open_set.html").read_text()
 
 
 def test_page_is_self_contained_and_escapes_names(evaluated, tmp_path):
-    parts = evaluated["report"]["unseen"]
-    known, unseen = evaluated["known"], evaluated["unseen"]
-    pictures = draw_set(
-        tmp_path, "unseen", parts, evaluated["report"]["known"]["seen_seen"], known, unseen, evaluated["default"]
-    )
-    images = torch.rand(len(known), 1, 6, 6, 6), torch.rand(len(unseen), 1, 6, 6, 6)
-    pictures += draw_medoids(tmp_path / "clusters.png", parts, images, evaluated["rejected"])
-    write_page(tmp_path / "open_set.html", evaluated["report"], {"unseen": pictures})
-    page = (tmp_path / "open_set.html").read_text()
-    assert page.count("data:image/png;base64,") == 4 and "http" not in page
-    assert "&lt;b&gt;" in page and "<b>" not in page and "a warning &lt;of sorts&gt;" in page
+    page = page_of(evaluated, tmp_path)
+    assert page.count("data:image/png;base64,") == 4 and "http" not in page and "<script" not in page
+    assert "&lt;b&gt;" in page and "<b>" not in re.sub("<b>[A-Z][^<]*</b>", "", page)
+    assert "a warning &lt;of sorts&gt;" in page
     assert SETS["unseen"] in page and SETS["valid_unseen"] not in page
 
 
+def test_page_opens_with_the_verdict_folds_the_rest_and_explains_each_term_once(evaluated, tmp_path):
+    page = page_of(evaluated, tmp_path)
+    opening, _, rest = page.partition("<details>")
+    for words in ("Can the names of known classes be trusted?", "What to do next", "Yes and partly:"):
+        assert words in opening
+    assert "<table" not in opening and "<img" not in opening and rest.count("<details>") >= 8
+    for term in ("AUC", "AUROC", "FPR95", "OSCR", "EER", "VAL at FAR", "nearest prototype", "adjusted Rand index"):
+        assert page.count(f"<dt>{term}</dt>") == 1
+
+
+def test_page_stands_without_pictures(evaluated, tmp_path):
+    write_page(tmp_path / "open_set.html", evaluated["report"], {})
+    page = (tmp_path / "open_set.html").read_text()
+    assert "<img" not in page and "Same or different?" in page
+
+
 def test_medoids_are_the_rows_that_were_called_unknown(evaluated, monkeypatch, tmp_path):
-    parts = evaluated["known"], evaluated["unseen"]
-    names = sorted({*parts[0].classes, *parts[1].classes})
-    images = [torch.tensor([names.index(name) for name in rows.classes])[:, None, None, None, None] for rows in parts]
+    sides = evaluated["known"], evaluated["unseen"]
+    names = sorted({*sides[0].classes, *sides[1].classes})
+    images = [torch.tensor([names.index(name) for name in rows.classes])[:, None, None, None, None] for rows in sides]
     drawn = {}
-    monkeypatch.setattr("evaluation.gallery.figures.contact_sheet", lambda path, volumes, titles, title: drawn.update(
+    monkeypatch.setattr("report.gallery.pictures.contact_sheet", lambda path, volumes, titles, title: drawn.update(
         zip(titles, volumes, strict=True)
     ))  # fmt: skip
-    draw_medoids(tmp_path / "a.png", evaluated["report"]["unseen"], images, evaluated["rejected"])
+    draw_medoids(tmp_path / "a.png", evaluated["of_set"], images)
     assert len(drawn) == 3 and all(names[volume.item()] in title for title, volume in drawn.items())
 
 
 def test_map_is_drawn_of_a_sample(evaluated, monkeypatch, tmp_path):
-    monkeypatch.setattr("evaluation.gallery.figures.umap_points", lambda embeddings, seed: embeddings[:, :2])
-    monkeypatch.setattr("evaluation.gallery.MOST_POINTS", 100)
-    ((path, caption),) = draw_map(tmp_path / "map.png", evaluated["known"], [evaluated["unseen"]], 0)
-    assert path.is_file() and "100 volumes" in caption
+    monkeypatch.setattr("report.gallery.pictures.umap_points", lambda embeddings, seed: embeddings[:, :2])
+    monkeypatch.setattr("report.gallery.MOST_POINTS", 100)
+    (picture,) = draw_map(tmp_path / "map.png", evaluated["known"], [evaluated["unseen"]], 0)
+    assert picture.path.is_file() and "100 volumes" in picture.caption

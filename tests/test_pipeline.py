@@ -4,12 +4,16 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import open_set
+import predict
 import test_req
+from common.cli import InputError
 from loader.volume import write_volume
 from tests.scripts import REPOSITORY, SMALL_RUN, refuse, run_script, succeed
 
@@ -139,12 +143,65 @@ def test_parts_of_the_open_set_report_can_be_left_out(trained, tmp_path, empty_p
     assert "How many new classes?" not in page and "Same or different?" in page
 
 
+def settings(folder, workspace, **options) -> open_set.Config:
+    """Of open_set.py in this process, without what takes long."""
+    fast = {"bootstrap": 2, "umap": False, "discovery": False, "floors": False, "device": "cpu"}
+    places = {"csv_dir": str(workspace / "csv_split"), "results_dir": str(folder)}
+    return open_set.Config(str(workspace / "model_save" / "checkpoint.pt"), **fast, **places, **options)
+
+
+def test_a_picture_that_fails_loses_no_figure(trained, tmp_path, monkeypatch, capsys):
+    def fail(*_: object) -> None:
+        raise MemoryError("no room for pixels")
+
+    monkeypatch.setattr("report.pictures.roc_curves", fail)
+    open_set.main(settings(tmp_path, trained))
+    folder = tmp_path / "model_save-checkpoint"
+    said = capsys.readouterr()
+    assert "unseen_roc.png could not be drawn, the figures stand without it: MemoryError: no room" in said.err
+    assert json.loads((folder / "open_set.json").read_text())["unseen"]["verification"]["unseen_unseen"]["auc"]
+    assert "Same or different?" in (folder / "open_set.html").read_text() and "THE VERDICT" in said.out
+    assert "unseen_roc.png" not in said.out and not (folder / "unseen_roc.png").exists()
+    assert (folder / "unseen_scores.png").is_file()
+
+
+def test_figures_are_there_before_the_first_picture(trained, tmp_path, monkeypatch):
+    """Where the system kills the process for its memory, nothing can be caught."""
+    folder = tmp_path / "model_save-checkpoint"
+
+    def killed(*_: object) -> None:
+        assert (folder / "open_set.json").is_file() and "Same or different?" in (folder / "open_set.html").read_text()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("report.gallery.draw_set", killed)
+    with pytest.raises(KeyboardInterrupt):
+        open_set.main(settings(tmp_path, trained))
+
+
+def test_results_of_another_checkpoint_of_that_name_are_refused_and_kept(trained, tmp_path):
+    shutil.copytree(trained / "model_save", tmp_path / "b" / "model_save")
+    results = tmp_path / "results"
+    open_set.main(settings(results, trained))
+    before = {path.name: path.read_bytes() for path in (results / "model_save-checkpoint").iterdir()}
+    other = tmp_path / "b" / "model_save" / "checkpoint.pt"
+    options = ("--csv-dir", str(trained / "csv_split"), "--results-dir", str(results))
+    line = refuse("test.py", str(other), *options, cwd=tmp_path)
+    assert str(other) in line and str(trained / "model_save" / "checkpoint.pt") in line and "--results-dir" in line
+    for script, config in (
+        (open_set, replace(settings(results, trained), checkpoint=str(other))),
+        (predict, predict.Config(str(other), (str(trained / "csv_split" / "test.csv"),), results_dir=str(results))),
+    ):
+        with pytest.raises(InputError, match="holds the results of"):
+            script.main(config)
+    assert {path.name: path.read_bytes() for path in (results / "model_save-checkpoint").iterdir()} == before
+
+
 def test_without_held_out_classes_open_set_says_so(original, tmp_path, empty_pictures):
     shutil.copytree(original / "data_", tmp_path / "data_")
     succeed("csv_split.py", "--per-class", str(PER_CLASS), cwd=tmp_path)
     succeed("train.py", *SMALL_RUN, "--epochs", "1", cwd=tmp_path)
     output = succeed("open_set.py", "model_save/checkpoint.pt", "--bootstrap", "5", cwd=tmp_path)
-    assert "no held-out classes" in output
+    assert "No class was held out of training" in output and "csv_split.py --unseen NAMES" in output
 
 
 @pytest.mark.parametrize("script", ["test.py", "open_set.py"])

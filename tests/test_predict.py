@@ -61,7 +61,7 @@ def saved(content: dict, folder: Path) -> Path:
 def without_pictures():
     """In this process: they take longer than the predictions. Where predict.py runs as a process, it draws."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predict, "draw", lambda *_: None)
+        patch.setattr(predict, "draw", lambda *_: True)
         yield
 
 
@@ -133,14 +133,24 @@ def test_predictions_are_those_of_the_library_in_the_order_of_the_rows(trained, 
         assert kept["embeddings"].dtype == np.float32
         np.testing.assert_allclose(kept["embeddings"], embeddings, atol=1e-6)
         np.testing.assert_allclose(np.linalg.norm(kept["embeddings"], axis=1), 1, atol=1e-6)
-        assert list(kept["inputs"]) == list(table["Input Data"])
-        assert list(kept["predictions"]) == list(table["Prediction"])
+        assert bytes(kept["inputs"]).decode().split("\0") == list(table["Input Data"])
+        assert list(np.array([*kept["classes"], "unknown"])[kept["predictions"]]) == list(table["Prediction"])
         assert list(kept["classes"]) == content["classes"]
         assert str(kept["checkpoint"]) == "model_save/checkpoint.pt"
     assert min(imread(folder / "predictions.png").shape[:2]) > 500
     assert f"{len(table)} volumes" not in output  # nothing had to be done to them, so nothing is said
     for name, count in table["Prediction"].value_counts().items():
         assert f"{name} " in output and f" {count} " in output
+
+
+def test_embeddings_of_many_volumes_hold_their_long_names_in_few_bytes(tmp_path):
+    names = [f"/data/tomogrammes_été/tomogram_{row // 10}/particle_{row}.mrc" for row in range(20_000)]
+    table = pd.DataFrame({"Input Data": names, "Prediction": ["a", "unknown"] * 10_000})
+    predict.save_embeddings(tmp_path / "e.npz", np.ones((20_000, 2), np.float32), table, "c.pt", ["a"])
+    assert (tmp_path / "e.npz").stat().st_size < 20_000 * (2 * 4 + 4) + 1.2 * len("".join(names).encode())
+    with np.load(tmp_path / "e.npz", allow_pickle=False) as kept:
+        assert bytes(kept["inputs"]).decode().split("\0") == names
+        assert kept["predictions"][:4].tolist() == [0, -1, 0, -1]
 
 
 def test_rounding_moves_no_score_across_the_threshold():

@@ -9,7 +9,10 @@ import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from evaluation import verification
+from evaluation.bootstrap import Resampling
 from evaluation.verification import (
+    AUTHORS,
+    SCALE,
     area,
     authors_protocol,
     best_threshold,
@@ -149,19 +152,19 @@ def test_best_threshold_beats_every_other_and_knows_the_extremes():
 
 def test_authors_protocol_is_perfect_on_clusters_and_at_its_floor_on_noise():
     embeddings, labels, particles = clusters(200, 0.01)
-    result = authors_protocol(embeddings, labels, particles, seed=1)
+    result = authors_protocol(embeddings, labels, particles, AUTHORS, Resampling(seed=1))
     assert (result["accuracy"], result["std"], result["auc"], result["eer"]) == (1, 0, 1, 0)
     assert (result["n_same"], result["n_different"], result["floor"]) == (600, 1200, pytest.approx(2 / 3))
     noise = np.random.default_rng(0).normal(size=embeddings.shape)
     noise[1::3], noise[2::3] = noise[::3], noise[::3]
-    result = authors_protocol(noise, labels, particles, seed=1)
+    result = authors_protocol(noise, labels, particles, AUTHORS, Resampling(seed=1))
     assert abs(result["accuracy"] - result["floor"]) < 0.03 and abs(result["auc"] - 0.5) < 0.05
 
 
 def test_authors_protocol_repeats_with_its_seed_and_leaves_its_inputs_alone():
     inputs = clusters(40, 2.0)
     copies = [array.copy() for array in inputs]
-    first, again, other = (authors_protocol(*inputs, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (authors_protocol(*inputs, AUTHORS, Resampling(seed=seed)) for seed in (0, 0, 1))
     assert first == again and first != other
     for before, after in zip(copies, inputs, strict=True):
         np.testing.assert_array_equal(before, after)
@@ -169,13 +172,13 @@ def test_authors_protocol_repeats_with_its_seed_and_leaves_its_inputs_alone():
 
 def test_authors_protocol_says_when_there_are_too_few_pairs():
     embeddings, labels, particles = clusters(4, 1)
-    result = authors_protocol(embeddings, labels, particles)
+    result = authors_protocol(embeddings, labels, particles, AUTHORS, Resampling())
     assert result["accuracy"] is None and result["reason"] == "0 same and 54 different pairs for 10 folds"
 
 
 def test_scale_agrees_with_all_pairs_and_gives_the_figures_of_each_class():
     embeddings, labels, particles = clusters(60, 1.5)
-    result = pairs_at_scale(embeddings, labels, particles, n_boot=30)
+    result = pairs_at_scale(embeddings, labels, particles, SCALE, Resampling(30))
     pairs = np.array(sorted(naive_pairs(labels, particles, True) | naive_pairs(labels, particles, False)))
     truth = labels[pairs[:, 0]] == labels[pairs[:, 1]]
     scores = similarity(center_and_normalise(embeddings), pairs)
@@ -190,7 +193,7 @@ def test_scale_agrees_with_all_pairs_and_gives_the_figures_of_each_class():
 
 def test_a_validation_rate_that_the_pairs_cannot_resolve_is_refused():
     embeddings, labels, particles = clusters(60, 1)
-    result = pairs_at_scale(embeddings, labels, particles, n_boot=5)
+    result = pairs_at_scale(embeddings, labels, particles, SCALE, Resampling(5))
     assert result["n_different"] < 1e5 and result["val_at_far"]["0.01"]["value"] > 0
     assert result["val_at_far"]["0.001"]["value"] is None
     assert "100000 are needed" in result["val_at_far"]["0.001"]["reason"]
@@ -198,7 +201,7 @@ def test_a_validation_rate_that_the_pairs_cannot_resolve_is_refused():
 
 def test_scale_says_when_one_kind_of_pair_is_missing():
     embeddings, labels, particles = clusters(4, 1)
-    assert "0 same" in pairs_at_scale(embeddings, labels, particles)["reason"]
+    assert "0 same" in pairs_at_scale(embeddings, labels, particles, SCALE, Resampling())["reason"]
 
 
 def test_a_million_pairs_of_many_rows_are_drawn_in_bounded_memory():

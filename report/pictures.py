@@ -1,6 +1,11 @@
-"""Pictures of an evaluation: each function draws one file and leaves nothing behind in matplotlib."""
+"""Pictures of an evaluation: each function draws one file and leaves nothing behind in matplotlib.
+
+A picture grows with its classes, so at most MOST_CLASSES are drawn, and it says which. Scripts import this module where
+they draw: matplotlib takes a second.
+"""
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 
@@ -8,34 +13,53 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import hsv_to_rgb
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.patheffects import Normal, Stroke
 
 from common.cli import plural
 from common.files import atomic_path
 
 DPI = 150
+MOST_CLASSES = 60
+MOST_NUMBERS = 30  # classes whose matrix holds numbers
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")  # told apart by all eyes
 
 
 def confusion_matrix(path: Path | str, matrix: np.ndarray | list[list[int]], classes: list[str]) -> None:
-    """Draw a confusion matrix (C, C), rows true: coloured by the share of the true class, labelled with counts."""
+    """Draw a confusion matrix (C, C), rows true: coloured by the share of the true class, labelled with counts.
+
+    Of more than MOST_CLASSES, those with the most mistakes are drawn.
+    """
     matrix = np.asarray(matrix)
+    accuracy, count = np.trace(matrix) / max(matrix.sum(), 1), matrix.sum()
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    mistakes = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diag(matrix)
+    shown = highest(mistakes, MOST_CLASSES)
+    some = f"\n{shown_text(len(shown), len(classes), 'with the most mistakes')}" if len(shown) < len(classes) else ""
+    matrix, share, classes = matrix[np.ix_(shown, shown)], share[np.ix_(shown, shown)], [classes[i] for i in shown]
     side = 2.2 + 0.48 * len(classes)
     figure, axes = _figure(side + 0.8, side)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     ticks = range(len(classes))
     axes.set_xticks(ticks, classes, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(ticks, classes)
-    if len(classes) <= 30:
+    if len(classes) <= MOST_NUMBERS:
         for row, column in np.argwhere(matrix > 0):
             colour = "white" if share[row, column] > 0.5 else "black"
             axes.text(column, row, matrix[row, column], ha="center", va="center", color=colour, fontsize=8)
-    accuracy = np.trace(matrix) / max(matrix.sum(), 1)
-    axes.set(xlabel="predicted", ylabel="true", title=f"accuracy {accuracy:.3f}, n = {matrix.sum()}")
+    axes.set(xlabel="predicted", ylabel="true", title=f"accuracy {accuracy:.3f}, n = {count}{some}")
     figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.046, pad=0.03)
     _save(figure, path)
+
+
+def highest(values: np.ndarray, most: int) -> np.ndarray:
+    """The places of the `most` highest values (N,), in order."""
+    return np.sort(np.argsort(-np.asarray(values), kind="stable")[:most])
+
+
+def shown_text(shown: int, there: int, which: str) -> str:
+    """Says which of the classes a picture shows."""
+    return f"the {shown} of {there} classes {which}"
 
 
 def roc_curves(path: Path | str, curves: dict[str, tuple[list[float], list[float]]], title: str) -> None:
@@ -88,7 +112,15 @@ def _histograms(axes: Axes, scores: dict[str, np.ndarray], threshold: float | No
 
 
 def similarity_matrix(path: Path | str, cosines: np.ndarray, names: list[str], known: int) -> None:
-    """Draw the cosines (K, K) between class means; the first `known` names are known classes, the others unseen."""
+    """Draw the cosines (K, K) between class means; the first `known` names are known classes, the others unseen.
+
+    Of more than MOST_CLASSES, those that are most alike to another are drawn.
+    """
+    shown = highest(np.max(cosines - 2 * np.eye(len(cosines)), axis=1), MOST_CLASSES)
+    some = (
+        f"\n{shown_text(len(shown), len(names), 'that are most alike to another')}" if len(shown) < len(names) else ""
+    )
+    cosines, names, known = cosines[np.ix_(shown, shown)], [names[i] for i in shown], int(np.sum(shown < known))
     side = 2.4 + 0.4 * len(names)
     figure, axes = _figure(side + 0.8, side)
     image = axes.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1)
@@ -96,40 +128,48 @@ def similarity_matrix(path: Path | str, cosines: np.ndarray, names: list[str], k
     axes.set_yticks(range(len(names)), names)
     for tick in (*axes.get_xticklabels()[known:], *axes.get_yticklabels()[known:]):
         tick.set_color("#bb2233")
-    if len(names) <= 30:
+    if len(names) <= MOST_NUMBERS:
         for row, column in np.ndindex(*cosines.shape):
             colour = "white" if abs(cosines[row, column]) > 0.6 else "black"
             axes.text(column, row, f"{cosines[row, column]:.2f}", ha="center", va="center", color=colour, fontsize=6)
     for line in (axes.axhline, axes.axvline):
         line(known - 0.5, color="black", lw=1.2)
-    axes.set_title("cosine of class means: known, and unseen (red)")
+    axes.set_title(f"cosine of class means: known, and unseen (red){some}")
     figure.colorbar(image, ax=axes, label="cosine", fraction=0.046, pad=0.03)
     _save(figure, path)
 
 
-def embedding_map(path: Path | str, embeddings: np.ndarray, classes: np.ndarray, known: np.ndarray, seed: int) -> None:
-    """Draw a UMAP (after PCA) of embeddings (N, E), coloured by class name (N,): known (bool, (N,)) as dots, unseen as
-    triangles, each class named where its particles are."""
-    points = umap_points(embeddings, seed)
+def embedding_map(path: Path | str, points: np.ndarray, classes: np.ndarray, known: np.ndarray) -> None:
+    """Draw points (N, 2) of embedded particles, coloured by class name (N,): known (bool, (N,)) as dots, unseen as
+    triangles; each class is named where its particles are, of more than MOST_CLASSES those with the most points."""
+    names, counts = np.unique(classes, return_counts=True)
+    named = set(names[highest(counts, MOST_CLASSES)])
     figure, axes = _figure(9.5, 7.2)
     kinds = ((known, "o", "pale", 10, 0.6), (~known, "^", "strong", 16, 0.85))
     for chosen, marker, strength, size, alpha in kinds:
-        names = np.unique(classes[chosen])
-        for number, name in enumerate(names):
+        of_kind = np.unique(classes[chosen])
+        for number, name in enumerate(of_kind):
             mine = chosen & (classes == name)
-            hue = number / len(names)
+            hue = number / len(of_kind)
             colour = hsv_to_rgb((hue, 0.45, 0.85) if strength == "pale" else (hue, 0.95, 0.7))
-            axes.scatter(*points[mine].T, s=size, marker=marker, color=colour, alpha=alpha, lw=0, label=name)
-            weight = "normal" if strength == "pale" else "bold"
-            place = {"xytext": (0, 10), "textcoords": "offset points", "ha": "center", "va": "center"}
-            text = axes.annotate(name, _densest(points[mine]), fontsize=9, **place)
-            text.set(fontweight=weight, path_effects=[Stroke(linewidth=2.5, foreground="white"), Normal()])
+            label = name if name in named else None
+            axes.scatter(*points[mine].T, s=size, marker=marker, color=colour, alpha=alpha, lw=0, label=label)
+            if name in named:
+                _name_class(axes, name, _densest(points[mine]), "normal" if strength == "pale" else "bold")
     axes.set(
         xticks=[], yticks=[], title="UMAP of the embeddings: known classes (dots), unseen classes (triangles, bold)"
     )
     axes.set_aspect("equal", adjustable="datalim")
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8, markerscale=1.6)
+    columns = 1 if len(named) <= MOST_NUMBERS else 2
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8, markerscale=1.6, ncols=columns)
     _save(figure, path)
+
+
+def _name_class(axes: Axes, name: str, point: np.ndarray, weight: str) -> None:
+    """Write a name above a point (2,)."""
+    place = {"xytext": (0, 10), "textcoords": "offset points", "ha": "center", "va": "center"}
+    text = axes.annotate(name, point, fontsize=9, **place)
+    text.set(fontweight=weight, path_effects=[Stroke(linewidth=2.5, foreground="white"), Normal()])
 
 
 def _densest(points: np.ndarray) -> np.ndarray:
@@ -167,56 +207,71 @@ def contact_sheet(path: Path | str, volumes: np.ndarray, titles: list[str], titl
     _save(figure, path)
 
 
-def prediction_page(
-    path: Path | str,
-    counts: dict[str, int],
-    scores: np.ndarray,
-    threshold: float,
-    label: str,
-    examples: list[tuple[str, list[np.ndarray], list[str]]],
-    *,
-    unknown: str = "unknown",
-    warning: str = "",
-) -> None:
+@dataclass(frozen=True)
+class PredictionPage:
+    """What the picture of predictions shows.
+
+    counts: of each prediction, most frequent first.
+    scores: (N,), of all volumes; label: the score's name; threshold: below which a volume is unknown.
+    examples: one row of slices each: its name, its volumes (D, H, W), a title for each.
+    unknown: the prediction that stands for no class.
+    warning: stands above everything; empty for none.
+    """
+
+    counts: dict[str, int]
+    scores: np.ndarray
+    threshold: float
+    label: str
+    examples: list[tuple[str, list[np.ndarray], list[str]]]
+    unknown: str = "unknown"
+    warning: str = ""
+
+
+def prediction_page(path: Path | str, page: PredictionPage) -> None:
     """Draw what was predicted: how many volumes of each class, their scores, and slices of some.
 
-    Args:
-        counts: of each prediction, most frequent first.
-        scores: (N,), of all volumes; label: the score's name.
-        examples: one row of slices each: its name, its volumes (D, H, W), a title for each.
-        unknown: the prediction that stands for no class.
-        warning: stands above everything; empty for none.
+    Of more than MOST_CLASSES predictions, the most frequent have bars; `unknown` always has.
     """
-    height = max(5.5, 1.35 * len(examples) + 0.8, 2.8 + 0.26 * len(counts))
+    names = list(page.counts)[:MOST_CLASSES]
+    if page.unknown in page.counts and page.unknown not in names:
+        names[-1] = page.unknown
+    height = max(5.5, 1.35 * len(page.examples) + 0.8, 2.8 + 0.26 * len(names))
     figure = _blank(11.5, height)
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.1))
-    bars, histogram = left.subplots(2, 1, height_ratios=(max(2.2, 0.26 * len(counts)), 2.2))
-    colours = [COLOURS[-1] if name == unknown else COLOURS[0] for name in counts]
-    drawn = bars.barh(list(counts), list(counts.values()), color=colours)
+    bars, histogram = left.subplots(2, 1, height_ratios=(max(2.2, 0.26 * len(names)), 2.2))
+    colours = [COLOURS[-1] if name == page.unknown else COLOURS[0] for name in names]
+    drawn = bars.barh(names, [page.counts[name] for name in names], color=colours)
     bars.bar_label(drawn, padding=3, fontsize=8)
     bars.invert_yaxis()
     bars.margins(x=0.15)
-    bars.set(title=f"Predictions, n = {len(scores)}", xlabel="volumes")
+    hidden = len(page.counts) - len(names)
+    more = f"\nand {hidden} more {plural('class', hidden)}, without a bar" if hidden else ""
+    bars.set(title=f"Predictions, n = {len(page.scores)}{more}", xlabel="volumes")
     bars.xaxis.get_major_locator().set_params(integer=True)
     bars.spines[["top", "right"]].set_visible(False)
-    _histograms(histogram, {"these volumes": scores}, threshold)
-    histogram.set(title="Left of the dashed line: unknown", xlabel=f"{label} (higher is more known)")
+    _histograms(histogram, {"these volumes": page.scores}, page.threshold)
+    histogram.set(title="Left of the dashed line: unknown", xlabel=f"{page.label} (higher is more known)")
     histogram.legend(frameon=False, fontsize=8)
-    columns = max(len(volumes) for _, volumes, _ in examples)
-    grid = right.subplots(len(examples), columns, squeeze=False)
-    hidden = len(counts) - len(examples)
+    _examples(right, page)
+    if page.warning:
+        figure.suptitle("\n".join(wrap(f"Warning: {page.warning}", 110)), color="#bb2233", fontsize=10)
+    _save(figure, path)
+
+
+def _examples(figure: SubFigure, page: PredictionPage) -> None:
+    """The rows of slices."""
+    columns = max(len(volumes) for _, volumes, _ in page.examples)
+    grid = figure.subplots(len(page.examples), columns, squeeze=False)
+    hidden = len(page.counts) - len(page.examples)
     more = f"\nand {hidden} more {plural('class', hidden)}, without slices" if hidden else ""
-    right.suptitle(f"The surest of each (of unknown: the lowest scores): the middle third along z{more}", fontsize=10)
-    for axes, (name, volumes, titles) in zip(grid, examples, strict=True):
+    figure.suptitle(f"The surest of each (of unknown: the lowest scores): the middle third along z{more}", fontsize=10)
+    for axes, (name, volumes, titles) in zip(grid, page.examples, strict=True):
         for axis in axes[len(volumes) :]:
             axis.axis("off")
         for axis, volume, title in zip(axes, volumes, titles, strict=False):
             _show_slab(axis, volume)
             axis.set_title(title, fontsize=8)
         axes[0].set_ylabel(name, fontsize=9)
-    if warning:
-        figure.suptitle("\n".join(wrap(f"Warning: {warning}", 110)), color="#bb2233", fontsize=10)
-    _save(figure, path)
 
 
 def _show_slab(axes: Axes, volume: np.ndarray, axis: int = 0) -> None:

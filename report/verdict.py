@@ -1,0 +1,237 @@
+"""What the figures of an open-set report mean for a biologist: three questions, by stated limits, and what next.
+
+The limits are for the lower end of a figure's 95 % interval, so that few particles do not pass for good ones. A figure
+that size, brightness or an untrained network reaches as well shows nothing of the network, however high it is.
+"""
+
+from dataclasses import dataclass
+from textwrap import wrap
+
+from common.cli import plural
+from evaluation.rejection import MOSTLY
+from loader.columns import snr_text
+from report.tables import BETTER_BY, MOST_NAMED
+
+YES, PARTLY, NO, NOT_SHOWN = "yes", "partly", "no", "not shown"
+KNOWN_LIMITS = 0.9, 0.7  # accuracy on known classes from which the answer is yes, and partly
+PAIR_LIMITS = 0.9, 0.75  # of AUROC and of the AUC of pairs, likewise
+FEW = 30  # particles: with fewer, nothing is shown
+FEW_CLASSES = 4  # unseen classes: with fewer, the answer says how many
+WORSE_BY = 0.05  # accuracy at one SNR level below that of all, from which it is named
+SHOTS = 1  # place of 5-shot among the numbers of examples
+PLAIN = {  # the floors in plain words
+    "untrained network": "a network that was not trained",
+    "intensity only": "brightness alone",
+    "size as round blobs see it": "size alone, as the volumes show it",
+    "size only (true masks)": "the true size alone, which no one knows of a real particle",
+}
+WIDTH = 110  # of a line on the terminal
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question, one of YES, PARTLY, NO and NOT_SHOWN, and why."""
+
+    question: str
+    level: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answers, and what to do next, the most urgent first."""
+
+    answers: tuple[Answer, ...]
+    steps: tuple[str, ...]
+
+
+LIMITS = (
+    f"Yes and partly: the lower end of the 95 % interval is at least {KNOWN_LIMITS[0]:.0%} and {KNOWN_LIMITS[1]:.0%} "
+    f"(names of known classes), or {PAIR_LIMITS[0]:.0%} and {PAIR_LIMITS[1]:.0%} (the other two). Not shown: fewer "
+    f"than {FEW} particles, no class held out, or a floor (size, brightness, an untrained network) does as well, "
+    f"within {BETTER_BY:.2f}."
+)
+
+
+def verdict(report: dict) -> Verdict:
+    """The verdict on what open_set.json holds: of unseen.csv, or of valid_unseen.csv where that holds nothing."""
+    part = next((report[name] for name in ("unseen", "valid_unseen") if name in report), None)
+    judged = [_known(report, part), _unknown(part), _apart(part)]
+    steps = [step for _, steps in judged for step in steps]
+    steps.append("Look at some particles of each kind by eye: these figures hold for particles like those of the test.")
+    return Verdict(tuple(answer for answer, _ in judged), tuple(dict.fromkeys(steps)))  # each once, in order
+
+
+def _known(report: dict, part: dict | None) -> tuple[Answer, list[str]]:
+    figures, classes = report["known"], len(report["known_classes"])
+    level = _level(figures, "prototype_accuracy", KNOWN_LIMITS)
+    reasons = [
+        f"It names {figures['prototype_accuracy']:.0%} {_interval(figures, 'prototype_accuracy')}of the test volumes "
+        f"of known classes right ({figures['n_particles']} particles of {classes} {plural('class', classes)}; "
+        f"guessing: {1 / classes:.0%})."
+    ]
+    steps = []
+    if level == NO:
+        steps.append(
+            "Known classes are not told apart: train longer (train.py --epochs), with a wider network (--width) or "
+            "with more particles of each class."
+        )
+    elif level == PARTLY:
+        steps.append(
+            "See in confusion.png (test.py draws it) which classes are taken for each other: join them, or give them "
+            "more training particles."
+        )
+    worst = min(figures["per_snr"], key=lambda entry: entry["prototype_accuracy"], default=figures)
+    if worst["prototype_accuracy"] < figures["prototype_accuracy"] - WORSE_BY:
+        reasons.append(f"At {snr_text(worst['snr'])} alone it is {worst['prototype_accuracy']:.0%}.")
+    refused = [entry for entry in figures["per_class"] if entry["false_rejection_rate"] > MOSTLY]
+    if refused:
+        names = _names([entry["class"] for entry in refused])
+        reasons.append(f"Most particles of {names} are called unknown.")
+        steps.append(f"Train on more particles of {names}, or leave the class out: most of its particles are refused.")
+    question = "Can the names of known classes be trusted?"
+    if classes < 2:
+        return Answer(question, NOT_SHOWN, ("There is one known class: nothing to mix up.",)), steps
+    level = _enough(figures["n_particles"], "known", level, reasons, steps)
+    level = _against_floors(part, "known_accuracy", level, reasons)
+    return Answer(question, level, tuple(reasons)), steps
+
+
+def _unknown(part: dict | None) -> tuple[Answer, list[str]]:
+    question = "Can the answer “unknown” be trusted?"
+    if part is None:
+        return Answer(question, NOT_SHOWN, ("No class was held out of training, so it was not tested.",)), [
+            "To test “unknown”, hold classes that you know out of training: csv_split.py --unseen NAMES (two or more), "
+            "train again, then open_set.py."
+        ]
+    rejection = part["rejection"]
+    figures = rejection["scores"][rejection["default_score"]]
+    level = _level(figures, "auroc", PAIR_LIMITS)
+    reasons = [
+        f"It calls {rejection['unknown_detection_rate']:.0%} of the particles of new classes unknown, and wrongly "
+        f"{rejection['false_rejection_rate']:.0%} of those of known classes (meant: at most "
+        f"{rejection['wished_false_rejection_rate']:.0%}).",
+        f"Of one known and one new particle, the known one has the higher score in {figures['auroc']:.0%} "
+        f"{_interval(figures, 'auroc')}of cases (AUROC; guessing: 50%).",
+    ]
+    steps = []
+    low = (rejection["false_rejection_rate_interval"] or [0])[0]
+    if low > rejection["wished_false_rejection_rate"]:
+        reasons.append("The threshold refuses more known particles than it was set to.")
+    followed = [entry["factor"] for entry in part["confounds"] if entry["warning"]]
+    if followed:
+        reasons.append(f"In part it follows something else than structure: {_names(followed)}.")
+        level = PARTLY if level == YES else level
+    classes = len(part["classes"])
+    if classes < FEW_CLASSES:
+        reasons.append(f"Tested with {classes} new {plural('class', classes)} alone: others may fare otherwise.")
+    level = _enough(part["n_particles"], "new", level, reasons, steps)
+    level = _against_floors(part, "auroc", level, reasons, steps)
+    if level in (PARTLY, NOT_SHOWN):
+        steps.append(
+            "Take “unknown” as a list to look through, not as an answer: sort predictions.csv by its score, and look "
+            "at the particles on both sides of the threshold."
+        )
+    elif level == NO:
+        steps.append(
+            "Do not rely on “unknown”: train with more classes, of more various shapes (train.py --recipe diverse adds "
+            "simulated ones), then test again."
+        )
+    else:
+        steps.append("Sort your own particles with predict.py; what it calls unknown is worth a closer look.")
+    return Answer(question, level, tuple(reasons)), steps
+
+
+def _apart(part: dict | None) -> tuple[Answer, list[str]]:
+    question = "Do new classes come apart from each other?"
+    if part is None:
+        return Answer(question, NOT_SHOWN, ("No class was held out of training, so it was not tested.",)), []
+    pairs, classes = part["verification"]["unseen_unseen"], len(part["classes"])
+    if pairs["auc"] is None:
+        reason = f"{classes} new {plural('class', classes)} of {part['n_particles']} particles: no pairs to compare."
+        step = "Hold two or more classes with several particles each out of training: csv_split.py --unseen NAMES."
+        return Answer(question, NOT_SHOWN, (reason,)), [step]
+    level = _level(pairs, "auc", PAIR_LIMITS)
+    reasons = [
+        "Of one pair of the same new class and one of two new classes, the first is the more alike in "
+        f"{pairs['auc']:.0%} {_interval(pairs, 'auc')}of cases (AUC; guessing: 50%)."
+    ]
+    steps = []
+    level = _enough(part["n_particles"], "new", level, reasons, steps)
+    level = _against_floors(part, "unseen_auc", level, reasons, steps)
+    shots = part["enrolment"]["unseen_only"][SHOTS]
+    if shots["accuracy"] is not None:
+        reasons.append(
+            f"With {shots['shots']} named examples of each, {shots['accuracy']:.0%} of the others are named right "
+            f"(guessing: {shots['chance']:.0%})."
+        )
+    found = part["discovery"]["all_unseen"]["hdbscan"] if "discovery" in part else None
+    if found:
+        groups, true = found["clusters"], found["true_classes"]
+        reasons.append(
+            f"Grouped without examples, they make {groups} {plural('group', groups)}; there are {true} classes."
+        )
+    if level == NO:
+        steps.append(
+            "Train with more classes, of more various shapes (train.py --recipe diverse adds simulated ones): that is "
+            "what helps with classes never seen."
+        )
+    else:
+        steps.append(
+            "Name 5 to 20 examples of each new class that you find among the unknown, and compare the others with them "
+            "(embeddings.npz of predict.py holds their embeddings)."
+        )
+    return Answer(question, level, tuple(reasons)), steps
+
+
+def _level(entry: dict, key: str, limits: tuple[float, float]) -> str:
+    low = (entry[f"{key}_interval"] or [entry[key]])[0]
+    return YES if low >= limits[0] else PARTLY if low >= limits[1] else NO
+
+
+def _enough(particles: int, kind: str, level: str, reasons: list[str], steps: list[str]) -> str:
+    """The level where there are particles enough to say; else the reason and the step are added."""
+    if particles >= FEW:
+        return level
+    reasons.append(f"{particles} {kind} {plural('particle', particles)} in the test: too few to say.")
+    steps.append(f"Test on at least {FEW} {kind} particles, better on some hundreds.")
+    return NOT_SHOWN
+
+
+def _against_floors(part: dict | None, key: str, level: str, reasons: list[str], steps: list[str] | None = None) -> str:
+    """The level where no floor does as well; else the reason, and the step where there is one, are added."""
+    floors = part["floors"] if part else []
+    if not floors or floors[0][key] is None:
+        return level
+    others = [floor for floor in floors[1:] if floor[key] is not None and floor[key] >= floors[0][key] - BETTER_BY]
+    if not others:
+        return level
+    named = ", ".join(f"{PLAIN[floor['embedding']]}: {floor[key]:.0%}" for floor in others)
+    reasons.append(f"Other means do as well (this network, in the same way: {floors[0][key]:.0%}): {named}.")
+    if steps is not None:
+        steps.append(
+            "Test with held-out classes that are alike in size and brightness: only then does structure decide."
+        )
+    return level if level == NO else NOT_SHOWN
+
+
+def _interval(entry: dict, key: str) -> str:
+    low_high = entry[f"{key}_interval"]
+    return f"[{100 * low_high[0]:.0f} to {100 * low_high[1]:.0f}] " if low_high else ""
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
+
+
+def format_verdict(found: Verdict) -> str:
+    """The verdict as text for the terminal."""
+    lines = ["THE VERDICT"]
+    for answer in found.answers:
+        lines += [f"{answer.question} {answer.level.upper()}"]
+        lines += wrap(" ".join(answer.reasons), WIDTH, initial_indent="    ", subsequent_indent="    ")
+    lines.append("What to do next")
+    for number, step in enumerate(found.steps, start=1):
+        lines += wrap(step, WIDTH, initial_indent=f"  {number}. ", subsequent_indent="     ")
+    return "\n".join(lines)

@@ -1,0 +1,23 @@
+"""--help of a script does without what only its work needs."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.scripts import REPOSITORY
+
+HEAVY = ("matplotlib", "scipy", "sklearn", "umap", "gemmi")
+
+
+@pytest.mark.parametrize("script", ["open_set", "predict", "test"])
+def test_help_imports_nothing_heavy(script):
+    code = (
+        f"import sys, runpy; sys.argv = ['{script}.py', '--help']\n"
+        f"try: runpy.run_path('{script}.py', run_name='__main__')\n"
+        f"except SystemExit as end: assert end.code == 0, end.code\n"
+        f"print('heavy:', *sorted(set({HEAVY}) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert "--results-dir" in done.stdout
+    assert done.stdout.splitlines()[-1] == "heavy:"
