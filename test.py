@@ -22,7 +22,7 @@ from loader.columns import PARTICLE, SNR
 from loader.dataset import check_classes, load_split, overlap_warning
 from loader.rows import snr_convention
 from model import embed, load_model
-from report.tables import format_closed_set
+from report.closed_set import format_closed_set
 
 
 @dataclass(frozen=True)

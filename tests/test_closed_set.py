@@ -11,7 +11,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from evaluation import closed_set
 from evaluation.bootstrap import Resampling, interval, mean_interval, number_particles, particle_weights, rows_per_class
 from evaluation.closed_set import closed_set_report, confusion_matrix, linear_probe
-from report.tables import format_closed_set
+from report.closed_set import format_closed_set
 
 
 def clusters(n: int, seed: int, spread: float = 0.6) -> tuple[np.ndarray, np.ndarray]:

@@ -257,7 +257,7 @@ def test_an_unknown_voxel_size_is_taken_as_the_checkpoints_and_said(checkpoint, 
     assert f"{COUNT} volumes: voxel size unknown: taken as the checkpoint's 20 A\n" in capsys.readouterr().out
     content = torch.load(checkpoint, weights_only=True)
     content["preprocessing"]["voxel_size"] = None
-    same(predicted(tmp_path / "r", saved(content, tmp_path), *files), expected)
+    same(predicted(tmp_path / "s", saved(content, tmp_path), *files), expected)
     note = f"{COUNT} volumes: voxel size 20 A, the checkpoint's unknown: taken as the same\n"
     assert note in capsys.readouterr().out
 
@@ -270,7 +270,7 @@ def test_negated_copies_are_warned_of_and_the_originals_are_not(trained, checkpo
     dark = [folder / f"{number}.mrc" for number in range(len(rows))]
     predicted(tmp_path / "r", checkpoint, *dark)
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "predict.py: warning: the particles look dark, not bright" in line
+    assert "warning: the particles look dark, not bright" in line
     assert "--contrast dark" in line
     same(predicted(tmp_path / "r", checkpoint, *dark, contrast="dark"), originals)
     assert "warning" not in capsys.readouterr().err
