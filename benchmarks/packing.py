@@ -1,4 +1,4 @@
-"""How long the scripts take, and how much memory, on a split of many volumes that each of them needs.
+"""How long do the scripts take, and how much memory, on a split of many volumes that each of them needs?
 
 -> benchmarks/results/packing.{json,md}
 
@@ -21,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from tqdm import tqdm
 
+from benchmarks import study
 from common.cli import REPOSITORY, InputError, run
-from common.files import write_json, write_text
 from simulation.particles import VolumeWriter
 
 
@@ -35,7 +36,7 @@ class Config:
     box: int = 32  # voxels, side of a volume
     threads: int = 2  # of torch in each script
     work_dir: str = ""  # folder of the data, which is removed afterwards; empty: the system's temporary folder
-    results: str = str(REPOSITORY / "benchmarks" / "results" / "packing")  # files, without their endings
+    results: str = str(study.RESULTS / "packing")  # files of the results, without their endings
 
 
 QUICK = 5_000  # volumes
@@ -43,6 +44,8 @@ CLASSES, VALID_UNSEEN, UNSEEN = tuple(f"c{number}" for number in range(10)), "c8
 SMALL_SPLIT = 20  # rows of each known class that the checkpoint is trained on, which is not timed
 NETWORK = ("--depth", "10", "--width", "4", "--embedding-dim", "16", "--batch-size", "16", "--device", "cpu")
 BRIEF = ("--no-umap", "--no-discovery", "--no-floors", "--bootstrap", "5")
+SECONDS = {"seconds": "seconds", "processor_seconds": "of processor time"}  # figure -> head of its column
+MEMORY = {"own_mb": "own memory, MB", "resident_mb": "with pages of files, MB"}
 POLL_S = 0.02
 MB = 1024  # of the kB in /proc
 
@@ -82,17 +85,10 @@ def main(cfg: Config) -> None:
             until = folder / "first" / "last.pt" if command[0] == "train.py" else None
             rows.append(measure(label, command, folder, until))
             print(rows[-1], flush=True)
-    content = {
-        "volumes": volumes,
-        "box": cfg.box,
-        "threads": cfg.threads,
-        "commit": output("git", "rev-parse", "--short", "HEAD"),
-        "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
-        "rows": [asdict(row) for row in rows],
-    }
-    write_json(f"{cfg.results}.json", content)
-    write_text(f"{cfg.results}.md", page(content, rows))
-    print(page(content, rows))
+    content = {"volumes": volumes, "box": cfg.box, **study.machine(torch.device("cpu")), "threads": cfg.threads}
+    content["rows"] = [asdict(row) for row in rows]
+    study.write_results(cfg.results, content, page(content))
+    study.show(cfg.results)
 
 
 def make_data(folder: Path, volumes: int, box: int) -> None:
@@ -168,31 +164,18 @@ def memory(pid: int) -> tuple[float, float]:
     return tuple(int(sizes[name].split()[0]) / MB if name in sizes else 0.0 for name in ("RssAnon", "VmRSS"))
 
 
-def processor() -> str:
-    """The processor's name."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "processor unknown")
-
-
-def output(*command: str) -> str:
-    """What a command prints; empty where it fails."""
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
-
-
-def page(content: dict, rows: Sequence[Measured]) -> str:
+def page(content: dict) -> str:
     """The table, with what it was measured on."""
-    lines = [
-        "# Scripts on a large split",
-        "",
-        f"{content['volumes']:,} volumes of {content['box']}^3 voxels; {content['machine']}, {content['threads']} "
-        f"threads; commit {content['commit']}. `python -m benchmarks.packing --volumes {content['volumes']}`",
-        "",
-        "| script | seconds | of processor time | own memory, MB | with pages of files, MB |",
-        "| --- | --- | --- | --- | --- |",
+    rows = [
+        (row["script"], *(f"{row[key]:.1f}" for key in SECONDS), *(f"{row[key]:,.0f}" for key in MEMORY))
+        for row in content["rows"]
     ]
-    for row in rows:
-        figures = f"{row.seconds:.1f} | {row.processor_seconds:.1f} | {row.own_mb:,.0f} | {row.resident_mb:,.0f}"
-        lines.append(f"| {row.script} | {figures} |")
+    lines = [
+        *("# Scripts on a large split", ""),
+        f"{content['volumes']:,} volumes of {content['box']}^3 voxels; {study.measured_on(content)}. "
+        f"`python -m benchmarks.packing --volumes {content['volumes']}`",
+        *("", *study.markdown_table(["script", *SECONDS.values(), *MEMORY.values()], rows)),
+    ]
     return "\n".join(lines) + "\n"
 
 

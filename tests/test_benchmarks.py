@@ -22,8 +22,10 @@ from benchmarks import (
     loss_options,
     loss_speed,
     losses,
+    packing,
     recipes,
     select_score,
+    sets,
     shapes,
     simulation_speed,
     speed,
@@ -41,15 +43,9 @@ TINY |= {"epochs": "2"}
 
 
 MODULES = (
-    class_diversity, hard_set, loss_options, loss_speed, losses, recipes, select_score, shapes, simulation_speed, speed,
-    stream,
+    class_diversity, hard_set, loss_options, loss_speed, losses, packing, recipes, select_score, sets, shapes,
+    simulation_speed, speed, stream,
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def small_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine's speed is measured in no time."""
-    monkeypatch.setattr(study, "MATRIX_SIDE", 64)
 
 
 @pytest.fixture
