@@ -24,7 +24,7 @@ from simulation.stream import GROUP, HALF_TURNS, ROOM, Draw, PieceMaker, Stock, 
 from simulation.structures import load_densities
 from tests.scripts import same, small
 from training.group import Group
-from training.online import StreamBatches, draw_labels, junk_volumes, load_shapes
+from training.online import OnlineBatches, StreamBatches, draw_labels, junk_volumes, load_shapes
 
 CPU = torch.device("cpu")
 SIDE, VOXEL = 16, 20.0
@@ -354,7 +354,7 @@ def test_drawn_from_a_stock_volumes_have_the_law_of_those_drawn_afresh(shared):
         stream = source(shared, **options).batch(0, 0)[0]
         cfg = settings(shared, **{k: v for k, v in options.items() if k != "volumes"})
         shapes = load_shapes(cfg, CLASSES, Preprocessing(16, 20.0, tilt_range=(-60.0, 60.0)), CPU)
-        afresh = train.OnlineBatches(cfg, shapes, len(CLASSES), 160, Group()).batch(0, 0)[0]
+        afresh = OnlineBatches(cfg, shapes, len(CLASSES), 160, Group()).batch(0, 0)[0]
         powers = [torch.fft.rfftn(v[:, 0] * window, dim=(1, 2, 3)).abs().square().mean(0) for v in (stream, afresh)]
         shell = geometry(16, Imaging(), CPU).shell.sqrt().round().long().flatten()
         sums = [torch.zeros(int(shell.max()) + 1).index_add_(0, shell, power.flatten()) for power in powers]
@@ -389,7 +389,7 @@ def test_a_cut_off_run_on_a_stream_ends_with_the_same_weights(shared, tmp_path):
 
 
 def test_what_a_stream_cannot_be_is_refused(shared, tmp_path):
-    with pytest.raises(InputError, match="--online-imaging any: expected fixed or random"):
+    with pytest.raises(InputError, match="--online-imaging any: expected one of fixed, random"):
         train.main(settings(shared, save_dir=str(tmp_path / "run"), online_imaging="any"))
     for option, value in (("online_renewal", 0.0), ("online_renewal", 1.5), ("online_stock", 0)):
         with pytest.raises(InputError, match="expected a renewal above 0, up to 1, and a stock of 1 or more"):
