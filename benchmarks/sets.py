@@ -20,8 +20,8 @@ from pathlib import Path
 import pandas as pd
 import tyro
 
-from benchmarks import runs
-from common.cli import InputError, choose_device, run
+from benchmarks import study
+from common.cli import Device, InputError, choose_device, run
 from loader.columns import CLASS, LABEL, PARTICLE
 from loader.rows import read_split
 from model import load_checkpoint
@@ -48,9 +48,9 @@ class Config:
     shape_seed: int = 9  # seed of the procedural complexes; that of the training data
     simulate_options: dict[str, str] = field(default_factory=dict)  # of simulate.py, over the set's: snr "0.1 inf"
     bootstrap: int = 50  # number of resamples of particles for the 95 % intervals
-    device: str = "auto"  # device to compute on: auto, cpu or cuda
+    device: Device = "auto"  # device to compute on
     work_dir: str = "bench/sets"  # folder for data, splits and logs
-    results: str = str(runs.RESULTS / "sets")  # files of the results, without endings
+    results: str = str(study.RESULTS / "sets")  # files of the results, without endings
 
 
 def main(cfg: Config) -> None:
@@ -62,20 +62,20 @@ def main(cfg: Config) -> None:
     sha256 = hashlib.sha256(Path(cfg.checkpoint).read_bytes()).hexdigest()
     network = {key: saved["config"][key] for key in ("backbone", "depth", "width", "loss", "seed")} | {"sha256": sha256}
     content = {"network": network, "classes": asdict(classes), "final": cfg.final, "bootstrap": cfg.bootstrap}
-    content |= {"structures": bool(cfg.structures), **runs.machine(choose_device(cfg.device)), "sets": {}}
+    content |= {"structures": bool(cfg.structures), **study.machine(choose_device(cfg.device)), "sets": {}}
     for name in cfg.sets:
         print(f"under the imaging of {name}", flush=True)
         folder = Path(cfg.work_dir).absolute() / (f"{name}_final" if cfg.final else name)
         options = simulate_options(cfg, name, saved["preprocessing"])
-        made, data = runs.make_split(folder, classes, cfg.structures, cfg.device, options)
+        made, data = study.make_split(folder, classes, cfg.structures, cfg.device, options)
         write_evaluation(made, folder / "evaluation", name)
         settings = {"data": data, "checkpoint": sha256, "bootstrap": cfg.bootstrap}
         place = folder / sha256[:12]
-        content["sets"][name] = {"simulate": options} | runs.once(
+        content["sets"][name] = {"simulate": options} | study.once(
             place / "result.json", settings, lambda p=place, f=folder: measure(cfg, p, f / "evaluation")
         )
-        runs.write_results(cfg.results, content, page(content))
-    print(f"{page(content)}\nwritten: {cfg.results}.json, {cfg.results}.md")
+        study.write_results(cfg.results, content, page(content))
+    study.show(cfg.results)
 
 
 def classes_by_use(cfg: Config, known: list[str]) -> ClassSet:
@@ -83,7 +83,7 @@ def classes_by_use(cfg: Config, known: list[str]) -> ClassSet:
 
     Raises InputError where a class is both.
     """
-    benchmark = runs.class_set(cfg.structures)
+    benchmark = study.class_set(cfg.structures)
     unseen = (cfg.unseen or benchmark.unseen) if cfg.final else ()
     classes = ClassSet(tuple(known), cfg.valid_unseen or benchmark.valid_unseen, unseen)
     both = sorted({*known} & {*classes.valid_unseen, *unseen})
@@ -108,19 +108,19 @@ def write_evaluation(made: Path, folder: Path, name: str) -> None:
 
     Particles are named after the set: those of the training data have the same names otherwise.
     """
-    parts = {part: read_split(made / f"{part}.csv") for part in runs.PARTS}
+    parts = {part: read_split(made / f"{part}.csv") for part in study.PARTS}
     for table in parts.values():
         table[PARTICLE] = f"{name}/" + table[PARTICLE].astype(str)
     known = pd.concat([parts[part] for part in ("train", "valid", "test")], ignore_index=True)
     known = known.sort_values([CLASS, PARTICLE], kind="stable")
     held_out = {part: parts[part] for part in ("valid_unseen", "unseen")}
-    runs.write_parts(folder, {"test": known, "train": known.drop_duplicates(LABEL), **held_out})
+    study.write_parts(folder, {"test": known, "train": known.drop_duplicates(LABEL), **held_out})
 
 
 def measure(cfg: Config, folder: Path, csv_dir: Path) -> dict:
     """The figures of a set, name -> [value, 95 % interval or None], and of how many volumes they are."""
     options = {"device": cfg.device, "bootstrap": cfg.bootstrap, "umap": False, "discovery": False, "floors": False}
-    opened = runs.evaluate("open_set.py", folder, Path(cfg.checkpoint).absolute(), csv_dir, options)
+    opened = study.evaluate("open_set.py", folder, Path(cfg.checkpoint).absolute(), csv_dir, options)
     present = [part for part in ("valid_unseen", "unseen") if part in opened]
     known, refused = opened["known"], opened[present[0]]["rejection"]
     found = {
@@ -158,9 +158,9 @@ def page(content: dict) -> str:
         "",
         f"{text}. New particles of {source}; prototypes, score and threshold from home. "
         "All SNRs mixed; 95 % intervals over particles, not over classes. "
-        f"SNR convention: {conventions}. {content['device']}, {content['threads']} threads, torch {content['torch']}.",
+        f"SNR convention: {conventions}. {study.measured_on(content)}.",
         "",
-        *[f"* {name}: `simulate.py {' '.join(runs.arguments(found['simulate']))}`" for name, found in sets.items()],
+        *[f"* {name}: `simulate.py {' '.join(study.arguments(found['simulate']))}`" for name, found in sets.items()],
     ]
     for part in ("valid_unseen", "unseen"):
         rows = []
@@ -170,7 +170,7 @@ def page(content: dict) -> str:
                 rows.append([name, f"{found['known']['n']:,} / {found[part]['n']:,}", *map(cell, columns)])
         if rows:
             lines += ["", f"## {part}: {', '.join(content['classes'][part])}", ""]
-            lines += runs.markdown_table(["set", "n known / unknown", *UNSEEN.values(), *KNOWN.values()], rows)
+            lines += study.markdown_table(["set", "n known / unknown", *UNSEEN.values(), *KNOWN.values()], rows)
     return "\n".join(lines) + "\n"
 
 

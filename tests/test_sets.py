@@ -2,36 +2,13 @@
 
 import json
 import math
-import sys
-from importlib import import_module
 
 import pytest
-import torch
-import tyro
 
-from benchmarks import runs, sets
-from common.cli import InputError, chosen_recipe
+from benchmarks import sets
+from common.cli import InputError
 from loader.rows import read_split
 from model import load_checkpoint
-from simulation.sets import SETS
-
-
-@pytest.fixture
-def in_process(monkeypatch):
-    """Scripts run in this process, which saves their start; their names, one for each call."""
-    called = []
-
-    def run_here(script: str, *given: str, log) -> None:
-        called.append(script)
-        module = import_module(script.removesuffix(".py"))
-        monkeypatch.setattr(sys, "argv", [script, *given])
-        default = module.Config(**chosen_recipe(SETS, "set")) if script == "simulate.py" else None
-        module.main(tyro.cli(module.Config, args=given, default=default))
-
-    monkeypatch.setattr(runs, "run_script", run_here)
-    threads = torch.get_num_threads()
-    yield called
-    torch.set_num_threads(threads)
 
 
 def config(trained, tmp_path, **options):
