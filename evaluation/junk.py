@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.rejection import prototypes, unit
+from evaluation.rejection import unit
 
 FALSE_JUNK_RATE = 0.01  # share of validation knowns that the threshold may call junk
 
@@ -37,16 +37,15 @@ def junk_score(embeddings: np.ndarray, particles: np.ndarray, junk: np.ndarray) 
 
 
 def calibrate_junk(
-    particles: np.ndarray, junk: np.ndarray, kinds: np.ndarray, known: np.ndarray, rate: float = FALSE_JUNK_RATE
+    particles: np.ndarray, junk: np.ndarray, known: np.ndarray, rate: float = FALSE_JUNK_RATE
 ) -> JunkCalibration:
-    """Prototypes of junk, and the threshold that the share `rate` of known validation particles reaches.
+    """The threshold that the share `rate` of known validation particles reaches.
 
     Args:
         particles: (P, E) directions of particles: the loss's weights of known and auxiliary classes.
-        junk: (N, E) embeddings of junk.
-        kinds: (N,) its kinds, 0 ... J - 1.
+        junk: (J, E) directions of junk: the loss's weights of its kinds; or, where training had none, the prototypes
+            of embeddings of junk.
         known: (M, E) embeddings of validation volumes of known classes.
     """
-    directions = prototypes(junk, kinds, int(kinds.max()) + 1)
-    scores = junk_score(known, particles, directions)
-    return JunkCalibration(unit(particles), directions, float(np.quantile(scores, 1 - rate, method="higher")))
+    threshold = float(np.quantile(junk_score(known, particles, junk), 1 - rate, method="higher"))
+    return JunkCalibration(unit(particles), unit(junk), threshold)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from evaluation.junk import calibrate_junk, junk_score
+from evaluation.rejection import prototypes
 
 
 def test_the_score_is_the_nearest_junk_less_the_nearest_particle():
@@ -19,8 +20,8 @@ def test_the_threshold_leaves_the_stated_share_of_knowns_and_finds_junk():
     known = axes[generator.integers(4, size=1000)] + 0.3 * generator.normal(size=(1000, 6))
     kinds = np.arange(200) % 2
     junk = axes[4 + kinds] + 0.3 * generator.normal(size=(200, 6))
-    calibration = calibrate_junk(particles, junk, kinds, known, 0.02)
-    assert calibration.junk == pytest.approx(axes[4:], abs=0.1)
+    calibration = calibrate_junk(2 * particles, prototypes(junk, kinds, 2), known, 0.02)
+    assert calibration.particles == pytest.approx(particles) and calibration.junk == pytest.approx(axes[4:], abs=0.1)
     assert calibration.is_junk(known).mean() == pytest.approx(0.02, abs=0.002)
     assert calibration.is_junk(junk).mean() > 0.95
     assert np.array_equal(calibration.score(known), junk_score(known, particles, calibration.junk))
