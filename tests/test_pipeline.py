@@ -46,7 +46,7 @@ def place(request, original, tmp_path_factory):
     parent = tmp_path_factory.mktemp("place")
     repository = parent / "SoftLMCCL"
     ignore = shutil.ignore_patterns(
-        ".*", "demo", "data_", "csv_split", "model_save", "results", "bench", "tests", "docs"
+        ".*", "__pycache__", "demo", "data_", "csv_split", "model_save", "results", "bench", "tests", "docs"
     )
     shutil.copytree(REPOSITORY, repository, ignore=ignore)
     data = parent / "data_" if request.param == "beside" else repository / "data_"
