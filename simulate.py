@@ -34,7 +34,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from common.cli import InputError, choose_device, plural, run
+from common.cli import Device, InputError, choose_device, plural, run
 from common.files import write_json
 from common.machine import processors
 from loader.volume import read_volume
@@ -85,7 +85,7 @@ class Config:
     set: str = ""  # named set of options: benchmark, lab, hard, series or other; options that are given override it
     independent: bool = False  # image with code that training never sees, for evaluation alone; see simulation/other.py
     seed: int = 9  # seed of poses, noise and procedural complexes
-    device: str = "auto"  # device that computes: auto, cpu or cuda
+    device: Device = "auto"  # device that computes
     overwrite: bool = False  # replace the data set that is in the folder
     imaging: tyro.conf.OmitArgPrefixes[Imaging] = field(default_factory=Imaging)
     expert: tyro.conf.OmitArgPrefixes[Expert] = field(default_factory=Expert)

@@ -21,7 +21,7 @@ import pandas as pd
 import tyro
 
 from benchmarks import study
-from common.cli import InputError, choose_device, run
+from common.cli import Device, InputError, choose_device, run
 from loader.columns import CLASS, LABEL, PARTICLE
 from loader.rows import read_split
 from model import load_checkpoint
@@ -48,7 +48,7 @@ class Config:
     shape_seed: int = 9  # seed of the procedural complexes; that of the training data
     simulate_options: dict[str, str] = field(default_factory=dict)  # of simulate.py, over the set's: snr "0.1 inf"
     bootstrap: int = 50  # number of resamples of particles for the 95 % intervals
-    device: str = "auto"  # device to compute on: auto, cpu or cuda
+    device: Device = "auto"  # device to compute on
     work_dir: str = "bench/sets"  # folder for data, splits and logs
     results: str = str(study.RESULTS / "sets")  # files of the results, without endings
 

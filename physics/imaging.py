@@ -1,11 +1,12 @@
 """The microscope and the scene that a subtomogram is imaged under."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from common.cli import InputError
 
-CONVENTIONS = ("variance", "lab")
-BAND_SHAPES = ("sphere", "cube")
+Convention = Literal["variance", "lab"]  # of the SNR
+BandShape = Literal["sphere", "cube"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Imaging:
     amplitude_contrast: float = 0.07  # share of amplitude contrast in the contrast transfer, 0 to 1
     envelope: float = 0.4  # frequency where the contrast has fallen to 1/e, in Nyquist frequencies; inf for none
     band_limit: float = 1.0  # frequency where signal and noise end smoothly, in Nyquist frequencies; 1 for no limit
-    band_shape: str = "sphere"  # what the band limit bounds: the frequency (sphere), or each axis of it (cube)
+    band_shape: BandShape = "sphere"  # what the band limit bounds: the frequency (sphere), or each axis of it (cube)
     band_edge: float = 0.2  # share of the band limit over which signal and noise fall to 0
     b_factor: float = 0.0  # B of exp(-B k^2 / 4), which blurs the density, or below 0 sharpens it, A^2
     noise_through_ctf: float = 0.5  # share of the noise's variance that went through the contrast transfer, 0 to 1
@@ -30,7 +31,7 @@ class Imaging:
     shift: float = 2.0  # largest shift of a particle along each axis, voxels
     tilt_step: float = 0.0  # degrees between the views of a real tilt series, far slower; 0 for the ideal wedge
     dose: float = 0.0  # dose of the whole tilt series, electrons per A^2; needs a tilt step
-    snr_convention: str = "variance"  # variance: SNR = S / N; lab: SNR = 2 r / (1 - r), twice as noisy
+    snr_convention: Convention = "variance"  # variance: SNR = S / N; lab: SNR = 2 r / (1 - r), twice as noisy
     common_noise: bool = False  # one noise level for all classes: the SNR is that of the mean class
     neighbours: int = 0  # largest number of procedural complexes packed around each particle
     padding: float = 1.5  # side of the box that filters act on over the volume's; from 1.5 on little wraps around
@@ -46,13 +47,13 @@ class Imaging:
             "amplitude_contrast": not 0 <= self.amplitude_contrast <= 1,
             "envelope": self.envelope <= 0,
             "band_limit": not 0 < self.band_limit <= 1,
-            "band_shape": self.band_shape not in BAND_SHAPES,
+            "band_shape": self.band_shape not in get_args(BandShape),
             "band_edge": not 0 < self.band_edge <= 1,
             "noise_through_ctf": not 0 <= self.noise_through_ctf <= 1,
             "shift": self.shift < 0,
             "tilt_step, dual_axis": self.tilt_step < 0 or (self.tilt_step > 0 and self.dual_axis),
             "dose, tilt_step": self.dose < 0 or (self.dose > 0 and not self.tilt_step),
-            "snr_convention": self.snr_convention not in CONVENTIONS,
+            "snr_convention": self.snr_convention not in get_args(Convention),
             "neighbours": self.neighbours < 0,
             "padding": self.padding < 1,
         }
@@ -70,13 +71,13 @@ EXPECTED = {
     "amplitude_contrast": "0 to 1",
     "envelope": "above 0, in Nyquist frequencies",
     "band_limit": "above 0, up to 1 Nyquist frequency",
-    "band_shape": " or ".join(BAND_SHAPES),
+    "band_shape": " or ".join(get_args(BandShape)),
     "band_edge": "above 0, up to 1",
     "noise_through_ctf": "0 to 1",
     "shift": "0 voxels or more",
     "tilt_step, dual_axis": "0 degrees or more, and 0 with dual_axis",
     "dose, tilt_step": "0 e/A^2 or more, and 0 without a tilt_step",
-    "snr_convention": " or ".join(CONVENTIONS),
+    "snr_convention": " or ".join(get_args(Convention)),
     "neighbours": "0 or more",
     "padding": "1 or more",
 }
