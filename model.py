@@ -157,7 +157,13 @@ def load_checkpoint(path: Path | str) -> dict:
         raise InputError(f"{path}: not a checkpoint of train.py: missing {missing}")
     if content["version"] != VERSION:
         raise InputError(f"{path}: checkpoint format {content['version']}; this code reads {VERSION}")
-    return content
+    return content | {key: single(content[key]) for key in ("state_dict", "criterion", "calibration")}
+
+
+def single(values: dict) -> dict:
+    """The same with float32 for float16, which ship.py writes."""
+    half = {name for name, value in values.items() if getattr(value, "dtype", None) == torch.float16}
+    return {name: value.float() if name in half else value for name, value in values.items()}
 
 
 def load_model(path: Path | str, device: torch.device) -> tuple[nn.Module, dict]:

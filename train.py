@@ -5,6 +5,7 @@ csv_split/{train,valid}.csv -> model_save/{checkpoint<epoch>,checkpoint,last}.pt
     python train.py
     python train.py --width 16 --epochs 10 --save-dir model_save
     python train.py --resume
+    python train.py --init pretrained/universal.pt --lr 1e-3    # from the weights of a trained network, of any classes
     python train.py --recipe authors                  # original or diverse; other options override it
     python train.py --simulate-online --auxiliary 600 # fresh volumes every step, and shapes of no known class
     torchrun --standalone --nproc_per_node=4 train.py --batch-size 256    # a process a GPU; the batch is that of all
@@ -33,6 +34,7 @@ from training.batches import Batches, FileBatches
 from training.checks import check, check_data, check_group
 from training.config import Augmentation, Backbone, Loss, Machine, Online, Optimisation, Recipe, Rejection
 from training.group import Group, join
+from training.init import check_init, init_text, init_warning, network_settings
 from training.loop import Validation, draw_gallery, finish_epoch, train_epoch
 from training.recipes import RECIPES
 from training.record import (
@@ -60,6 +62,7 @@ class Config(Optimisation, Augmentation, Online, Rejection, Machine):  # the set
     embedding_dim: int = 512  # numbers per embedding
     views: bool = False  # average embeddings over the half turns that keep the missing wedge; four times the inference
     upsample: int = 1  # factor by which the box is enlarged on the device; the original has 2
+    init: str = ""  # checkpoint whose network to start from, with its settings; the loss begins anew; empty for none
     loss: Loss = "soft_lmccl"  # the loss, by its name in loss/loss.py
     loss_options: dict[str, str] = field(default_factory=dict)  # options of the loss, each a name and a value: s 30
     epochs: int = 30  # passes over train.csv
@@ -78,8 +81,11 @@ def main(cfg: Config) -> None:
     check(cfg)
     with join(choose_device(cfg.device)) as (group, device):
         check_group(cfg, group, device)
+        source = check_init(cfg) if cfg.init else None
         rows, valid_rows, data = read_tables(cfg)
         check_data(cfg, data, rows, group)
+        if source and (warning := init_warning(cfg.init, source, data.preprocessing)):
+            warn(warning)
         simulated = make_simulated(cfg, len(rows), data, device, group) if cfg.simulate_online else None
         train = load_volumes(cfg, rows, data, device)
         valid = load_split(valid_rows, data.preprocessing, memory_share=cfg.memory_share)
@@ -91,6 +97,8 @@ def main(cfg: Config) -> None:
         take_up(state)
         if group.first:
             print(description(state, batches, valid), flush=True)
+        if group.first and source and not (state.epoch or state.step):
+            print(init_text(cfg, source), flush=True)
         board = Board(state)
         sets = Validation(train, valid, draw_gallery(train.labels, cfg.prototype_per_class, cfg.seed))
         with stop_requests() as stop:
@@ -213,4 +221,4 @@ def conclude(state: TrainingState) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Config, __doc__, RECIPES)
+    run(main, Config, __doc__, RECIPES, defaults=network_settings)

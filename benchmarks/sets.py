@@ -47,6 +47,7 @@ class Config:
     seed: int = 1009  # seed of the particles; another than that of the training data
     shape_seed: int = 9  # seed of the procedural complexes; that of the training data
     simulate_options: dict[str, str] = field(default_factory=dict)  # of simulate.py, over the set's: snr "0.1 inf"
+    floors: bool = False  # report the pair AUC of an untrained network, of size and of intensity too
     bootstrap: int = 50  # number of resamples of particles for the 95 % intervals
     device: Device = "auto"  # device to compute on
     work_dir: str = "bench/sets"  # folder for data, splits and logs
@@ -69,7 +70,7 @@ def main(cfg: Config) -> None:
         options = simulate_options(cfg, name, saved["preprocessing"])
         made, data = study.make_split(folder, classes, cfg.structures, cfg.device, options)
         write_evaluation(made, folder / "evaluation", name)
-        settings = {"data": data, "checkpoint": sha256, "bootstrap": cfg.bootstrap}
+        settings = {"data": data, "checkpoint": sha256, "bootstrap": cfg.bootstrap, "floors": cfg.floors}
         place = folder / sha256[:12]
         content["sets"][name] = {"simulate": options} | study.once(
             place / "result.json", settings, lambda p=place, f=folder: measure(cfg, p, f / "evaluation")
@@ -119,7 +120,8 @@ def write_evaluation(made: Path, folder: Path, name: str) -> None:
 
 def measure(cfg: Config, folder: Path, csv_dir: Path) -> dict:
     """The figures of a set, name -> [value, 95 % interval or None], and of how many volumes they are."""
-    options = {"device": cfg.device, "bootstrap": cfg.bootstrap, "umap": False, "discovery": False, "floors": False}
+    options = {"device": cfg.device, "bootstrap": cfg.bootstrap, "floors": cfg.floors, "umap": False}
+    options |= {"discovery": False}
     opened = study.evaluate("open_set.py", folder, Path(cfg.checkpoint).absolute(), csv_dir, options)
     present = [part for part in ("valid_unseen", "unseen") if part in opened]
     known, refused = opened["known"], opened[present[0]]["rejection"]
@@ -143,6 +145,9 @@ def unseen_figures(part: dict) -> dict:
         "val": [val.get("value"), val.get("interval")],
         "auroc": [score["auroc"], score["auroc_interval"]],
         "detected": [rejection["unknown_detection_rate"], rejection["unknown_detection_rate_interval"]],
+        "floors": {
+            floor["embedding"]: [floor["unseen_auc"], floor["unseen_auc_interval"]] for floor in part["floors"][1:]
+        },
         "n": part["n"],
     }
 
@@ -164,13 +169,16 @@ def page(content: dict) -> str:
     ]
     for part in ("valid_unseen", "unseen"):
         rows = []
+        floors = list(dict.fromkeys(name for found in sets.values() for name in found.get(part, {}).get("floors", ())))
         for name, found in sets.items():
             if part in found:
                 columns = [*(found[part][key] for key in UNSEEN), *(found["known"][key] for key in KNOWN)]
+                columns += [found[part]["floors"].get(name, [None, None]) for name in floors]
                 rows.append([name, f"{found['known']['n']:,} / {found[part]['n']:,}", *map(cell, columns)])
         if rows:
             lines += ["", f"## {part}: {', '.join(content['classes'][part])}", ""]
-            lines += study.markdown_table(["set", "n known / unknown", *UNSEEN.values(), *KNOWN.values()], rows)
+            head = [*UNSEEN.values(), *KNOWN.values(), *(f"pair AUC, {name}" for name in floors)]
+            lines += study.markdown_table(["set", "n known / unknown", *head], rows)
     return "\n".join(lines) + "\n"
 
 

@@ -58,16 +58,19 @@ def run(
     description: str | None,
     recipes: dict[str, dict[str, Any]] | None = None,
     option: str = "recipe",
+    defaults: Callable[[], dict[str, Any]] | None = None,
 ) -> None:
     """Read the command line into `config_class` and call `main`; an `InputError` ends with one line and exit code 2.
 
     Ctrl-C and SIGTERM end with one line too, after what was half-written is removed. Of the processes that torchrun
     started, the first on each machine says it; another does where the first goes on. With `recipes`, `--recipe NAME`,
-    or another `option`, puts the recipe's values in the place of the defaults; other options override them.
+    or another `option`, puts the recipe's values in the place of the defaults, and what `defaults` gives in the place
+    of both; other options override them.
     """
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        default = config_class(**chosen_recipe(recipes, option)) if recipes else None
+        values = (chosen_recipe(recipes, option) if recipes else {}) | (defaults() if defaults else {})
+        default = config_class(**values) if recipes or defaults else None
         main(read_options(config_class, description, default))
     except InputError as error:
         if os.environ.get("LOCAL_RANK", "0") != "0":
@@ -162,14 +165,19 @@ def check_choices(cfg: Any) -> None:
 
 def chosen_recipe(recipes: dict[str, dict[str, Any]], option: str) -> dict[str, Any]:
     """The values of the recipe that `--<option>` names on the command line, with its name; none without it."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument(f"--{option}", nargs="?")
-    name = getattr(parser.parse_known_args()[0], option)
+    name = given_value(option)
     if name is None:
         return {}
     if name not in recipes:
         raise InputError(f"--{option} {name}: expected one of {', '.join(recipes)}")
     return {**recipes[name], option: name}
+
+
+def given_value(option: str) -> str | None:
+    """What follows `--<option>` on the command line, before all of it is read; None without it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(f"--{option}", nargs="?")
+    return getattr(parser.parse_known_args()[0], option)
 
 
 def is_first_process() -> bool:

@@ -20,7 +20,7 @@ def config(trained, tmp_path, **options):
 
 
 def test_a_network_is_measured_under_each_set_on_particles_and_imaging_it_never_saw(trained, tmp_path, in_process):
-    cfg = config(trained, tmp_path, sets=("benchmark", "other"))
+    cfg = config(trained, tmp_path, sets=("benchmark", "other"), floors=True)
     sets.main(cfg)
     assert in_process == ["simulate.py", "csv_split.py", "open_set.py"] * 2
     known = load_checkpoint(cfg.checkpoint)["classes"]
@@ -42,6 +42,9 @@ def test_a_network_is_measured_under_each_set_on_particles_and_imaging_it_never_
         assert all(0 <= value <= 1 for value in values) and "unseen" not in found
     table = (tmp_path / "sets.md").read_text()
     assert "## valid_unseen: complex03, complex06" in table and "| other | 72 / 48 |" in table
+    floors = {name: [*found["valid_unseen"]["floors"]] for name, found in content["sets"].items()}
+    assert all(names[:2] == ["untrained network", "intensity only"] for names in floors.values())
+    assert "| pair AUC, untrained network | pair AUC, intensity only |" in table
     assert "--set other" in table and "## unseen" not in table
     sets.main(cfg)  # nothing is done again
     assert len(in_process) == 6

@@ -84,7 +84,10 @@ class TrainingState:
         self.cfg, self.data, self.device, self.group = cfg, data, device, group or Group()
         self.layout = torch.channels_last_3d  # the faster one, see benchmarks/speed.py
         self.steps_per_epoch = steps_per_epoch
-        self.model = make_model(cfg).to(device, memory_format=self.layout)
+        self.model = make_model(cfg)
+        if cfg.init:
+            self.model.load_state_dict(load_checkpoint(cfg.init)["state_dict"])
+        self.model = self.model.to(device, memory_format=self.layout)
         self.criterion = make_loss(cfg, len(data.classes)).to(device)
         self.average, self.loss_average = None, None
         if cfg.ema:  # a network and a loss that belong together: averaged alike
@@ -164,6 +167,8 @@ class TrainingState:
     def load(self, path: Path) -> None:
         """Take up a run from its last.pt; refuse one of other classes, data or settings, naming every difference."""
         saved = load_checkpoint(path)
+        if not saved["optimizer"]:
+            raise InputError(f"{path}: shipped without what resuming needs; --init starts a new run from its weights")
         now = {
             **comparable(dataclasses.asdict(self.cfg)),
             "classes": self.data.classes,
