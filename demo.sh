@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 source common/setup_venv.sh
+SECONDS=0  # without the installation
 mkdir -p demo
 cd demo
 
