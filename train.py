@@ -95,13 +95,14 @@ def main(cfg: Config) -> None:
         state = TrainingState(cfg, data, steps, device, group)
         state.imaging = batches.imaging_record
         take_up(state)
-        if group.first:
-            print(description(state, batches, valid), flush=True)
-        if group.first and source and not (state.epoch or state.step):
-            print(init_text(cfg, source), flush=True)
         board = Board(state)
         sets = Validation(train, valid, draw_gallery(train.labels, cfg.prototype_per_class, cfg.seed))
         with stop_requests() as stop:
+            group.wait()  # from here on, a signal to any of the processes saves the run
+            if group.first:
+                print(description(state, batches, valid), flush=True)
+            if group.first and source and not (state.epoch or state.step):
+                print(init_text(cfg, source), flush=True)
             while state.epoch < cfg.epochs and not (cfg.patience and epochs_since_best(state.log) >= cfg.patience):
                 started, before = time.perf_counter(), state.seen
                 stopped = train_epoch(state, batches, stop)

@@ -6,7 +6,8 @@
     python -m benchmarks.packing --quick                                # 5,000
 
 Volumes of noise with a blob, without masks; the files are in the page cache when the first script starts, if memory
-holds them. train.py is timed to its first step, with a network so small that reading is most of the time.
+holds them. train.py is timed to its first step, with a network so small that reading is most of the time. On a machine
+that others use too, the seconds of processor time say more than the seconds.
 """
 
 import os
