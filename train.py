@@ -91,18 +91,17 @@ def main(cfg: Config) -> None:
         valid = load_split(valid_rows, data.preprocessing, memory_share=cfg.memory_share)
         warn_of_few(len(valid), cfg.false_rejection_rate)
         batches = simulated or FileBatches(cfg, train, device, group)
-        steps = -(-batches.count // cfg.accumulate)
-        state = TrainingState(cfg, data, steps, device, group)
-        state.imaging = batches.imaging_record
-        take_up(state)
-        board = Board(state)
-        sets = Validation(train, valid, draw_gallery(train.labels, cfg.prototype_per_class, cfg.seed))
-        with stop_requests() as stop:
+        with stop_requests() as stop:  # noted from here on; before, a signal ends the run at once
+            state = TrainingState(cfg, data, -(-batches.count // cfg.accumulate), device, group)
+            state.imaging = batches.imaging_record
+            take_up(state)
             group.wait()  # from here on, a signal to any of the processes saves the run
             if group.first:
                 print(description(state, batches, valid), flush=True)
             if group.first and source and not (state.epoch or state.step):
                 print(init_text(cfg, source), flush=True)
+            board = Board(state)
+            sets = Validation(train, valid, draw_gallery(train.labels, cfg.prototype_per_class, cfg.seed))
             while state.epoch < cfg.epochs and not (cfg.patience and epochs_since_best(state.log) >= cfg.patience):
                 started, before = time.perf_counter(), state.seen
                 stopped = train_epoch(state, batches, stop)

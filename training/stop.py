@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C during training: noted, so that the run can save itself and end. Before, they end it at once."""
+"""SIGTERM and Ctrl-C once the volumes are read: noted, so that the run can save itself and end. Before, they end it."""
 
 import signal
 from collections.abc import Iterator
