@@ -74,6 +74,7 @@ def run(
         main(read_options(config_class, description, default))
     except InputError as error:
         if os.environ.get("LOCAL_RANK", "0") != "0":
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which torchrun ends this process without a word
             time.sleep(HOLD_S)
         print(f"{script_name()}: error: {error}", file=sys.stderr)
         sys.exit(2)
