@@ -174,7 +174,7 @@ class Stock:
     def advance(self, first: int) -> None:
         """Hold the pieces first ... first + count - 1; makes those that it does not hold yet."""
         missing = [number for number in range(first, first + self.count) if self.numbers[number % self.count] != number]
-        hidden = len(missing) < self.count or not is_first_process()
+        hidden = max(self.numbers) >= 0 or not is_first_process()  # but for the first ones, pieces come one by one
         for number in tqdm(missing, desc="stock of particles", unit="piece", leave=False, disable=hidden):
             place, piece = number % self.count, self.make(number)
             self.signals[place], self.levels[place] = piece.signals, piece.levels
