@@ -8,7 +8,9 @@ CHECKPOINT, MRC files | N@stack.mrcs | a folder | a CSV file
 
 The files may have another box or voxel size than the training volumes; they are brought to these. A particle is unknown
 where its score is below the checkpoint's threshold; the nearest known class is told nevertheless. predictions.json
-says what the predictions were made from; those that are replaced are named.
+says what the predictions were made from; those that are replaced are named. embeddings.npz (np.load) has the rows of
+predictions.csv: embeddings, predictions (an index into classes, -1 for unknown), and inputs as UTF-8 bytes with a zero
+byte between two.
 """
 
 import json
