@@ -22,6 +22,7 @@ from common.files import atomic_path
 DPI = 150
 MOST_CLASSES = 60
 MOST_NUMBERS = 30  # classes whose matrix holds numbers
+NARROW = 0.2  # inches of a class in a matrix without numbers
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")  # told apart by all eyes
 
 
@@ -37,7 +38,7 @@ def confusion_matrix(path: Path | str, matrix: np.ndarray | list[list[int]], cla
     shown = highest(mistakes, MOST_CLASSES)
     some = f"\n{shown_text(len(shown), len(classes), 'with the most mistakes')}" if len(shown) < len(classes) else ""
     matrix, share, classes = matrix[np.ix_(shown, shown)], share[np.ix_(shown, shown)], [classes[i] for i in shown]
-    side = 2.2 + 0.48 * len(classes)
+    side = 2.2 + (0.48 if len(classes) <= MOST_NUMBERS else NARROW) * len(classes)
     figure, axes = _figure(side + 0.8, side)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     ticks = range(len(classes))
@@ -121,7 +122,7 @@ def similarity_matrix(path: Path | str, cosines: np.ndarray, names: list[str], k
         f"\n{shown_text(len(shown), len(names), 'that are most alike to another')}" if len(shown) < len(names) else ""
     )
     cosines, names, known = cosines[np.ix_(shown, shown)], [names[i] for i in shown], int(np.sum(shown < known))
-    side = 2.4 + 0.4 * len(names)
+    side = 2.4 + (0.4 if len(names) <= MOST_NUMBERS else NARROW) * len(names)
     figure, axes = _figure(side + 0.8, side)
     image = axes.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")

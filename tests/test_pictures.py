@@ -100,7 +100,7 @@ def test_pictures_of_three_hundred_classes_stay_small_and_say_what_they_show(dra
     pictures.embedding_map("d.png", rng.normal(size=(900, 2)), np.repeat(names, 3), np.arange(900) < 600)
     confusion, similarity, page, embedded = drawn
     for figure in drawn:
-        assert max(figure.get_size_inches()) < 36
+        assert max(figure.get_size_inches()) < 19
     axes = confusion.axes[0]
     assert len(axes.get_yticklabels()) == 60 and axes.get_yticklabels()[-1].get_text() == "class299"
     assert "the 60 of 300 classes with the most mistakes" in axes.get_title()
