@@ -181,6 +181,8 @@ def _densest(points: np.ndarray) -> np.ndarray:
 
 def umap_points(embeddings: np.ndarray, seed: int) -> np.ndarray:
     """Embeddings (N, E) in the plane, (N, 2): 30 principal components, then UMAP; the same for the same seed."""
+    from scipy.spatial.distance import cdist
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ImportWarning)  # it says that its optional TensorFlow is not there
         from umap import UMAP  # slow to import, and only needed here
@@ -188,7 +190,12 @@ def umap_points(embeddings: np.ndarray, seed: int) -> np.ndarray:
     left, spread, _ = np.linalg.svd(centered, full_matrices=False)
     neighbours = min(15, len(embeddings) - 1)
     init = "spectral" if len(embeddings) > 50 else "random"
-    return UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1, init=init).fit_transform((left * spread)[:, :30])
+    components = (left * spread)[:, :30]
+    distances = cdist(components, components)  # UMAP itself would take them one by one
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "using precomputed metric")  # no inverse transform is wanted
+        settings = {"metric": "precomputed", "random_state": seed, "n_jobs": 1}
+        return UMAP(n_neighbors=neighbours, init=init, **settings).fit_transform(distances)
 
 
 def contact_sheet(path: Path | str, volumes: np.ndarray, titles: list[str], title: str = "") -> None:

@@ -1,4 +1,4 @@
-"""The README's way from your own MRC files to an answer, followed to the letter."""
+"""The README's way from your own MRC files to an answer, followed to the letter; and where the documents point to."""
 
 import re
 import runpy
@@ -6,11 +6,13 @@ import shlex
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from loader.volume import write_volume
 from tests.scripts import REPOSITORY
 
 BOX, PER_FOLDER = 8, 5
+DOCUMENTS = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")])
 
 
 def own_data_lines() -> list[str]:
@@ -45,3 +47,20 @@ def test_your_own_mrc_files_lead_to_predictions_by_the_commands_of_the_readme(tm
     assert len(table) == PER_FOLDER
     assert set(table["Prediction"]) <= {*known, "unknown"}
     assert set(table["Nearest Class"]) <= set(known) and len(known) >= 2
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_links_and_benchmarks_that_a_document_names_are_there(document):
+    text = document.read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if not link.startswith("http")]
+    assert not [link for link in links if not (document.parent / link).exists()]
+    assert not [
+        name
+        for name in re.findall(r"(?<!test_)benchmarks[./]([a-z]\w+)", text)
+        if not list((REPOSITORY / "benchmarks").glob(f"{name}*"))
+    ]
+
+
+def test_the_front_page_is_short_and_narrow():
+    lines = (REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 120 and max(map(len, lines)) <= 100

@@ -97,13 +97,16 @@ def test_preparation_is_the_authors():
     np.testing.assert_allclose(center_and_normalise(7 * embedding + 5), center_and_normalise(embedding))
 
 
-def test_similarity_is_minus_the_squared_distance_in_chunks_or_not(monkeypatch):
-    features = np.random.default_rng(0).normal(size=(9, 4))
+@pytest.mark.parametrize(("products", "chunk"), [(4, 16384), (0, 16384), (0, 5)], ids=["products", "rows", "chunks"])
+def test_similarity_is_minus_the_squared_distance_by_products_or_rows(monkeypatch, products, chunk):
+    monkeypatch.setattr(verification, "MOST_PRODUCTS", products)
+    monkeypatch.setattr(verification, "CHUNK", chunk)
+    features = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    features[1] = features[0]
     pairs = np.array(list(combinations(range(9), 2)))
-    expected = [-np.sum((features[i] - features[j]) ** 2) for i, j in pairs]
-    np.testing.assert_allclose(similarity(features, pairs), expected)
-    monkeypatch.setattr(verification, "CHUNK", 5)
-    np.testing.assert_allclose(similarity(features, pairs), expected)
+    expected = [-np.sum((features[i] - features[j]).astype(float) ** 2) for i, j in pairs]
+    np.testing.assert_allclose(similarity(features, pairs), expected, rtol=1e-5)
+    assert similarity(features, pairs).max() <= 0
 
 
 def test_curve_figures_of_a_case_computed_by_hand():
