@@ -66,6 +66,12 @@ class Measured:
     resident_mb: float
 
 
+NOTE = (
+    "Own memory belongs to the process alone; pages of the packed file are shared, and given back where they are needed. "
+    "Where other work ran on the machine, the seconds of processor time say more than the seconds."
+)
+
+
 def main(cfg: Config) -> None:
     volumes = QUICK if cfg.quick else cfg.volumes
     if volumes < 100 * len(CLASSES):
@@ -176,6 +182,7 @@ def page(content: dict) -> str:
         f"{content['volumes']:,} volumes of {content['box']}^3 voxels; {study.measured_on(content)}. "
         f"`python -m benchmarks.packing --volumes {content['volumes']}`",
         *("", *study.markdown_table(["script", *SECONDS.values(), *MEMORY.values()], rows)),
+        *("", NOTE),
     ]
     return "\n".join(lines) + "\n"
 
