@@ -67,8 +67,8 @@ class Measured:
 
 
 NOTE = (
-    "Own memory belongs to the process alone; pages of the packed file are shared, and given back where they are needed. "
-    "Where other work ran on the machine, the seconds of processor time say more than the seconds."
+    "Own memory belongs to the process alone; pages of the packed file are shared, and given back where they are "
+    "needed. Where other work ran on the machine, the seconds of processor time say more than the seconds."
 )
 
 
