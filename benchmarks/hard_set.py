@@ -171,10 +171,9 @@ def unseen_figures(part: dict) -> dict[str, list]:
     for entry in shots:
         result[f"{entry['shots']}-shot accuracy"] = [entry["accuracy"], entry.get("accuracy_interval")]
     for among, key in (("those called unknown", "rejected"), ("all unseen", "all_unseen")):
-        for method, name in (("hdbscan", "HDBSCAN"), ("gaussian_mixture", "Gaussian mixture")):
-            found = part["discovery"][key][method]
-            label = f"clusters among {among}, {name}; unseen classes: {len(part['classes'])}"
-            result[label] = [found["clusters"] if found else None, None]
+        found = part["discovery"][key]["hdbscan"]
+        label = f"clusters among {among}, HDBSCAN; unseen classes: {len(part['classes'])}"
+        result[label] = [found["clusters"] if found else None, None]
     return result
 
 
