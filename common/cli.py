@@ -73,17 +73,16 @@ def run(
         default = config_class(**values) if recipes or defaults else None
         main(read_options(config_class, description, default))
     except InputError as error:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to clear away
         if os.environ.get("LOCAL_RANK", "0") != "0":
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which torchrun ends this process without a word
             time.sleep(HOLD_S)
         print(f"{script_name()}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"\n{script_name()}: interrupted", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        _end("interrupted", signal.SIGINT)
     except Terminated:
-        print(f"\n{script_name()}: ended by SIGTERM", file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
+        _end("ended by SIGTERM", signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -94,6 +93,13 @@ class Terminated(BaseException):
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
+
+
+def _end(text: str, number: int) -> None:
+    """End as a process that a signal ends, with one line."""
+    if is_first_process():
+        print(f"\n{script_name()}: {text}", file=sys.stderr)
+    sys.exit(128 + number)
 
 
 def script_name() -> str:
