@@ -73,9 +73,8 @@ def run(
         default = config_class(**values) if recipes or defaults else None
         main(read_options(config_class, description, default))
     except InputError as error:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to clear away
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to clear away; torchrun ends it silently
         if os.environ.get("LOCAL_RANK", "0") != "0":
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which torchrun ends this process without a word
             time.sleep(HOLD_S)
         print(f"{script_name()}: error: {error}", file=sys.stderr)
         sys.exit(2)
