@@ -25,13 +25,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
 
-from common.cli import InputError, run
+from common.cli import InputError, check_choices, run
 from common.files import write_csv, write_json
-from loader.boxes import MODES, Box, write_stack
+from loader.boxes import Box, write_stack
 from loader.columns import PARTICLES_FILE
 from loader.coordinates import read_picks
 from loader.extraction import Plan, assign, describe, doubts, is_complete, particles, plan
@@ -48,8 +49,8 @@ class Config:
     flavour: str = ""  # whose rules the coordinates follow, as in docs/coordinates.md; empty: told from the file
     pixel_size: float = 0.0  # pixel size of the coordinates, A; 0: as the file says; 1 for coordinates in A
     voxel_size: float = 0.0  # voxel size of the tomograms, A, where their headers are wrong; 0: as they say
-    edge: str = "drop"  # what becomes of boxes that leave the tomogram: drop, or pad with the mean of what is inside
-    dtype: str = "float16"  # numbers in the stacks: float16 or float32
+    edge: Literal["drop", "pad"] = "drop"  # what becomes of boxes that leave the tomogram; pad: with their mean
+    dtype: Literal["float16", "float32"] = "float16"  # kind of the numbers in the stacks
     tilt_range: tuple[float, float] | None = None  # first and last tilt about y, degrees, for the columns Tilt Min, Max
     skip_missing: bool = False  # leave out the particles of tomograms that are not given
     dry_run: bool = False  # say what would be cut, and write nothing
@@ -82,7 +83,9 @@ def main(cfg: Config) -> None:
         warn(f"left out, as they are constant or not finite: {sum(map(len, unusable.values()))} boxes")
     write_csv(out / PARTICLES_FILE, particles(filled, unusable))
     look(out, filled, unusable)
-    print(f"written: {', '.join(str(out / name) for name in (PARTICLES_FILE, 'check.png', RECORD))}")
+    names = ", ".join(str(out / name) for name in (PARTICLES_FILE, "check.png", RECORD))
+    print(f"written: {names}, and a stack per tomogram")
+    print(f"for what they are: python predict.py CHECKPOINT {out / PARTICLES_FILE}")
 
 
 def check(cfg: Config) -> None:
@@ -93,10 +96,7 @@ def check(cfg: Config) -> None:
         value = getattr(cfg, name)
         if not 0 <= value < math.inf:
             raise InputError(f"--{name.replace('_', '-')} {value:g}: expected a number of A, or 0")
-    if cfg.edge not in ("drop", "pad"):
-        raise InputError(f"--edge {cfg.edge}: expected drop or pad")
-    if cfg.dtype not in MODES:
-        raise InputError(f"--dtype {cfg.dtype}: expected one of {', '.join(MODES)}")
+    check_choices(cfg)
     if cfg.tilt_range is not None and not -90 <= cfg.tilt_range[0] < cfg.tilt_range[1] <= 90:
         raise InputError(f"--tilt-range {cfg.tilt_range}: expected two angles in degrees, the lower first")
     if not cfg.coordinates or not cfg.tomograms:

@@ -15,6 +15,7 @@ from common.cli import InputError, is_first_process
 from common.files import atomic_path
 from evaluation.rejection import Calibration
 from loader.augment import HALF_TURNS, safe_half_turns
+from loader.dataset import on_device
 from loader.prepare import Preprocessing
 from models.ResNet import BACKBONES
 
@@ -119,7 +120,7 @@ def embed(
     parts = []
     hidden = not progress_text or not is_first_process()
     for batch in tqdm(batches, desc=progress_text, unit="batch", disable=hidden, leave=False):
-        batch = batch.to(device, torch.float32).contiguous(memory_format=torch.channels_last_3d)
+        batch = on_device(batch, device).contiguous(memory_format=torch.channels_last_3d)
         parts.append(model(batch).float().cpu())
     model.train(was_training)
     embeddings = torch.cat(parts) if parts else torch.empty(0, model.embedding_dim)

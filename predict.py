@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -29,13 +30,13 @@ import tyro
 from torch import nn
 from tqdm import tqdm
 
-from common.cli import Device, InputError, choose_device, plural, run, warn
+from common.cli import Device, InputError, check_choices, choose_device, plural, run, warn
 from common.files import atomic_path, claim_results, results_folder, write_csv, write_json
 from common.threads import READERS
-from evaluation.rejection import calibrated_score, unit
+from evaluation.rejection import accuracy_warning, calibrated_score, unit
 from loader.columns import INPUT, UNKNOWN
 from loader.dataset import contrast_warning
-from loader.prepare import CONTRASTS, Input, Preprocessing, find_inputs, prepare
+from loader.prepare import Input, Preprocessing, find_inputs, prepare
 from loader.sources import absolute
 from model import embed, load_model
 from report.predictions import summary, trust
@@ -47,7 +48,7 @@ class Config:
     inputs: tyro.conf.Positional[tuple[str, ...]]  # MRC files, N@stack.mrcs, folders, CSV files with Input Data
     results_dir: str = "results"  # folder of the results
     name: str = "predict"  # name of the folder in it; another one keeps earlier predictions
-    contrast: str = ""  # contrast of the particles in the files, bright or dark; empty: as in the training files
+    contrast: Literal["", "bright", "dark"] = ""  # contrast of the particles; empty: as in the training files
     voxel_size: float = 0.0  # voxel size (A) of all inputs, where their headers are wrong; 0: as their headers say
     batch_size: int = 256  # volumes embedded at once
     device: Device = "auto"  # where to compute; auto is CUDA where there is one
@@ -76,8 +77,12 @@ def main(cfg: Config) -> None:
         print(f"{count} {plural('volume', count)}: {note}")
     if len(notes) > MOST_NOTES:
         print(f"and {len(notes) - MOST_NOTES} more combinations of box and voxel size")
-    warning = contrast_warning(brightness, preprocessing.contrast)
-    if warning:
+    accuracy = checkpoint["metrics"]["log"][-1]["accuracy"]
+    warnings = [
+        contrast_warning(brightness, preprocessing.contrast),
+        accuracy_warning(accuracy, len(checkpoint["classes"])),
+    ]
+    for warning in filter(None, warnings):
         warn(warning)
 
     folder = claim_results(cfg.results_dir, cfg.checkpoint) / cfg.name
@@ -88,7 +93,8 @@ def main(cfg: Config) -> None:
     write_csv(folder / "predictions.csv", table)
     write_json(folder / "predictions.json", record(cfg, checkpoint, len(inputs)))
     save_embeddings(folder / "embeddings.npz", embeddings, table, cfg.checkpoint, checkpoint["classes"])
-    drawn = draw(folder / "predictions.png", table, inputs, preprocessing, checkpoint["calibration"].score, warning)
+    said = "; ".join(filter(None, warnings))
+    drawn = draw(folder / "predictions.png", table, inputs, preprocessing, checkpoint["calibration"].score, said)
     print(summary(table[PREDICTION], table[SCORE], checkpoint["calibration"]))
     print(trust(checkpoint))
     names = ("predictions.csv", "predictions.json", "embeddings.npz", *(["predictions.png"] if drawn else []))
@@ -97,12 +103,11 @@ def main(cfg: Config) -> None:
 
 def check(cfg: Config) -> None:
     """Refuse options that make no sense."""
+    check_choices(cfg)
     if cfg.batch_size < 1:
         raise InputError(f"--batch-size {cfg.batch_size}: expected at least 1")
     if not 0 <= cfg.voxel_size < float("inf"):
         raise InputError(f"--voxel-size {cfg.voxel_size:g}: expected a number of A, or 0")
-    if cfg.contrast and cfg.contrast not in CONTRASTS:
-        raise InputError(f"--contrast {cfg.contrast}: expected one of {', '.join(CONTRASTS)}")
     if cfg.name in ("", "..") or Path(cfg.name).name != cfg.name:
         raise InputError(f"--name {cfg.name!r}: expected the name of a folder, not a path")
     if (results_folder(cfg.results_dir, cfg.checkpoint) / cfg.name).is_file():

@@ -40,7 +40,6 @@ from common.machine import processors
 from loader.volume import read_volume
 from physics.grid import Grid
 from physics.imaging import Imaging
-from simulation import other
 from simulation.auxiliary import neighbour_densities
 from simulation.class_sets import CLASS_SETS
 from simulation.contact_sheet import MOST_CLASSES, Shown, contact_sheet
@@ -125,6 +124,8 @@ def prepare_imaging(cfg: Config, names: tuple[str, ...]) -> tuple[Callable[..., 
     shape_seed = cfg.seed if cfg.expert.shape_seed is None else cfg.expert.shape_seed
     source = names, cfg.structures, grid, shape_seed, not cfg.expert.deposited, cfg.expert.map_level
     if cfg.independent:
+        from simulation import other  # whose packages are slow to import
+
         other.check_imaging(cfg.imaging)
         fine = other.fine_densities(*source)
         made = partial(other.OtherFiles, fine=fine, imaging=cfg.imaging, seed=cfg.seed, snr=cfg.snr)

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from common.cli import Contrast, Device, InputError, choose_device, plural, run, warn
-from evaluation.rejection import Calibration, refusal_text, refusal_warning
+from evaluation.rejection import Calibration, accuracy_warning, refusal_text, refusal_warning
 from loader.dataset import Split, contrast_warning, load_split, particle_codes
 from loader.packed import own_preprocessing
 from loader.rows import SplitRows, class_names, read_rows
@@ -211,7 +211,10 @@ def conclude(state: TrainingState) -> None:
     """Say which checkpoint is the best, and which known classes it takes for unknown."""
     best, path = max(state.log, key=merit), Path(state.cfg.save_dir) / "checkpoint.pt"
     early = f"stopped early, after epoch {state.epoch}; " if state.epoch < state.cfg.epochs else ""
-    print(f"{early}best: epoch {best['epoch']}, validation accuracy {best['accuracy']:.4f}; {path}")
+    accuracy = f"validation accuracy {best['accuracy']:.4f} (chance {1 / len(state.data.classes):.4f})"
+    print(f"{early}best: epoch {best['epoch']}, {accuracy}; {path}")
+    if warning := accuracy_warning(best["accuracy"], len(state.data.classes)):
+        warn(warning)
     rates = Calibration.read(load_checkpoint(path)["calibration"]).class_false_rejection
     if rates is not None:  # a run of before may have had none when it was at its best
         print(f"called unknown of each known class in validation: {refusal_text(rates, state.data.classes)}")

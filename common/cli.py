@@ -165,7 +165,7 @@ def check_choices(cfg: Any) -> None:
     for field in dataclasses.fields(cfg):
         value = getattr(cfg, field.name)
         if get_origin(field.type) is Literal and value not in get_args(field.type):
-            choices = ", ".join(map(str, get_args(field.type)))
+            choices = ", ".join(str(choice) for choice in get_args(field.type) if choice != "")
             raise InputError(f"--{field.name.replace('_', '-')} {value}: expected one of {choices}")
 
 

@@ -231,6 +231,17 @@ def class_rates(rejected: np.ndarray, labels: np.ndarray, num_classes: int) -> n
     return np.divide(found, counts, out=np.full(num_classes, np.nan), where=counts > 0)
 
 
+def accuracy_warning(accuracy: float, num_classes: int) -> str:
+    """Says that a network names known classes hardly better than chance; empty where it does better."""
+    chance = 1 / num_classes
+    if num_classes < 2 or accuracy >= min(2 * chance, (1 + chance) / 2):
+        return ""
+    return (
+        f"{accuracy:.0%} of the validation volumes of known classes are named right (chance {chance:.0%}): too little "
+        "for the network's answers to mean anything; train longer, or with more volumes"
+    )
+
+
 def refusal_text(rates: np.ndarray, classes: list[str]) -> str:
     """The false-rejection rate of each known class in words, the highest first, and the rest together.
 

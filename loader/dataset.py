@@ -138,6 +138,13 @@ def load_split(
     return Split(torch.from_numpy(packed.images), labels, packed.records["intensity"], rows, expected, packed.place)
 
 
+def on_device(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Packed volumes as float32 on a device: they travel in half precision, pinned, and are widened there."""
+    if device.type == "cuda" and images.device.type == "cpu":
+        images = images.pin_memory()
+    return images.to(device, non_blocking=True).float()
+
+
 def check_classes(split: Split, path: Path | str, classes: list[str]) -> None:
     """Refuse a split that is empty or of other classes than the checkpoint."""
     if not len(split):

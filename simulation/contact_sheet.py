@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from common.files import atomic_path
 from loader.columns import snr_code, snr_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MOST_CLASSES = 48  # rows that still make a picture
 MOST_ROWS = 12  # classes below each other; more go beside them, in columns of one length
@@ -29,6 +31,8 @@ class Shown:
 
 def contact_sheet(path: Path, sheet: Shown, voxel_size: float) -> None:
     """Draw the sheet and write it as a PNG; the voxel size, in A, is for its title."""
+    from matplotlib.figure import Figure  # slow to import, and needed here alone
+
     names, densities, volumes, masks, snr = sheet.names, sheet.densities, sheet.volumes, sheet.masks, sheet.snr
     shown = min(len(names), MOST_CLASSES)
     blocks = -(-shown // MOST_ROWS)
@@ -67,7 +71,7 @@ def contact_sheet(path: Path, sheet: Shown, voxel_size: float) -> None:
         figure.savefig(temporary, dpi=110, format="png", metadata={"Software": None})
 
 
-def _show(axis: Axes, picture: np.ndarray, low: float, high: float) -> None:
+def _show(axis: "Axes", picture: np.ndarray, low: float, high: float) -> None:
     axis.imshow(picture, cmap="gray", vmin=low, vmax=max(high, low + 1e-9), origin="lower")
 
 

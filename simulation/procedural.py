@@ -5,9 +5,12 @@ moved towards the axis until they touch. Both end as a list of residues: points 
 protein.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from scipy.spatial import cKDTree
-from scipy.spatial.transform import Rotation
+
+if TYPE_CHECKING:
+    from scipy.spatial.transform import Rotation
 
 VERSION = 1  # of this generator: kept densities of another version are made anew
 RESIDUE_VOLUME = 133.0  # A^3: 110 Da at 1.21 A^3 a Da
@@ -47,8 +50,10 @@ def _complex(rng: np.random.Generator) -> np.ndarray:
     return _assemble(subunit, operations, dihedral, rng)
 
 
-def _symmetry(rng: np.random.Generator) -> tuple[Rotation, bool]:
+def _symmetry(rng: np.random.Generator) -> tuple["Rotation", bool]:
     """The rotations of a random cyclic or dihedral group about z, the identity first."""
+    from scipy.spatial.transform import Rotation  # slow to import: only where a complex is made
+
     groups, shares = list(SYMMETRIES), np.array(list(SYMMETRIES.values()))
     kind, order = groups[rng.choice(len(groups), p=shares / shares.sum())]
     turns = Rotation.from_euler("z", 360 / order * np.arange(order)[:, None], degrees=True)
@@ -59,6 +64,8 @@ def _symmetry(rng: np.random.Generator) -> tuple[Rotation, bool]:
 
 def _subunit(residues: float, rng: np.random.Generator) -> np.ndarray:
     """Residues (P, 3) of a chain of about `residues` residues: ellipsoidal domains, each touching the one before."""
+    from scipy.spatial.transform import Rotation
+
     size = np.exp(rng.uniform(np.log(DOMAIN_RESIDUES[0]), np.log(DOMAIN_RESIDUES[1])))
     count = max(1, round(residues / size))
     shares = rng.gamma(4.0, size=count) + 0.3
@@ -84,7 +91,7 @@ def _place(i: int, centres: np.ndarray, axes: np.ndarray, compact: float, rng: n
     return places[np.argmin(4 * overlap + (2 * compact - 0.6) * spread + rng.normal(0, 3, 16))]
 
 
-def _fill(centres: np.ndarray, turns: Rotation, axes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _fill(centres: np.ndarray, turns: "Rotation", axes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Points of a disturbed lattice, one a residue, in the union of ellipsoids."""
     spacing = (RESIDUE_VOLUME * ROOM) ** (1 / 3)
     reach = axes.max(axis=1, keepdims=True)
@@ -99,14 +106,17 @@ def _fill(centres: np.ndarray, turns: Rotation, axes: np.ndarray, rng: np.random
     return points + rng.normal(0, 0.25 * spacing, points.shape)
 
 
-def _assemble(subunit: np.ndarray, operations: Rotation, dihedral: bool, rng: np.random.Generator) -> np.ndarray:
+def _assemble(subunit: np.ndarray, operations: "Rotation", dihedral: bool, rng: np.random.Generator) -> np.ndarray:
     """The tightest of a few ways to put copies of the subunit together: real interfaces are wide, not a lone point."""
     ways = [_draw_together(subunit, operations, dihedral, rng) for _ in range(rng.integers(3, 10))]
     return min(ways, key=lambda residues: residues.var(axis=0).sum())
 
 
-def _draw_together(subunit: np.ndarray, operations: Rotation, dihedral: bool, rng: np.random.Generator) -> np.ndarray:
+def _draw_together(subunit: np.ndarray, operations: "Rotation", dihedral: bool, rng: np.random.Generator) -> np.ndarray:
     """Copies of the subunit, turned at random, moved towards the axis, or the centre, until two of them touch."""
+    from scipy.spatial import cKDTree
+    from scipy.spatial.transform import Rotation
+
     subunit = Rotation.random(rng=rng).apply(subunit - subunit.mean(axis=0))
     climb = rng.uniform(-1.2, 1.2) if dihedral else 0.0  # above the plane of the two-fold axes
     turn = rng.uniform(0, 2 * np.pi)  # and between them

@@ -7,9 +7,7 @@ the density of solid protein: about 1 inside a large complex, whatever it was ma
 
 from pathlib import Path
 
-import gemmi
 import numpy as np
-import scipy.fft
 import torch
 
 from common.cli import InputError
@@ -138,6 +136,8 @@ def density_from_atoms(path: Path | str, grid: Grid, assembly: bool = True) -> n
 
 def read_atoms(path: Path | str, assembly: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Atom positions (A, 3) as x, y, z in A, and their electron scattering at k = 0 times occupancy (A,), in A."""
+    import gemmi  # slow to import, as scipy below: only where a structure is read
+
     try:
         structure = gemmi.read_structure(str(path))
         structure.setup_entities()
@@ -181,7 +181,9 @@ def density_from_points(positions: np.ndarray, weights: np.ndarray, grid: Grid, 
         share = np.prod(np.where(np.array(step) == 1, at - corner, 1 - (at - corner)), axis=1)
         where = np.ravel_multi_index((corner + step).T, (fine,) * 3)
         spread += np.bincount(where, weights * share, minlength=fine**3)
-    spectrum = scipy.fft.rfftn((spread / voxel_size**3).astype(np.float32).reshape((fine,) * 3))
+    from scipy.fft import rfftn
+
+    spectrum = rfftn((spread / voxel_size**3).astype(np.float32).reshape((fine,) * 3))
     keep = np.fft.fftfreq(side, 1 / side).astype(int)  # the fine spectrum's rows that the voxels can carry
     spectrum = spectrum[np.ix_(keep, keep, range(side // 2 + 1))]
     k = [np.fft.fftfreq(side, voxel_size)[:, None, None], np.fft.fftfreq(side, voxel_size)[None, :, None]]

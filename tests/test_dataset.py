@@ -7,7 +7,7 @@ import torch
 
 from common.cli import InputError
 from loader.columns import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR
-from loader.dataset import Dataset_subtomo, load_split, mask_sizes, overlap_warning, particle_codes
+from loader.dataset import Dataset_subtomo, load_split, mask_sizes, on_device, overlap_warning, particle_codes
 from loader.rows import class_names, read_split
 from loader.volume import write_volume
 
@@ -201,3 +201,10 @@ def test_particles_that_were_trained_on_are_recognised_by_name(split):
     assert torch.equal(trained, particle_codes(rows.iloc[[1, 0]]))
     assert "test.csv: " in overlap_warning(rows, trained, "test.csv")
     assert overlap_warning(rows.iloc[2:], trained, "test.csv") == ""
+
+
+def test_packed_volumes_are_widened_on_the_device_that_they_are_sent_to():
+    images = torch.randn(3, 1, 4, 4, 4).half()
+    sent = on_device(images, torch.device("cpu"))
+    assert sent.dtype == torch.float32 and torch.equal(sent, images.float())
+    assert on_device(images, torch.device("meta")).dtype == torch.float32

@@ -10,7 +10,7 @@ import torch
 
 from common.cli import InputError, plural
 from loader import augment
-from loader.dataset import Split
+from loader.dataset import Split, on_device
 from loader.prepare import Preprocessing
 from training.group import Group
 
@@ -68,8 +68,7 @@ class FileBatches:
             self._draw(epoch)
         whole = slice(number * self.cfg.batch_size, (number + 1) * self.cfg.batch_size)
         index, drawn = (numbers[whole][self.group.rank :: self.group.size] for numbers in (self.order, self.drawn))
-        volumes = self.split.images[index.to(self.split.images.device, non_blocking=True)]
-        volumes = volumes.to(self.device, torch.float32)
+        volumes = on_device(self.split.images[index.to(self.split.images.device, non_blocking=True)], self.device)
         if self.tilt_range:
             volumes = augment.apply_rotations(volumes, self.rotations[drawn], self.tilt_range)
         if self.turns:
