@@ -190,7 +190,8 @@ def page(content: dict) -> str:
         ],
         "",
         f"Data: {content['data']['source']}. SNR convention: {first['snr_convention']}. "
-        f"{study.measured_on(content)}. 95 % intervals over particles. `python -m benchmarks.hard_set CHECKPOINT --structures structures`",
+        f"{study.measured_on(content)}. 95 % intervals over particles. "
+        "`python -m benchmarks.hard_set CHECKPOINT --structures structures`",
         "",
         "The linear classifier is fitted to data of the kind that the checkpoint was trained on; class prototypes, "
         "what scores compare with and the threshold of unknowns are the checkpoint's own.",
