@@ -17,7 +17,7 @@ run() {
 run python ../simulate.py --procedural 14 --per-class 100 --snr 0.1 0.5 inf
 run python ../csv_split.py --valid-unseen complex08 complex09 --unseen complex10 complex11 complex12 complex13
 run python ../check_split.py
-run python ../train.py --backbone resnet_pool --width 16 --epochs 10 --resume
+run python ../train.py --init ../pretrained/universal.pt --epochs 5 --lr 1e-3 --resume
 run python ../test.py model_save/checkpoint.pt
 run python ../open_set.py model_save/checkpoint.pt --bootstrap 50
 

@@ -16,14 +16,15 @@ DOCUMENTS = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md"
 
 
 def own_data_lines() -> list[str]:
-    """The indented lines of the section: one of files, then the commands."""
+    """The indented lines of the section: one of files, one of where the repository is, then the commands."""
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     section = text.partition("\n## Your own data\n")[2].partition("\n## ")[0]
     return [line.strip() for line in section.splitlines() if line.startswith("    ")]
 
 
 def test_your_own_mrc_files_lead_to_predictions_by_the_commands_of_the_readme(tmp_path, monkeypatch, capsys):
-    layout, *commands = own_data_lines()
+    layout, repository, *commands = own_data_lines()
+    assert repository.startswith("REPO=")
     folders = re.findall(r"(\S+)/\*\.mrc", layout)
     rng = np.random.default_rng(0)
     z, y, x = np.mgrid[:BOX, :BOX, :BOX] - (BOX - 1) / 2
@@ -35,11 +36,11 @@ def test_your_own_mrc_files_lead_to_predictions_by_the_commands_of_the_readme(tm
 
     monkeypatch.chdir(tmp_path)
     for command in commands:
-        python, script, *options = shlex.split(command, comments=True)
+        python, script, *options = shlex.split(command.replace("$REPO", str(REPOSITORY)), comments=True)
         assert python == "python"
         monkeypatch.setattr("sys.argv", [script, *options])
-        runpy.run_path(str(REPOSITORY / script), run_name="__main__")
-    assert script == "predict.py"
+        runpy.run_path(script, run_name="__main__")
+    assert script == str(REPOSITORY / "predict.py")
     written = commands[-1].partition("# -> ")[2]
     assert written + "predictions.csv" in capsys.readouterr().out
     table = pd.read_csv(tmp_path / written / "predictions.csv")
