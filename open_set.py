@@ -216,7 +216,7 @@ def floor_views(cfg: Config, checkpoint: dict, splits: dict[str, Split], device:
     """The sets as an untrained network, size alone and intensity alone see them."""
     with torch.random.fork_rng():
         torch.manual_seed(cfg.seed)
-        untrained = build_model(checkpoint["config"]).to(device).eval()
+        untrained = build_model(checkpoint["config"]).to(device, memory_format=torch.channels_last_3d).eval()
     untrained = with_views(untrained, checkpoint["config"], checkpoint["preprocessing"])
     embeddings = {
         "untrained network": {
