@@ -44,7 +44,7 @@ def main(cfg: Config) -> None:
         more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
         count = f"{len(problems)} {plural('problem', len(problems))}"
         if len(problems) == 1:
-            raise InputError(problems[0])
+            raise InputError(f"{cfg.csv_dir}: {problems[0]}")
         raise InputError(f"{cfg.csv_dir}: {count}", [*problems[:SHOWN], *more])
     print("no leak, no bad file" if cfg.volumes else "no leak; the volumes were not opened")
 
