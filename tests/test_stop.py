@@ -12,10 +12,12 @@ import pytest
 from tests.scripts import REPOSITORY
 
 SLOW_DISK = """
+import signal
 import time
 import loader.prepare as prepare
 import train
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores Ctrl-C
 read = prepare.read_volume
 
 
