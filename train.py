@@ -80,37 +80,42 @@ CONTRAST_SAMPLE = 500  # volumes whose contrast is looked at
 def main(cfg: Config) -> None:
     check(cfg)
     with join(choose_device(cfg.device)) as (group, device):
-        check_group(cfg, group, device)
-        source = check_init(cfg) if cfg.init else None
-        rows, valid_rows, data = read_tables(cfg)
-        check_data(cfg, data, rows, group)
-        if source and (warning := init_warning(cfg.init, source, data.preprocessing)):
-            warn(warning)
-        simulated = make_simulated(cfg, len(rows), data, device, group) if cfg.simulate_online else None
-        train = load_volumes(cfg, rows, data, device)
-        valid = load_split(valid_rows, data.preprocessing, memory_share=cfg.memory_share)
-        warn_of_few(len(valid), cfg.false_rejection_rate)
-        batches = simulated or FileBatches(cfg, train, device, group)
-        with stop_requests() as stop:  # noted from here on; before, a signal ends the run at once
-            state = TrainingState(cfg, data, -(-batches.count // cfg.accumulate), device, group)
-            state.imaging = batches.imaging_record
-            take_up(state)
-            group.wait()  # from here on, a signal to any of the processes saves the run
-            if group.first:
-                print(description(state, batches, valid), flush=True)
-            if group.first and source and not (state.epoch or state.step):
-                print(init_text(cfg, source), flush=True)
-            board = Board(state)
-            sets = Validation(train, valid, draw_gallery(train.labels, cfg.prototype_per_class, cfg.seed))
-            while state.epoch < cfg.epochs and not (cfg.patience and epochs_since_best(state.log) >= cfg.patience):
-                started, before = time.perf_counter(), state.seen
-                stopped = train_epoch(state, batches, stop)
-                if stopped:
-                    leave(state, stopped)
-                finish_epoch(state, sets, started, before)
-                board.add(state.log[-1])
+        train(cfg, group, device)
+
+
+def train(cfg: Config, group: Group, device: torch.device) -> None:
+    """The whole run of one process; a function of its own, as all that it made must end before the group does."""
+    check_group(cfg, group, device)
+    source = check_init(cfg) if cfg.init else None
+    rows, valid_rows, data = read_tables(cfg)
+    check_data(cfg, data, rows, group)
+    if source and (warning := init_warning(cfg.init, source, data.preprocessing)):
+        warn(warning)
+    simulated = make_simulated(cfg, len(rows), data, device, group) if cfg.simulate_online else None
+    volumes = load_volumes(cfg, rows, data, device)
+    valid = load_split(valid_rows, data.preprocessing, memory_share=cfg.memory_share)
+    warn_of_few(len(valid), cfg.false_rejection_rate)
+    batches = simulated or FileBatches(cfg, volumes, device, group)
+    with stop_requests() as stop:  # noted from here on; before, a signal ends the run at once
+        state = TrainingState(cfg, data, -(-batches.count // cfg.accumulate), device, group)
+        state.imaging = batches.imaging_record
+        take_up(state)
+        group.wait()  # from here on, a signal to any of the processes saves the run
         if group.first:
-            conclude(state)
+            print(description(state, batches, valid), flush=True)
+        if group.first and source and not (state.epoch or state.step):
+            print(init_text(cfg, source), flush=True)
+        board = Board(state)
+        sets = Validation(volumes, valid, draw_gallery(volumes.labels, cfg.prototype_per_class, cfg.seed))
+        while state.epoch < cfg.epochs and not (cfg.patience and epochs_since_best(state.log) >= cfg.patience):
+            started, before = time.perf_counter(), state.seen
+            stopped = train_epoch(state, batches, stop)
+            if stopped:
+                leave(state, stopped)
+            finish_epoch(state, sets, started, before)
+            board.add(state.log[-1])
+    if group.first:
+        conclude(state)
 
 
 def read_tables(cfg: Config) -> tuple[SplitRows, SplitRows, TrainingSet]:

@@ -3,14 +3,17 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+import weakref
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 import train
 from common import cli
@@ -142,10 +145,21 @@ def test_torchrun_trains_with_one_voice(workspace, tmp_path):
 
 
 KEEP_DRAWN = """
+import gc
 import torch
 import train
+from torch.nn.parallel import DistributedDataParallel
 from training.online import OnlineBatches
 
+leave = torch.distributed.destroy_process_group
+
+
+def leave_alone():
+    assert not [one for one in gc.get_objects() if isinstance(one, DistributedDataParallel)]
+    leave()
+
+
+torch.distributed.destroy_process_group = leave_alone
 draw = OnlineBatches.batch
 
 
@@ -172,6 +186,30 @@ def test_processes_under_torchrun_train_on_simulated_volumes_of_their_own(worksp
         parts = [torch.load(tmp_path / f"drawn{rank}-{number}.pt").flatten(1) for rank in range(2)]
         assert [len(part) for part in parts] == [8, 8]
         assert len(torch.cat(parts).unique(dim=0)) == 16
+
+
+def test_a_module_ends_before_its_group_even_where_it_fails(monkeypatch):
+    """Else it may wait for ever, see `join`."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    for name, value in (("RANK", 0), ("WORLD_SIZE", 1), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", port)):
+        monkeypatch.setenv(name, str(value))
+    modules, alive, leave = [], [], torch.distributed.destroy_process_group
+
+    def note_and_leave():
+        alive.extend(module() for module in modules)
+        leave()
+
+    def fail():
+        module = DistributedDataParallel(torch.nn.Linear(2, 2))
+        modules.append(weakref.ref(module))
+        raise InputError("a mistake")
+
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", note_and_leave)
+    with pytest.raises(InputError, match="a mistake"), join(torch.device("cpu")):
+        fail()
+    assert alive == [None]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The processes that train together: one alone, or those that torchrun started."""
 
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,7 +51,9 @@ class Group:
 def join(device: torch.device) -> Iterator[tuple[Group, torch.device]]:
     """This process's group and device, for as long as the block lasts.
 
-    Under torchrun each process has a GPU of its own, and they talk over NCCL; on the CPU over Gloo.
+    Under torchrun each process has a GPU of its own, and they talk over NCCL; on the CPU over Gloo. No module in
+    DistributedDataParallel may outlive the block: were it the last to hold the group, it would wait for the group's
+    threads with Python's lock in hand, and they may wait for that lock.
 
     Raises InputError, on every process of a machine, where it has fewer GPUs than processes.
     """
@@ -67,5 +70,8 @@ def join(device: torch.device) -> Iterator[tuple[Group, torch.device]]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Group(dist.get_rank(), dist.get_world_size()), device
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # the module among their local variables
+        raise
     finally:
         dist.destroy_process_group()
