@@ -34,7 +34,17 @@ from common.cli import Device, InputError, check_choices, choose_device, plural,
 from common.files import atomic_path, claim_results, results_folder, write_csv, write_json
 from common.threads import READERS
 from evaluation.rejection import accuracy_warning, calibrated_score, unit
-from loader.columns import INPUT, UNKNOWN
+from loader.columns import (
+    INPUT,
+    NEAREST,
+    NEAREST_COSINE,
+    PREDICTION,
+    RUNNER_UP,
+    RUNNER_UP_COSINE,
+    SCORE,
+    THRESHOLD,
+    UNKNOWN,
+)
 from loader.dataset import contrast_warning
 from loader.prepare import Input, Preprocessing, find_inputs, prepare
 from loader.sources import absolute
@@ -54,9 +64,6 @@ class Config:
     device: Device = "auto"  # where to compute; auto is CUDA where there is one
 
 
-PREDICTION, SCORE, THRESHOLD = "Prediction", "Score", "Threshold"
-NEAREST, NEAREST_COSINE = "Nearest Class", "Nearest Cosine"
-RUNNER_UP, RUNNER_UP_COSINE = "Runner-up", "Runner-up Cosine"
 CHUNK = 2**25  # voxels in memory at once: 1,024 volumes of 32^3
 DECIMALS = 6  # of the numbers in predictions.csv
 MOST_NAMED = 3  # inputs in a line

@@ -11,6 +11,12 @@ TILT_MIN, TILT_MAX = "Tilt Min", "Tilt Max"
 SNR_CONVENTION = "SNR Convention"
 POSITION = ("Position Z", "Position Y", "Position X")  # in the tomogram, A from the centre of its first voxel
 SOURCE_FILE, SOURCE_ROW = "Source File", "Source Row"  # of a particle's coordinates; rows from 1
+# what predict.py says of a particle
+PREDICTION, SCORE, THRESHOLD = "Prediction", "Score", "Threshold"
+NEAREST, NEAREST_COSINE = "Nearest Class", "Nearest Cosine"
+RUNNER_UP, RUNNER_UP_COSINE = "Runner-up", "Runner-up Cosine"
+CLUSTER, NEAREST_CLUSTER = "Cluster", "Nearest Cluster"  # names of clusters of the unknown; empty for none
+JUNK_SCORE = "Junk Score"  # higher is more like no particle at all
 UNKNOWN = "unknown"  # the prediction for a particle of no known class, so the name of none
 TABLE_COLUMNS = (INPUT, MASK, SNR, LABEL, PARTICLE, TOMOGRAM, VOXEL_SIZE)
 
