@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from common.cli import Contrast, Device, InputError, choose_device, plural, run, warn
+from common.group import Group, join
 from evaluation.rejection import Calibration, accuracy_warning, refusal_text, refusal_warning
 from loader.dataset import Split, contrast_warning, load_split, particle_codes
 from loader.packed import own_preprocessing
@@ -33,7 +34,6 @@ from model import load_checkpoint
 from training.batches import Batches, FileBatches
 from training.checks import check, check_data, check_group
 from training.config import Augmentation, Backbone, Loss, Machine, Online, Optimisation, Recipe, Rejection
-from training.group import Group, join
 from training.init import check_init, init_text, init_warning, network_settings
 from training.loop import Validation, draw_gallery, finish_epoch, train_epoch
 from training.recipes import RECIPES

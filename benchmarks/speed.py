@@ -38,10 +38,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import train
 from benchmarks import study
 from common.cli import InputError, choose_device, run
+from common.group import Group
 from loader.dataset import Split, load_split
 from loader.volume import read_volume
 from training.batches import FileBatches
-from training.group import Group
 from training.loop import take_step, train_epoch
 from training.state import TrainingSet, TrainingState
 from training.stop import StopRequest

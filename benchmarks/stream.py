@@ -24,7 +24,7 @@ import train
 from benchmarks import study
 from benchmarks.study import Bench, Size, Study, means_table
 from common.cli import InputError, choose_device, run
-from training.group import Group
+from common.group import Group
 from training.loop import take_step
 from training.state import TrainingState
 from training.stop import StopRequest

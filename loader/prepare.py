@@ -1,16 +1,11 @@
 """The one way from a file to what the network sees: read, voxel size, contrast, box, normalisation."""
 
-import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
 from common.cli import InputError
-from loader.columns import INPUT, MASK_FOLDER
-from loader.sources import absolute_all, mrc_files, read_csv, voxel_sizes
-from loader.volume import MRC_SUFFIXES, address_path, central_brightness, normalise, read_volume
+from loader.volume import central_brightness, normalise, read_volume
 from physics.grid import same_voxel_size
 from physics.resample import regrid
 
@@ -46,61 +41,6 @@ class Input:
 
     address: str
     voxel_size: float | None = None
-
-
-def find_inputs(names: Sequence[str]) -> list[Input]:
-    """The volumes that a list of names stands for, in its order.
-
-    Args:
-        names: MRC files, `N@stack.mrcs`, folders (their MRC files by name; where a folder itself has none, those of all
-            folders below it by path, less folders of masks), and CSV files with the column Input Data, whose relative
-            paths are relative to the CSV's own folder, and Voxel Size if known.
-
-    Raises:
-        InputError: nothing given; no such file; a folder without MRC files; a CSV without the column or without rows.
-    """
-    found: list[Input] = []
-    for name in names:
-        path = Path(name)
-        if path.is_dir():
-            found += [Input(str(file)) for file in _folder(path)]
-        elif path.suffix.lower() == ".csv":
-            found += _table(path)
-        else:
-            _check_file(name, "expected an MRC file, N@stack.mrcs, a folder or a CSV file")
-            found.append(Input(name))
-    if not found:
-        raise InputError("no input: expected MRC files, N@stack.mrcs, a folder or a CSV file")
-    return found
-
-
-def _folder(folder: Path) -> list[Path]:
-    """The MRC files in a folder, or else below it."""
-    files = mrc_files(folder)
-    if not files:
-        below = sorted(path for path in folder.rglob("*") if path.is_dir() and path.name != MASK_FOLDER)
-        files = [file for path in below for file in mrc_files(path)]
-    if not files:
-        raise InputError(f"{folder}: neither it nor a folder below it holds an MRC file ({', '.join(MRC_SUFFIXES)})")
-    return files
-
-
-def _table(path: Path) -> list[Input]:
-    """The rows of a CSV file."""
-    rows = read_csv(path, required=(INPUT,))
-    if not len(rows):
-        raise InputError(f"{path}: holds no row; expected one a volume")
-    sizes = voxel_sizes(rows, path)
-    found = []
-    for line, (address, size) in enumerate(zip(absolute_all(rows[INPUT], path.parent), sizes, strict=True), start=2):
-        _check_file(address, f"named in {path}, line {line}")  # line 1 is the header
-        found.append(Input(address, None if np.isnan(size) else float(size)))
-    return found
-
-
-def _check_file(address: str, expected: str) -> None:
-    if not os.path.isfile(address_path(address)):
-        raise InputError(f"{address or 'an empty name'}: no such file; {expected}")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +38,8 @@ from loader.volume import MRC_SUFFIXES, address_path, join_address, split_addres
 
 if TYPE_CHECKING:  # else pandas is imported where a table is made: a script's --help need not wait for it
     import pandas as pd
+
+    from loader.star import Block
 
 SNR_COPY = rf"data[^/]*_SNR[^/]*/{TARGET_FOLDER}/(tomotarget\d+\.mrc)$"  # the same number: the same particle
 
@@ -88,8 +92,39 @@ def read_star(path: Path) -> tuple[pd.DataFrame, Path]:
 
     Returns the table, and the folder that the paths are relative to (`star_root`).
     """
-    import pandas as pd
+    found = star_volumes(path)
+    table, root = found.table, found.root
+    if "rlnClassNumber" not in table:
+        raise InputError(
+            f"{path}: no column rlnClassNumber; expected the class of each particle; found {', '.join(table.columns)}"
+        )
+    try:
+        numbers = table["rlnClassNumber"].astype(float).astype(int)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: rlnClassNumber: expected whole numbers ({error})") from error
+    return _complete(table.assign(**{LABEL: [f"class{number:03d}" for number in numbers]}), path), root
 
+
+@dataclass(frozen=True)
+class StarVolumes:
+    """A STAR file of volumes.
+
+    table: its particles as text, with the columns of their optics groups, Input Data (rlnImageName, absolute), Particle
+        (the same as written), Tomogram and Voxel Size. root: the folder that the paths in it are relative to.
+    blocks: all that is in the file, as it was; block: the name of the particles' one.
+    """
+
+    table: pd.DataFrame
+    root: Path
+    blocks: dict[str, Block]
+    block: str
+
+
+def star_volumes(path: Path) -> StarVolumes:
+    """The volumes of a STAR file of RELION 3 to 5 or Warp, whether their classes are known or not.
+
+    Raises InputError for a file without rlnImageName, of 2-D stacks, or whose volumes are not there.
+    """
     from loader.star import read_star as read_blocks
 
     if not path.is_file():
@@ -101,31 +136,40 @@ def read_star(path: Path) -> tuple[pd.DataFrame, Path]:
             f"{path}: its particles are 2-D stacks of tilts (rlnTomoSubTomosAre2DStacks), not volumes; give its "
             "coordinates and the tomograms to extract.py"
         )
-    tables = [block for block in blocks.values() if isinstance(block, pd.DataFrame) and "rlnImageName" in block]
-    if len(tables) != 1:
-        raise InputError(f"{path}: {len(tables)} tables with rlnImageName; expected one table of particles")
-    table = tables[0].reset_index(drop=True)
-    if "rlnClassNumber" not in table:
-        raise InputError(f"{path}: no column rlnClassNumber; expected the class of each particle")
-    if "rlnOpticsGroup" in table and isinstance(blocks.get("optics"), pd.DataFrame):
+    block = images_block(path, blocks)
+    table = blocks[block].reset_index(drop=True)
+    if "rlnOpticsGroup" in table and not isinstance(blocks.get("optics", {}), dict):
         optics = blocks["optics"].drop_duplicates("rlnOpticsGroup")
         extra = [column for column in optics.columns if column not in table.columns or column == "rlnOpticsGroup"]
         table = table.merge(optics[extra], on="rlnOpticsGroup", how="left", validate="many_to_one")
-    try:
-        numbers = table["rlnClassNumber"].astype(float).astype(int)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: rlnClassNumber: expected whole numbers ({error})") from error
     names = list(table["rlnImageName"])
     root = star_root(names, path)
-    tomogram = next((table[name] for name in ("rlnTomoName", "rlnMicrographName") if name in table), "")
     known = {
         INPUT: absolute_all(names, root),
-        LABEL: [f"class{number:03d}" for number in numbers],
         PARTICLE: names,
-        TOMOGRAM: tomogram,
-        VOXEL_SIZE: table.get("rlnImagePixelSize", ""),
+        TOMOGRAM: next((table[name] for name in ("rlnTomoName", "rlnMicrographName") if name in table), ""),
+        VOXEL_SIZE: table["rlnImagePixelSize"].fillna("") if "rlnImagePixelSize" in table else "",
     }
-    return _complete(table.assign(**known), path), root
+    return StarVolumes(table.assign(**known), root, blocks, block)
+
+
+def images_block(path: Path, blocks: dict[str, Block]) -> str:
+    """The name of the block that lists volumes; raises InputError, with what is there, unless there is one."""
+    tables = {name: list(block) for name, block in blocks.items() if not isinstance(block, dict)}
+    found = [name for name, labels in tables.items() if "rlnImageName" in labels]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(f"{path}: {len(found)} tables with rlnImageName; expected one table of particles")
+    labels = "; ".join(f"data_{name}: {', '.join(labels)}" for name, labels in tables.items())
+    places = any(
+        label.startswith(("rlnCoordinate", "rlnCenteredCoordinate", "wrpCoordinate"))
+        for label in chain(*tables.values())
+    )
+    advice = "; it has coordinates: cut the volumes out with extract.py" if places else ""
+    raise InputError(
+        f"{path}: 0 tables with rlnImageName, which names the volumes; found {labels or 'no table'}{advice}"
+    )
 
 
 def star_root(names: Sequence[str], star: Path) -> Path:

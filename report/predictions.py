@@ -1,8 +1,26 @@
-"""What predict.py says of its predictions on the terminal."""
+"""What predict.py says of its predictions: on the terminal, and as a picture."""
+
+from collections import Counter
+from pathlib import Path
 
 import pandas as pd
 
+from common.cli import plural
 from evaluation.rejection import Calibration
+from loader.columns import PREDICTION, SCORE, UNKNOWN
+from loader.prepare import prepare
+from prediction.predicted import Predicted
+
+MOST_NOTES = 10  # lines on what was done to the volumes
+MOST_GROUPS, PER_GROUP = 8, 4  # classes in the picture, and volumes of each
+
+
+def what_was_done(notes: Counter) -> str:
+    """What was done to how many volumes, the most frequent first; empty where nothing was."""
+    lines = [f"{count} {plural('volume', count)}: {note}" for note, count in notes.most_common(MOST_NOTES)]
+    if len(notes) > MOST_NOTES:
+        lines.append(f"and {len(notes) - MOST_NOTES} more combinations of box and voxel size")
+    return "\n".join(lines)
 
 
 def summary(predictions: pd.Series, scores: pd.Series, calibration: Calibration) -> str:
@@ -22,3 +40,35 @@ def trust(checkpoint: dict) -> str:
     """How often the checkpoint names known classes rightly."""
     accuracy, chance = checkpoint["metrics"]["log"][-1]["accuracy"], 1 / len(checkpoint["classes"])
     return f"the checkpoint names {accuracy:.0%} of the validation volumes of known classes right (chance {chance:.0%})"
+
+
+def draw(path: Path, predicted: Predicted, warning: str) -> bool:
+    """The picture: how many of each class, the scores, and slices of the surest volumes of the largest classes.
+
+    Says whether it could be drawn.
+    """
+    from report.attempt import attempt  # here, as matplotlib takes a second
+    from report.pictures import PredictionPage, prediction_page
+
+    table = predicted.table
+    counts = table[PREDICTION].value_counts()
+    rows = []
+    names = list(counts.index[:MOST_GROUPS])
+    if UNKNOWN in counts and UNKNOWN not in names:
+        names[-1] = UNKNOWN
+    for name in names:
+        scores = table.loc[table[PREDICTION] == name, SCORE].sort_values(ascending=name == UNKNOWN)
+        shown = scores.head(PER_GROUP)
+        volumes = [prepare(predicted.inputs[number], predicted.preprocessing).image for number in shown.index]
+        rows.append((f"{name}\n{counts[name]}", volumes, [f"{value:.2f}" for value in shown]))
+    calibration = predicted.checkpoint["calibration"]
+    page = PredictionPage(
+        dict(counts),
+        table[SCORE].to_numpy(),
+        calibration.threshold,
+        calibration.score,
+        rows,
+        UNKNOWN,
+        warning,
+    )
+    return attempt(path, lambda path: prediction_page(path, page))

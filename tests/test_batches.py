@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from common.cli import InputError
+from common.group import Group
 from loader.dataset import Split
 from loader.prepare import Preprocessing
 from training.batches import FileBatches, epoch_order
-from training.group import Group
 
 DEVICE = torch.device("cpu")
 PLAIN = {"batch_size": 8, "class_samples": 0, "half_turns": False, "shift": 0, "noise": 0.0, "rotate": False, "seed": 3}

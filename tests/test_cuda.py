@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import train
+from common.group import Group
 from loader.dataset import load_split
 from model import embed, load_checkpoint, load_model
 from physics.grid import Grid
@@ -15,7 +16,6 @@ from simulation.simulator import Simulator
 from simulation.structures import load_densities, procedural_name
 from tests.scripts import LIMIT_S, REPOSITORY, SMALL_RUN, small
 from training.batches import FileBatches
-from training.group import Group
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CUDA = torch.device("cuda")

@@ -15,11 +15,11 @@ import extract
 from common.cli import InputError
 from loader.boxes import Box, cut_box
 from loader.columns import INPUT, LABEL, PARTICLE, SOURCE_ROW, VOXEL_SIZE
-from loader.prepare import find_inputs
 from loader.star import read_star
 from loader.tomogram import find_tomograms, plain_name, read_header
 from loader.volume import read_volume
 from physics.resample import resample_about
+from prediction.inputs import find_inputs
 from tests import picks
 from tests.picks import PLACES, SHAPE, SIDE, VOXEL, blobs, loop, middle_of_mass, write_tomogram, xyz
 from tests.scripts import refuse

@@ -18,12 +18,12 @@ from torch.nn.parallel import DistributedDataParallel
 import train
 from common import cli
 from common.cli import InputError
+from common.group import Group, join
 from loader.dataset import Split
 from loader.prepare import Preprocessing
 from model import load_checkpoint
 from tests.scripts import LIMIT_S, REPOSITORY, SMALL_RUN, on_two_processes
 from training.batches import FileBatches
-from training.group import Group, join
 from training.loop import take_step
 from training.state import TrainingSet, TrainingState
 from training.stop import StopRequest

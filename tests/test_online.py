@@ -10,6 +10,7 @@ import torch
 
 import train
 from common.cli import InputError
+from common.group import Group
 from loader.prepare import Preprocessing
 from model import load_checkpoint
 from physics.grid import Grid
@@ -17,7 +18,6 @@ from simulation.auxiliary import FIRST_AUXILIARY, auxiliary_densities, fitting
 from simulation.simulator import Simulator
 from simulation.structures import load_densities, procedural_complex
 from tests.scripts import refuse, same, small, succeed
-from training.group import Group
 from training.online import OnlineBatches, draw_labels, load_shapes
 
 CPU = torch.device("cpu")

@@ -15,11 +15,15 @@ import predict
 from common.cli import InputError
 from evaluation.rejection import accuracy_warning, calibrate, calibrated_score, classify
 from loader.dataset import load_split
-from loader.prepare import Input, Preprocessing, find_inputs, prepare
+from loader.prepare import Input, Preprocessing, prepare
 from loader.rows import read_split
 from loader.volume import read_volume, write_volume
 from model import embed, load_checkpoint, load_model
 from physics.resample import fourier_resample
+from prediction import stream
+from prediction.inputs import find_inputs
+from prediction.outputs import save_embeddings
+from prediction.predicted import Predicted, rounded
 from tests.scripts import refuse, succeed
 
 BOX, VOXEL_SIZE = 16, 20.0  # of the training volumes
@@ -87,8 +91,8 @@ def predicted(folder: Path, checkpoint: Path, *inputs: str | Path, **options: ob
 
 
 def same(first: pd.DataFrame, second: pd.DataFrame, atol: float = 1e-5) -> None:
-    """The same predictions in the same order, whatever the volumes are called."""
-    parts = (table.drop(columns="Input Data").reset_index(drop=True) for table in (first, second))
+    """The same predictions in the same order, whatever the volumes are called and wherever they are listed."""
+    parts = (table.loc[:, "Prediction":"Runner-up Cosine"].reset_index(drop=True) for table in (first, second))
     pd.testing.assert_frame_equal(*parts, rtol=0, atol=atol)
 
 
@@ -146,7 +150,8 @@ def test_predictions_are_those_of_the_library_in_the_order_of_the_rows(trained, 
 def test_embeddings_of_many_volumes_hold_their_long_names_in_few_bytes(tmp_path):
     names = [f"/data/tomogrammes_été/tomogram_{row // 10}/particle_{row}.mrc" for row in range(20_000)]
     table = pd.DataFrame({"Input Data": names, "Prediction": ["a", "unknown"] * 10_000})
-    predict.save_embeddings(tmp_path / "e.npz", np.ones((20_000, 2), np.float32), table, "c.pt", ["a"])
+    predicted = Predicted(table, np.ones((20_000, 2), np.float32), None, None, {"classes": ["a"]})
+    save_embeddings(tmp_path / "e.npz", predicted, "c.pt")
     assert (tmp_path / "e.npz").stat().st_size < 20_000 * (2 * 4 + 4) + 1.2 * len("".join(names).encode())
     with np.load(tmp_path / "e.npz", allow_pickle=False) as kept:
         assert bytes(kept["inputs"]).decode().split("\0") == names
@@ -156,7 +161,7 @@ def test_embeddings_of_many_volumes_hold_their_long_names_in_few_bytes(tmp_path)
 def test_rounding_moves_no_score_across_the_threshold():
     scores = [0.1234560, 0.12345609, 0.1234561, 0.12345449, 0.5]
     columns = {"Prediction": ["unknown", "unknown", "a", "unknown", "a"], "Score": scores, "Threshold": 0.1234561}
-    table = predict.rounded(pd.DataFrame(columns))
+    table = rounded(pd.DataFrame(columns))
     assert set(table["Threshold"]) == {0.123456}
     assert list(table["Score"]) == [0.123455, 0.123455, 0.123456, 0.123454, 0.5]
     assert list(table["Score"] >= table["Threshold"]) == [False, False, True, False, True]
@@ -202,7 +207,7 @@ def test_every_name_of_a_volume_gives_the_same(checkpoint, files, expected, tmp_
 
 
 def test_of_a_folder_without_mrc_files_those_below_it_are_taken_but_no_masks(trained):
-    found = [given.address for given in find_inputs([str(trained / "data_")])]
+    found = find_inputs([str(trained / "data_")]).table["Input Data"].tolist()
     assert found == sorted(map(str, (trained / "data_").glob("data*/subtomogram_mrc/*.mrc")))
 
 
@@ -213,8 +218,8 @@ def test_volumes_are_read_and_embedded_a_few_at_a_time(checkpoint, files, expect
         counts.append(len(images))
         return embed(model, images, *options, **more)
 
-    monkeypatch.setattr(predict, "embed", spy)
-    monkeypatch.setattr(predict, "CHUNK", 4 * BOX**3)
+    monkeypatch.setattr(stream, "embed", spy)
+    monkeypatch.setattr(stream, "CHUNK", 4 * BOX**3)
     same(predicted(tmp_path, checkpoint, *files), expected)
     assert counts == [4, COUNT - 4]
 
@@ -290,7 +295,7 @@ def test_the_contrast_of_almost_every_single_volume_is_recognised(trained, level
 def test_a_mistake_is_one_line_and_leaves_nothing(checkpoint, files, tmp_path):
     (tmp_path / "text.mrc").write_text("hello")
     line = refuse("predict.py", str(checkpoint), *files, "text.mrc", cwd=tmp_path)
-    assert line.startswith("predict.py: error: text.mrc: not a readable MRC file")
+    assert line.startswith(f"predict.py: error: {tmp_path}/text.mrc: not a readable MRC file")
     with pytest.raises(InputError, match=r"text\.mrc: not a checkpoint"):
         predicted(tmp_path / "results", tmp_path / "text.mrc", *files)
     assert not (tmp_path / "results").exists()
@@ -318,8 +323,11 @@ def faulty(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("none.mrc", r"none\.mrc: no such file; expected an MRC file, N@stack\.mrcs, a folder or a CSV file"),
-        ("3@none.mrcs", r"3@.*none\.mrcs: no such file"),
+        (
+            "none.mrc",
+            r"none\.mrc: no such file or folder in /.*; expected an MRC file, N@stack\.mrcs, a stack, a folder",
+        ),
+        ("3@none.mrcs", r"3@.*none\.mrcs: no such file in /"),
         ("empty", r"empty: neither it nor a folder below it holds an MRC file"),
         ("none.csv", r"none\.csv: no such file"),
         ("other.csv", r"other\.csv: no column Input Data; found File"),

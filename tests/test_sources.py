@@ -271,6 +271,7 @@ def test_a_star_file_gives_classes_tomograms_voxel_size_and_keeps_its_columns(tm
     ],
 )
 def test_a_star_file_without_a_needed_column_says_which(tmp_path, table, message):
+    (tmp_path / "a").touch()
     starfile.write(pd.DataFrame(table), tmp_path / "p.star")
     with pytest.raises(InputError, match=message):
         read(tmp_path, str(tmp_path / "p.star"))

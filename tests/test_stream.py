@@ -11,6 +11,7 @@ import torch
 
 import train
 from common.cli import InputError
+from common.group import Group
 from loader.prepare import Preprocessing
 from model import load_checkpoint
 from physics.filters import geometry, noise_filter, transfer
@@ -23,7 +24,6 @@ from simulation.simulator import Simulator
 from simulation.stream import GROUP, HALF_TURNS, ROOM, Draw, PieceMaker, Stock, room_for
 from simulation.structures import load_densities
 from tests.scripts import same, small
-from training.group import Group
 from training.online import OnlineBatches, StreamBatches, draw_labels, junk_volumes, load_shapes
 
 CPU = torch.device("cpu")

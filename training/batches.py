@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import torch
 
 from common.cli import InputError, plural
+from common.group import Group
 from loader import augment
 from loader.dataset import Split, on_device
 from loader.prepare import Preprocessing
-from training.group import Group
 
 FEWEST = 2  # volumes of a batch on a process: batch normalisation needs them
 

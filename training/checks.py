@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from common.cli import InputError, check_choices
+from common.group import Group
 from loader.columns import CLASS
 from loader.rows import SplitRows
 from training.batches import check_batch_size, check_files
-from training.group import Group
 from training.record import run_files
 from training.state import TrainingSet, make_loss, make_model
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from common.cli import InputError, find_data_dir, plural
+from common.group import Group
 from loader.prepare import Preprocessing
 from physics.grid import Grid, same_voxel_size
 from physics.imaging import Imaging
@@ -22,7 +23,6 @@ from simulation.simulator import Simulator
 from simulation.stream import GROUP, PieceMaker, Stock, numbered_generator, room_for
 from simulation.structures import find_structures, load_densities
 from training.batches import check_batch_size, epoch_seed
-from training.group import Group
 
 CPU_BATCH = 16  # particles simulated at once on the CPU, whose caches they then fit
 STREAM_PADDING = 4 / 3  # of random imaging: of a box of 32 voxels and its room, to 48; particles keep off its border

@@ -13,13 +13,13 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau,
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from common.cli import InputError
+from common.group import Group
 from evaluation.rejection import Calibration
 from loader.prepare import Preprocessing
 from loss.base import Loss, LossTerms
 from loss.loss import LOSSES
 from model import Conv3D, build_model, load_checkpoint, save_checkpoint
 from simulation.junk import JUNK
-from training.group import Group
 
 # settings that may differ between a run and its continuation
 FREE = {

@@ -1,4 +1,4 @@
-"""The processes that train together: one alone, or those that torchrun started."""
+"""The processes that work together: one alone, or those that torchrun started."""
 
 import os
 import traceback

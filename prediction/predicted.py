@@ -1,0 +1,91 @@
+"""What is known of the volumes once they are embedded, and the classes that are told from it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from evaluation.rejection import calibrated_score, unit
+from loader.columns import (
+    INPUT,
+    NEAREST,
+    NEAREST_COSINE,
+    PREDICTION,
+    RUNNER_UP,
+    RUNNER_UP_COSINE,
+    SCORE,
+    THRESHOLD,
+    UNKNOWN,
+)
+from loader.prepare import Preprocessing
+from prediction.inputs import Inputs
+
+DECIMALS = 6  # of the numbers in predictions.csv
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """N volumes and what is said of them: row i of everything is volume i.
+
+    table: the columns of predictions.csv, which a step may add to (dataclasses.replace): Input Data, Prediction, Score
+        and so on (loader/columns.py), then what the source tells of the particle (`Inputs.table`).
+    embeddings: (N, E) float32, length 1.
+    inputs: the volumes, and the rows of the user's files that they are.
+    preprocessing: how they were brought to what the network sees.
+    checkpoint: what load_model gives beside the network: classes, calibration, config and so on.
+    """
+
+    table: pd.DataFrame
+    embeddings: np.ndarray
+    inputs: Inputs
+    preprocessing: Preprocessing
+    checkpoint: dict
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def unknown(self) -> np.ndarray:
+        """The numbers of the rows that are of no known class, (n,)."""
+        return np.flatnonzero((self.table[PREDICTION] == UNKNOWN).to_numpy())
+
+
+def classified(embeddings: np.ndarray, inputs: Inputs, checkpoint: dict) -> pd.DataFrame:
+    """The table of volumes with embeddings (N, E): class or unknown, score, threshold, nearest class and runner-up.
+
+    Of what the source tells, the columns that are empty throughout are left out.
+    """
+    table = rounded(predictions(embeddings, checkpoint))
+    table.insert(0, INPUT, inputs.table[INPUT])
+    told = [name for name in inputs.table if name != INPUT and (inputs.table[name] != "").any()]
+    return pd.concat([table, inputs.table[told]], axis=1)
+
+
+def predictions(embeddings: np.ndarray, checkpoint: dict) -> pd.DataFrame:
+    """One row an embedding of (N, E): class or unknown, score, threshold, the nearest class and the runner-up."""
+    calibration = checkpoint["calibration"]
+    classes = np.array([*checkpoint["classes"], ""])
+    cosines = unit(embeddings) @ unit(calibration.prototypes).T  # (N, E) -> (N, C)
+    cosines = np.pad(cosines, ((0, 0), (0, 1)), constant_values=np.nan)  # so that a lone class has a runner-up: none
+    first, second = np.argsort(-cosines, axis=1, kind="stable")[:, :2].T
+    scores = calibrated_score(embeddings, calibration)
+    rows = np.arange(len(embeddings))
+    return pd.DataFrame(
+        {
+            PREDICTION: np.where(scores >= calibration.threshold, classes[first], UNKNOWN),
+            SCORE: scores.astype(float),
+            THRESHOLD: calibration.threshold,
+            NEAREST: classes[first],
+            NEAREST_COSINE: cosines[rows, first].astype(float),
+            RUNNER_UP: classes[second],
+            RUNNER_UP_COSINE: cosines[rows, second].astype(float),
+        }
+    )
+
+
+def rounded(table: pd.DataFrame) -> pd.DataFrame:
+    """The numbers with DECIMALS decimals; a particle stays unknown where, and only where, its score is the lower."""
+    table = table.round(DECIMALS)
+    level = (table[PREDICTION] == UNKNOWN) & (table[SCORE] >= table[THRESHOLD])
+    table.loc[level, SCORE] = (table[THRESHOLD] - 10.0**-DECIMALS).round(DECIMALS)
+    return table
