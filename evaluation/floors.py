@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from evaluation.rejection import auroc
+from evaluation.ranking import auroc
 from loader.columns import SNR, TOMOGRAM
 from loader.dataset import Split
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.ranking import checked
+
 DEFAULT_SCORE = "knn_cosine"  # chosen by benchmarks/select_score.py
 FALSE_REJECTION_RATE = 0.05
 CALIBRATED = {  # scores that a checkpoint can name, and what of its calibration they compare with
@@ -88,10 +90,17 @@ def class_knn_cosine(
         reference, labels: (M, E) and (M,), in 0 .. C - 1.
         neighbours: (C,), the k of each class; a class of 0 has no row.
     """
+    return class_knn_cosines(embeddings, reference, labels, neighbours).max(axis=1)
+
+
+def class_knn_cosines(
+    embeddings: np.ndarray, reference: np.ndarray, labels: np.ndarray, neighbours: np.ndarray
+) -> np.ndarray:
+    """The same of every class, (N, C); -inf for a class without a row."""
     embeddings = unit(embeddings)
-    scores = np.full(len(embeddings), -np.inf)
+    scores = np.full((len(embeddings), len(neighbours)), -np.inf)
     for label in np.flatnonzero(neighbours):
-        scores = np.maximum(scores, knn_cosine(embeddings, reference[labels == label], int(neighbours[label])))
+        scores[:, label] = knn_cosine(embeddings, reference[labels == label], int(neighbours[label]))
     return scores
 
 
@@ -121,11 +130,16 @@ def fit_gaussian(embeddings: np.ndarray, labels: np.ndarray, num_classes: int) -
 
 def mahalanobis(embeddings: np.ndarray, gaussian: SharedGaussian) -> np.ndarray:
     """Minus the squared Mahalanobis distance to the nearest class mean (Lee et al. 2018, arXiv 1807.03888), (N,)."""
+    return class_mahalanobis(embeddings, gaussian).max(axis=1)
+
+
+def class_mahalanobis(embeddings: np.ndarray, gaussian: SharedGaussian) -> np.ndarray:
+    """Minus the squared Mahalanobis distance to each class mean, (N, C)."""
     distances = []
     for mean in gaussian.means:
         offset = embeddings - mean
         distances.append(np.einsum("ne,ne->n", offset @ gaussian.precision, offset))  # (N, E) -> (N,)
-    return -np.min(distances, axis=0)
+    return -np.stack(distances, axis=1)
 
 
 def max_logit(logits: np.ndarray) -> np.ndarray:
@@ -153,6 +167,7 @@ class Calibration:
     reference_labels: (M,) int64, their classes.
     neighbours: (C,) int64, k of the k-nearest-neighbour score in each class; None: NEIGHBOURS among all rows.
     class_false_rejection: (C,) float64, share of each class's validation volumes that the threshold calls unknown.
+    class_thresholds: (C,) float64, a threshold of each class, where classes were enrolled; None: the one of all.
     """
 
     score: str
@@ -164,6 +179,7 @@ class Calibration:
     reference_labels: np.ndarray | None = None
     neighbours: np.ndarray | None = None
     class_false_rejection: np.ndarray | None = None
+    class_thresholds: np.ndarray | None = None
 
     def __post_init__(self):
         if self.score not in CALIBRATED:
@@ -272,114 +288,43 @@ def all_scores(embeddings: np.ndarray, calibration: Calibration, logits: np.ndar
 
     The two that need the softmax head are left out when `logits` (N, C) is None.
     """
-    scores = {name: calibrated_score(embeddings, replace(calibration, score=name)) for name in CALIBRATED}
+    plain = replace(calibration, class_thresholds=None)  # of other scores they would mean nothing
+    scores = {name: calibrated_score(embeddings, replace(plain, score=name)) for name in CALIBRATED}
+    scores[calibration.score] = calibrated_score(embeddings, calibration)
     if logits is not None:
         scores |= {"max_logit": max_logit(logits), "energy": energy(logits)}
     return scores
 
 
 def calibrated_score(embeddings: np.ndarray, calibration: Calibration) -> np.ndarray:
-    """The score that a checkpoint's calibration names, of embeddings (N, E): (N,)."""
+    """The score that a checkpoint's calibration names, of embeddings (N, E): (N,).
+
+    Where classes have thresholds of their own it is the score of the class of the nearest prototype, moved so that the
+    calibration's one threshold holds.
+    """
+    if calibration.class_thresholds is not None:
+        named = classify(embeddings, calibration.prototypes)[0]
+        own = class_scores(embeddings, calibration)[np.arange(len(embeddings)), named]
+        return own - calibration.class_thresholds[named] + calibration.threshold
+    if calibration.score == "knn_cosine" and calibration.neighbours is None:
+        return knn_cosine(embeddings, calibration.reference, min(NEIGHBOURS, len(calibration.reference)))
+    return class_scores(embeddings, calibration).max(axis=1)
+
+
+def class_scores(embeddings: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """The score that a calibration names with regard to each class, (N, E) -> (N, C)."""
     reference, labels = calibration.reference, calibration.reference_labels
     if calibration.score == "max_cosine":
-        return classify(embeddings, calibration.prototypes)[1]
+        return unit(embeddings) @ unit(calibration.prototypes).T
     if calibration.score == "mahalanobis":
-        return mahalanobis(unit(embeddings), fit_gaussian(unit(reference), labels, int(labels.max()) + 1))
-    if calibration.neighbours is None:
-        return knn_cosine(embeddings, reference, min(NEIGHBOURS, len(reference)))
-    return class_knn_cosine(embeddings, reference, labels, calibration.neighbours)
+        return class_mahalanobis(unit(embeddings), fit_gaussian(unit(reference), labels, int(labels.max()) + 1))
+    return class_knn_cosines(embeddings, reference, labels, calibration.neighbours)
 
 
 def fit_threshold(known_scores: np.ndarray, false_rejection_rate: float = FALSE_REJECTION_RATE) -> float:
     """The highest threshold that rejects at most this share of the known scores (N,)."""
     if not 0 <= false_rejection_rate < 1:
         raise ValueError(f"false-rejection rate {false_rejection_rate}; expected 0 <= rate < 1")
-    known_scores = _checked(known_scores, "known")
+    known_scores = checked(known_scores, "known")
     rejected = int(false_rejection_rate * len(known_scores) + 1e-9)
     return float(np.sort(known_scores)[rejected])
-
-
-def _checked(scores: np.ndarray, name: str) -> np.ndarray:
-    scores = np.asarray(scores)
-    if scores.ndim != 1 or len(scores) == 0 or not np.isfinite(scores).all():
-        raise ValueError(f"{name} scores have shape {scores.shape}; expected (N,), N > 0, all finite")
-    return scores
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Known and unknown rows sorted from the highest score down, ready to be counted again with other weights."""
-
-    order: np.ndarray  # (N,) row numbers, the known rows before the unknown
-    is_known: np.ndarray  # (N,) bool, in that order
-    is_right: np.ndarray  # (N,) bool, likewise: known, and its class right
-    last: np.ndarray  # (T,) the last row of each distinct score
-
-    def counts(self, weights: np.ndarray | None = None) -> np.ndarray:
-        """Rows accepted at each distinct threshold, tied ones together, (3, T): knowns, right knowns, unknowns.
-
-        `weights` (N,) counts each row, the known rows first.
-        """
-        weights = np.ones(len(self.order)) if weights is None else weights[self.order]
-        kinds = np.stack([self.is_known, self.is_right, ~self.is_known])  # (3, N)
-        return np.cumsum(kinds * weights, axis=1, dtype=float)[:, self.last]
-
-
-def rank(known: np.ndarray, unknown: np.ndarray, correct: np.ndarray | None = None) -> Ranking:
-    """Sort known scores (N_known,), with `correct` (N_known,) bool, and unknown scores (N_unknown,)."""
-    known, unknown = _checked(known, "known"), _checked(unknown, "unknown")
-    scores = np.concatenate([known, unknown])
-    order = np.argsort(-scores, kind="stable")
-    right = np.zeros(len(scores), dtype=bool)
-    right[: len(known)] = True if correct is None else correct
-    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    return Ranking(order, order < len(known), right[order], last)
-
-
-def measures(ranking: Ranking, weights: np.ndarray | None = None) -> dict[str, float]:
-    """auroc, aupr, fpr95 and oscr of ranked rows, each row counted `weights` (N,) times."""
-    known, right, unknown = ranking.counts(weights)
-    accepted_known, accepted_unknown = np.append(0, known / known[-1]), np.append(0, unknown / unknown[-1])
-    accepted = known + unknown
-    precision = np.divide(known, accepted, out=np.ones_like(known), where=accepted > 0)
-    enough = known >= known[-1] - int(0.05 * known[-1] + 1e-9)
-    return {
-        "auroc": float(np.trapezoid(accepted_known, accepted_unknown)),
-        "aupr": float(np.sum(np.diff(accepted_known) * precision)),
-        "fpr95": float(accepted_unknown[1:][enough][0]),
-        "oscr": float(np.trapezoid(np.append(0, right / known[-1]), accepted_unknown)),
-    }
-
-
-def roc(known: np.ndarray, unknown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The ROC curve from (0, 0) to (1, 1): share of unknowns accepted, share of knowns accepted."""
-    accepted_known, _, accepted_unknown = rank(known, unknown).counts()
-    return np.append(0, accepted_unknown / len(unknown)), np.append(0, accepted_known / len(known))
-
-
-def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
-    """The chance that a known scores above an unknown; a tie counts one half."""
-    return measures(rank(known, unknown))["auroc"]
-
-
-def aupr(known: np.ndarray, unknown: np.ndarray) -> float:
-    """Average precision with the knowns as positives. Its floor is the share of knowns, n_known / n."""
-    return measures(rank(known, unknown))["aupr"]
-
-
-def fpr95(known: np.ndarray, unknown: np.ndarray) -> float:
-    """The share of unknowns accepted where at least 95 % of knowns are."""
-    return measures(rank(known, unknown))["fpr95"]
-
-
-def oscr(known: np.ndarray, correct: np.ndarray, unknown: np.ndarray) -> float:
-    """Area under the correct-classification rate of knowns against the false-positive rate of unknowns.
-
-    Args:
-        known, unknown: scores (N_known,), (N_unknown,).
-        correct: (N_known,) bool, whether the class given to the known row is right.
-
-    Returns:
-        The trapezoid area from (0, 0), both rates at the same inclusive threshold; at most the closed-set accuracy.
-    """
-    return measures(rank(known, unknown, correct))["oscr"]

@@ -11,6 +11,7 @@ from evaluation.bootstrap import Resampling, interval, known_unknown_weights, me
 from evaluation.discovery import discover
 from evaluation.enrolment import SHOTS, Enrolment, few_shot
 from evaluation.floors import known_correct
+from evaluation.ranking import Ranking, measures, rank
 from evaluation.verification import AUTHORS, SCALE, PairPlan, authors_protocol, pairs_at_scale
 from loader.columns import snr_order
 
@@ -170,7 +171,7 @@ def reject(
         if not len(a) or not len(b):
             return {"reason": f"{len(a)} known and {len(b)} unseen rows", **counts}
         particles = known.rows.particles[in_known], unseen.rows.particles[in_unseen]
-        return _with_intervals(rejection.rank(a, b, correct[in_known]), particles, resampling) | counts
+        return _with_intervals(rank(a, b, correct[in_known]), particles, resampling) | counts
 
     def rates(in_known: np.ndarray, in_unseen: np.ndarray) -> dict:
         sides = {"false_rejection_rate": (known, in_known), "unknown_detection_rate": (unseen, in_unseen)}
@@ -205,15 +206,15 @@ def reject(
 
 
 def _with_intervals(
-    ranking: rejection.Ranking,
+    ranking: Ranking,
     particles: tuple[np.ndarray, np.ndarray],
     resampling: Resampling,
     names: tuple[str, ...] = ("auroc", "aupr", "fpr95", "oscr"),
 ) -> dict:
     """Some measures of ranked rows, each with its interval over particles, those of known and of unseen rows."""
-    drawn = [rejection.measures(ranking, weights) for weights in known_unknown_weights(*particles, resampling)]
+    drawn = [measures(ranking, weights) for weights in known_unknown_weights(*particles, resampling)]
     result = {}
-    measured = rejection.measures(ranking)
+    measured = measures(ranking)
     for name in names:
         result |= {name: measured[name], f"{name}_interval": interval([draw[name] for draw in drawn])}
     return result
@@ -300,7 +301,7 @@ def floor(view: View, name: str, resampling: Resampling) -> dict:
         "per_snr": [{"snr": level, **auc(unseen.keep(unseen.snr == level))} for level in unseen.levels()],
         "five_shot": five_shot["accuracy"],
         "five_shot_interval": five_shot["accuracy_interval"],
-        **_with_intervals(rejection.rank(*scores), particles, resampling, ("auroc",)),
+        **_with_intervals(rank(*scores), particles, resampling, ("auroc",)),
         "known_accuracy": float(correct.mean()),
         "known_accuracy_interval": mean_interval(correct, known.particles, resampling),
         "n_unseen": len(unseen),

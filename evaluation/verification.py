@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation import rejection
 from evaluation.bootstrap import Resampling, interval, particle_weights
+from evaluation.ranking import roc
+from evaluation.rejection import unit
 
 CHUNK = 16384  # pairs whose embeddings are gathered at once
 MOST_PRODUCTS = 4  # products of rows per pair, up to which all are computed
@@ -35,7 +36,7 @@ SCALE = PairPlan(100_000, 1_000_000)
 
 def center_and_normalise(embeddings: np.ndarray) -> np.ndarray:
     """The authors' preparation of (N, E): subtract from each embedding the mean of its components, then length 1."""
-    return rejection.unit(embeddings - embeddings.mean(axis=1, keepdims=True))
+    return unit(embeddings - embeddings.mean(axis=1, keepdims=True))
 
 
 def similarity(features: np.ndarray, pairs: np.ndarray) -> np.ndarray:
@@ -248,7 +249,7 @@ def authors_protocol(
         accuracies.append(hits.mean())
         right.append(hits)
         rows += [kind[of == fold] for kind, of in zip(drawn, fold_of, strict=True)]
-    curve = np.stack(rejection.roc(*scores))
+    curve = np.stack(roc(*scores))
     return {
         "accuracy": float(np.mean(accuracies)),
         "std": float(np.std(accuracies)),

@@ -14,7 +14,7 @@ from evaluation.floors import (
     known_correct,
     size_features,
 )
-from evaluation.rejection import auroc
+from evaluation.ranking import auroc
 
 
 def test_near_features_have_a_high_cosine():

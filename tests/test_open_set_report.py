@@ -11,6 +11,7 @@ import torch
 
 from evaluation import floors, rejection, sections
 from evaluation.bootstrap import Resampling
+from evaluation.ranking import auroc
 from evaluation.sections import Embedded, Evaluated, Scored, View
 from report.gallery import draw_map, draw_medoids, draw_set
 from report.page import write_page
@@ -102,7 +103,7 @@ def test_levels_and_classes_are_those_rows_alone_and_have_intervals(evaluated):
         low, high = level["false_rejection_rate_interval"]
         assert low <= level["false_rejection_rate"] <= high
         entry = next(one for one in part["scores"]["max_cosine"]["per_snr"] if one["snr"] == level["snr"])
-        assert entry["auroc"] == rejection.auroc(*scores) and entry["auroc_interval"][0] <= entry["auroc"]
+        assert entry["auroc"] == auroc(*scores) and entry["auroc_interval"][0] <= entry["auroc"]
         assert (entry["n_known"], entry["n_unseen"]) == (36, 75)
     for one in part["per_class"]:
         assert one["unknown_detection_rate_interval"][0] <= one["unknown_detection_rate"]

@@ -11,11 +11,10 @@ from sklearn.covariance import LedoitWolf
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from evaluation import rejection
+from evaluation.ranking import aupr, auroc, fpr95, measures, oscr, rank, roc
 from evaluation.rejection import (
     Calibration,
     all_scores,
-    aupr,
-    auroc,
     calibrate,
     calibrated_score,
     class_knn_cosine,
@@ -25,17 +24,12 @@ from evaluation.rejection import (
     energy,
     fit_gaussian,
     fit_threshold,
-    fpr95,
     knn_cosine,
     mahalanobis,
     max_logit,
-    measures,
-    oscr,
     prototypes,
-    rank,
     refusal_text,
     refusal_warning,
-    roc,
     unit,
 )
 
