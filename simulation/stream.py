@@ -25,6 +25,7 @@ from simulation.simulator import Imaged, Simulator
 GROUP = 8  # particles of a piece
 TILES = 2  # sides of the box along each side of a field of noise: GROUP boxes of it meet nowhere
 ROOM = 2  # voxels that a stored volume may have around the box, for draws to shift it
+STREAM_PADDING = 4 / 3  # of random imaging: of a box of 32 voxels and its room, to 48; particles keep off its border
 # Half turns about no axis, y, z and x: which of the axes (z, y, x) they reverse. A lopsided wedge keeps the first two.
 HALF_TURNS = torch.tensor([[0, 0, 0], [1, 0, 1], [0, 1, 1], [1, 1, 0]], dtype=torch.bool)
 

@@ -20,12 +20,11 @@ from simulation.auxiliary import auxiliary_densities, neighbour_densities
 from simulation.conditions import Condition, ImagingRanges
 from simulation.junk import JUNK
 from simulation.simulator import Simulator
-from simulation.stream import GROUP, PieceMaker, Stock, numbered_generator, room_for
+from simulation.stream import GROUP, STREAM_PADDING, PieceMaker, Stock, numbered_generator, room_for
 from simulation.structures import find_structures, load_densities
 from training.batches import check_batch_size, epoch_seed
 
 CPU_BATCH = 16  # particles simulated at once on the CPU, whose caches they then fit
-STREAM_PADDING = 4 / 3  # of random imaging: of a box of 32 voxels and its room, to 48; particles keep off its border
 
 
 @dataclass(frozen=True)
