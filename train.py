@@ -106,7 +106,12 @@ def train(cfg: Config, group: Group, device: torch.device) -> None:
         if group.first and source and not (state.epoch or state.step):
             print(init_text(cfg, source), flush=True)
         board = Board(state)
-        sets = Validation(volumes, valid, draw_gallery(volumes.labels, cfg.prototype_per_class, cfg.seed))
+        compared = volumes
+        if cfg.reference == "simulated" and group.first:
+            from training.online import reference_volumes
+
+            compared = reference_volumes(simulated, data)
+        sets = Validation(compared, valid, draw_gallery(compared.labels, cfg.prototype_per_class, cfg.seed))
         while state.epoch < cfg.epochs and not (cfg.patience and epochs_since_best(state.log) >= cfg.patience):
             started, before = time.perf_counter(), state.seen
             stopped = train_epoch(state, batches, stop)

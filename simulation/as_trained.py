@@ -37,6 +37,7 @@ class AsTrained:
     ranges: of all conditions; tilt_range: of all, degrees, where it is declared or stated.
     base: what no range says.
     grid: of densities; recorded: whether the checkpoint says its imaging, which is else taken as the widest.
+    snr: log-uniform; noise_free: share of the volumes without noise.
     """
 
     ranges: ImagingRanges
@@ -44,6 +45,8 @@ class AsTrained:
     grid: Grid
     tilt_range: tuple[float, float] | None
     recorded: bool
+    snr: tuple[float, float] = SNR
+    noise_free: float = NOISE_FREE
 
     @classmethod
     def read(cls, config: dict[str, Any], preprocessing: Preprocessing, declared: Declared) -> "AsTrained":
@@ -90,7 +93,7 @@ class AsTrained:
         )
         return (
             f"imaging {whose}: {tilts}, defocus {self.ranges.defocus[0]:g} to {self.ranges.defocus[1]:g} um, "
-            f"SNR {SNR[0]:g} to {SNR[1]:g} and none, up to {self.ranges.neighbours} neighbours"
+            f"SNR {self.snr[0]:g} to {self.snr[1]:g} and none, up to {self.ranges.neighbours} neighbours"
         )
 
     def simulator(self, densities: torch.Tensor) -> Simulator:
@@ -119,5 +122,5 @@ class AsTrained:
             stock = Stock(make, min(PIECES, pieces - first))
             stock.advance(first)
             drawn = numbered_generator(seed, "draw", first)
-            volumes, found = stock.read(stock.draw(stock.count * GROUP, SNR, NOISE_FREE, drawn))
+            volumes, found = stock.read(stock.draw(stock.count * GROUP, self.snr, self.noise_free, drawn))
             yield volumes, found

@@ -4,7 +4,7 @@ A batch follows from seed, epoch and number alone, and several processes share i
 from the number of processes too, each of which draws its own part.
 """
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -15,6 +15,13 @@ from loader.dataset import Split, on_device
 from loader.prepare import Preprocessing
 
 FEWEST = 2  # volumes of a batch on a process: batch normalisation needs them
+
+
+class Labelled(NamedTuple):
+    """Volumes (N, 1, D, H, W) and their classes (N,)."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
 
 
 class Batches(Protocol):

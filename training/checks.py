@@ -94,6 +94,8 @@ def check_online(cfg: Any) -> None:
         default = getattr(type(cfg), field.name, None)
         if field.name.startswith(("online_", "auxiliary")) and getattr(cfg, field.name) != default:
             raise InputError(f"{option(field.name)}: of volumes that are simulated; give --simulate-online too")
+    if cfg.reference == "simulated" and not cfg.simulate_online:
+        raise InputError("--reference simulated: of volumes that are simulated; give --simulate-online too")
     if cfg.online_junk and cfg.online_imaging == "fixed" and cfg.online_renewal == 1:
         raise InputError("--online-junk: of a stock of particles; give --online-renewal below 1 too")
     if cfg.simulate_online and (cfg.rotate or cfg.noise or cfg.class_samples):

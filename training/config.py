@@ -16,6 +16,7 @@ Loss = Literal[*LOSSES]
 Optimizer = Literal["adamw", "adam"]
 Schedule = Literal["one_cycle", "plateau", "decay"]
 Imaging = Literal["fixed", "random"]
+Reference = Literal["files", "simulated"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class Online:
 class Rejection:
     """What a particle is called unknown by."""
 
-    prototype_per_class: int = 100  # training volumes per class that its prototype and the scores of unknowns rest on
+    reference: Reference = "files"  # what particles are compared with: training files, or volumes simulated as training
+    prototype_per_class: int = 100  # volumes per class that its prototype and the scores of unknowns rest on
     false_rejection_rate: float = 0.05  # share of validation volumes of known classes that may be called unknown
 
 

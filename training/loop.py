@@ -18,7 +18,7 @@ from common.cli import InputError
 from evaluation.rejection import Calibration, calibrate, classify
 from loader.dataset import Split
 from model import embed, with_views
-from training.batches import Batches
+from training.batches import Batches, Labelled
 from training.record import save_epoch, summary
 from training.state import TrainingState
 from training.stop import StopRequest
@@ -28,11 +28,11 @@ EMBED_BATCH = 256  # volumes at once where no gradient is needed
 
 @dataclass(frozen=True)
 class Validation:
-    """What an epoch is validated on: the validation volumes, and the training volumes that they are compared with."""
+    """What an epoch is validated on: the validation volumes, and what they are compared with."""
 
-    train: Split
+    compared: Split | Labelled  # training volumes, or such as training has
     valid: Split
-    gallery: torch.Tensor  # indices of training volumes, as `draw_gallery` gives them
+    gallery: torch.Tensor  # indices of those that are taken, as `draw_gallery` gives them
 
 
 def train_epoch(state: TrainingState, batches: Batches, stop: StopRequest) -> int:
@@ -138,14 +138,14 @@ def validate(state: TrainingState, sets: Validation) -> tuple[dict[str, float], 
     """
     cfg, criterion = state.cfg, state.loss.eval()
     network = with_views(state.network, asdict(cfg), state.data.preprocessing)
-    images, gallery = sets.train.images, sets.gallery
+    images, gallery = sets.compared.images, sets.gallery
     found = embed(network, images[gallery.to(images.device)], state.device, EMBED_BATCH, "prototypes")
     raw = embed(network, sets.valid.images, state.device, EMBED_BATCH, "validation", normalised=False)
     if not (np.isfinite(raw).all() and np.isfinite(found).all()):
         raise not_finite(state, "an embedding in validation")
     labels = sets.valid.labels
-    training = found, sets.train.labels[gallery].numpy()
-    calibration = calibrate(training, (raw, labels.numpy()), len(state.data.classes), cfg.false_rejection_rate)
+    compared = found, sets.compared.labels[gallery].numpy()
+    calibration = calibrate(compared, (raw, labels.numpy()), len(state.data.classes), cfg.false_rejection_rate)
     predictions = classify(raw, calibration.prototypes)[0]
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))  # the file has class after class
     parts = torch.from_numpy(raw)[order].split(cfg.batch_size), labels[order].split(cfg.batch_size)

@@ -16,14 +16,17 @@ from common.group import Group
 from loader.prepare import Preprocessing
 from physics.grid import Grid, same_voxel_size
 from physics.imaging import Imaging
+from simulation.as_trained import AsTrained, Declared
 from simulation.auxiliary import auxiliary_densities, neighbour_densities
 from simulation.conditions import Condition, ImagingRanges
 from simulation.junk import JUNK
 from simulation.simulator import Simulator
 from simulation.stream import GROUP, STREAM_PADDING, PieceMaker, Stock, numbered_generator, room_for
 from simulation.structures import find_structures, load_densities
-from training.batches import check_batch_size, epoch_seed
+from training.batches import Labelled, check_batch_size, epoch_seed
+from training.state import TrainingSet
 
+REFERENCE_SEED = 10**6  # added to the seed for what volumes are compared with, so that it is no training volume
 CPU_BATCH = 16  # particles simulated at once on the CPU, whose caches they then fit
 
 
@@ -100,7 +103,7 @@ class OnlineBatches:
         self.cfg, self.device, self.group, self.known = cfg, shapes.densities.device, group, known
         self.count = max(1, volumes // cfg.batch_size)
         self.volumes = self.count * cfg.batch_size
-        self.imaging = shapes.imaging
+        self.imaging, self.densities = shapes.imaging, shapes.densities
         self.simulator = Simulator(shapes.densities, shapes.imaging, shapes.others, shapes.common_variance)
         self.text = f"{self.volumes} volumes an epoch, simulated as they are needed{auxiliary_text(cfg)}"
         self.imaging_record = record_of(cfg, ImagingRanges.around(shapes.imaging, cfg.online_tilt), shapes.imaging)
@@ -147,7 +150,7 @@ class StreamBatches:
         check_batch_size(cfg.batch_size, group)
         if shapes.imaging.tilt_step:
             raise InputError("--online-renewal, --online-imaging: not for a tilt series (tilt_step in simulation.json)")
-        self.cfg, self.group = cfg, group
+        self.cfg, self.group, self.densities = cfg, group, shapes.densities
         self.count = max(1, volumes // cfg.batch_size)
         self.volumes = self.count * cfg.batch_size
         self.part = part_of(cfg.batch_size, group)
@@ -197,6 +200,20 @@ class StreamBatches:
         self.stock.advance(int(step * self.groups * cfg.online_renewal))
         drawn = numbered_generator(self.stock.make.seed, "draw", step)
         return self.stock.read(self.stock.draw(self.part, cfg.online_snr, cfg.online_noise_free, drawn))
+
+
+def reference_volumes(batches: OnlineBatches | StreamBatches, data: TrainingSet) -> Labelled:
+    """Volumes of the known classes as training has them, each simulated once: `prototype_per_class` of each, float16.
+
+    Where imaging is drawn at random, a particle under any of it is then compared with such as it is.
+    """
+    cfg, known = batches.cfg, len(data.classes)
+    imaging = AsTrained.read({"imaging": batches.imaging_record}, data.preprocessing, Declared())
+    imaging = replace(imaging, snr=cfg.online_snr, noise_free=cfg.online_noise_free)
+    labels = torch.arange(known).repeat_interleave(cfg.prototype_per_class)
+    simulator = imaging.simulator(batches.densities[:known])
+    parts = [(part.half(), of_part) for part, of_part in imaging.volumes(simulator, labels, cfg.seed + REFERENCE_SEED)]
+    return Labelled(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from simulation.junk import JUNK
 # settings that may differ between a run and its continuation
 FREE = {
     *("recipe", "resume", "overwrite", "device", "keep", "csv_dir", "save_dir", "data_dir", "structures"),
-    *("save_every", "memory_share", "compile", "tensorboard", "patience"),
+    *("save_every", "memory_share", "compile", "tensorboard", "patience", "reference", "prototype_per_class"),
 }
 MADE_HERE = ("embedding_dim", "num_classes", "validate")  # of a loss, not by --loss-options
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
