@@ -6,7 +6,7 @@ csv_split/{train,valid}.csv -> model_save/{checkpoint<epoch>,checkpoint,last}.pt
     python train.py --width 16 --epochs 10 --save-dir model_save
     python train.py --resume
     python train.py --init pretrained/universal.pt --lr 1e-3    # from the weights of a trained network, of any classes
-    python train.py --recipe authors                  # original or diverse; other options override it
+    python train.py --recipe universal --structures structures    # diverse, original, authors; options override it
     python train.py --simulate-online --auxiliary 600 # fresh volumes every step, and shapes of no known class
     torchrun --standalone --nproc_per_node=4 train.py --batch-size 256    # a process a GPU; the batch is that of all
 

@@ -324,8 +324,9 @@ def test_every_recipe_trains(copy, name):
     """As published but for its length and width."""
     run = ("--recipe", name, "--width", "4", "--epochs", "1", "--batch-size", "18", "--save-dir", name)
     given = {"width": 4, "epochs": 1, "batch_size": 18, "recipe": name}
-    if name == "diverse":
-        run, given = (*run, "--auxiliary", "3"), {**given, "auxiliary": 3}
+    fewer = {"diverse": {"auxiliary": 3}, "universal": {"auxiliary": 3, "online_stock": 64, "online_volumes": 36}}
+    for key, value in fewer.get(name, {}).items():
+        run, given = (*run, f"--{key.replace('_', '-')}", str(value)), {**given, key: value}
     succeed("train.py", *run, cwd=copy)
     config = load_checkpoint(copy / name / "last.pt")["config"]
     expected = {**RECIPES[name], **given}
@@ -333,7 +334,7 @@ def test_every_recipe_trains(copy, name):
 
 
 def test_an_unknown_recipe_is_refused(copy):
-    assert "--recipe secret: expected one of default, diverse, original, authors" in refuse(
+    assert "--recipe secret: expected one of default, diverse, universal, original, authors" in refuse(
         "train.py", "--recipe", "secret", cwd=copy
     )
 

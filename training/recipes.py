@@ -26,6 +26,26 @@ RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
     # For data of simulate.py: fresh volumes, and shapes that are no one's class; see benchmarks/class_diversity.py.
     "diverse": {"simulate_online": True, "auxiliary": 100, "auxiliary_share": 0.7},
+    # The shipped network (pretrained/README.md): any shape under any imaging. Epochs and width are what a day of a CPU
+    # core has; a GPU takes --epochs 150 --width 64.
+    "universal": {
+        "simulate_online": True,
+        "online_imaging": "random",
+        "online_snr": (0.01, 1.0),
+        "online_renewal": 0.25,
+        "online_stock": 16384,
+        "online_volumes": 20000,
+        "online_junk": 0.1,
+        "auxiliary": 2000,
+        "auxiliary_share": 0.7,
+        "backbone": "resnet_half_turn",
+        "width": 32,
+        "loss": "soft_lmccl",
+        "loss_options": {"margin_weight": "0.3"},
+        "epochs": 30,
+        "reference": "simulated",
+        "prototype_per_class": 200,
+    },
     # The public PyTorch repository, less its faults. It enlarges by cubic splines, here it is trilinear, on the device;
     # it does not normalise volumes, here each has mean 0 and standard deviation 1.
     "original": {
