@@ -34,14 +34,14 @@ class Config:
     data_dir: str = "data_"  # folder of the subtomograms
     csv_dir: str = "csv_split"  # folder of the five CSV files
     star: str = ""  # STAR file with rlnImageName and rlnClassNumber, in place of the data folder
-    classes: tuple[str, ...] = ()  # only these classes, the known numbered in this order; none: all; or a set's name
-    unseen: tuple[str, ...] = ()  # classes held out of everything but the final figures; or a set's name
-    valid_unseen: tuple[str, ...] = ()  # classes held out of training, for choices; or a set's name
-    fractions: tuple[float, float, float] = (0.6, 0.1, 0.3)  # of a class's particles: train, valid, test
-    by_tomogram: bool = False  # no tomogram in two of train, valid and test; held-out classes come from any
-    seed: int = 9  # of the split
-    class_names: tuple[str, ...] = CLASS_SETS["original"].known  # of numbered files: class i // per_class
-    per_class: int = 500  # numbered files of a class
+    classes: tuple[str, ...] = ()  # classes to use, the known ones in this order; none: all; or the name of a set
+    unseen: tuple[str, ...] = ()  # classes held out of all but the final figures; or the name of a set
+    valid_unseen: tuple[str, ...] = ()  # classes held out of training, to choose by; or the name of a set
+    fractions: tuple[float, float, float] = (0.6, 0.1, 0.3)  # shares of each class's particles in train, valid and test
+    by_tomogram: bool = False  # keep each tomogram in one of train, valid and test; held-out classes come from any
+    seed: int = 9  # seed of the draw of particles, or tomograms, for each part
+    class_names: tuple[str, ...] = CLASS_SETS["original"].known  # names of the classes of numbered files, in order
+    per_class: int = 500  # number of files per class, where files are numbered and nothing else tells classes
 
 
 def main(cfg: Config) -> None:

@@ -70,7 +70,7 @@ class Config(Optimisation, Augmentation, Online, Rejection, Machine):  # the set
     lr: float = 3e-3  # learning rate; with the schedule one_cycle its peak
     seed: int = 9  # seed of weights, order and augmentation
     device: Device = "auto"  # where to train; auto is CUDA where there is one
-    resume: bool = False  # go on from last.pt
+    resume: bool = False  # go on with the run in save_dir, from last.pt
     overwrite: bool = False  # delete the run that save_dir holds
 
 

@@ -24,7 +24,7 @@ from loss.loss import AUTHORS, LOSSES, ORIGINAL
 
 @dataclass(frozen=True)
 class Config(Study):
-    csv_dir: str = ""  # a split to use; empty: one is simulated in work_dir
+    csv_dir: str = ""  # folder of a split to use; empty: one is simulated in work_dir
     rows: tuple[str, ...] = tuple(LOSSES)  # names in ROWS of benchmarks/losses.py
 
 

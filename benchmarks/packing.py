@@ -32,12 +32,12 @@ from simulation.particles import VolumeWriter
 
 @dataclass(frozen=True)
 class Config:
-    volumes: int = 100_000  # volumes of the whole split
-    quick: bool = False  # measure 5,000 volumes
-    box: int = 32  # voxels, side of a volume
-    threads: int = 2  # of torch in each script
+    volumes: int = 100_000  # number of volumes of the whole split
+    quick: bool = False  # measure 5,000 volumes alone
+    box: int = 32  # side of a volume, voxels
+    threads: int = 2  # threads of torch in each script
     work_dir: str = ""  # folder of the data, which is removed afterwards; empty: the system's temporary folder
-    results: str = str(study.RESULTS / "packing")  # files of the results, without their endings
+    results: str = str(study.RESULTS / "packing")  # path of the results, without the endings .json and .md
 
 
 QUICK = 5_000  # volumes

@@ -22,7 +22,7 @@ from training.recipes import RECIPES
 
 @dataclass(frozen=True)
 class Config(Study):
-    rows: tuple[str, ...] = tuple(RECIPES)  # names of recipes
+    rows: tuple[str, ...] = tuple(RECIPES)  # names in RECIPES of training/recipes.py
     seeds: tuple[int, ...] = (9,)  # seeds of weights, order and augmentation
 
 

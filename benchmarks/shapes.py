@@ -36,13 +36,13 @@ SHELLS = (0.25, 0.5, 0.75)  # of the radius that holds the mass
 
 @dataclass(frozen=True)
 class Config:
-    structures: str  # folder of coordinate files
-    count: int = 300  # procedural complexes
-    box: int = 32  # voxels
-    voxel_size: float = 10.0  # A
-    resolution: float = 20.0  # A
-    seed: int = 9  # of the procedural complexes
-    results: str = str(RESULTS / "shapes")  # files, without their endings
+    structures: str  # folder of the real structures, as coordinate files
+    count: int = 300  # number of procedural complexes
+    box: int = 32  # side of a volume, voxels
+    voxel_size: float = 10.0  # voxel size of a volume, A
+    resolution: float = 20.0  # resolution of the densities, A
+    seed: int = 9  # seed of the procedural complexes
+    results: str = str(RESULTS / "shapes")  # path of the results, without the endings .json and .md
 
 
 def main(cfg: Config) -> None:

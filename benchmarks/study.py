@@ -17,7 +17,7 @@ from types import MappingProxyType
 import pandas as pd
 import torch
 
-from common.cli import REPOSITORY, InputError, choose_device, plural
+from common.cli import REPOSITORY, Device, InputError, choose_device, plural
 from common.files import results_folder, write_csv, write_json, write_text
 from simulation.class_sets import CLASS_SETS, ClassSet
 from simulation.structures import procedural_name
@@ -54,11 +54,11 @@ class Study:
     """Options of every benchmark that trains networks on simulated data."""
 
     structures: str = ""  # folder of the benchmark's coordinate files; empty for procedural complexes
-    quick: bool = False  # take the size for a CPU
-    simulate_options: dict[str, str] = field(default_factory=dict)  # of simulate.py, over the size's: per_class 300
-    train_options: dict[str, str] = field(default_factory=dict)  # of train.py, over the size's: width 16 epochs 10
+    quick: bool = False  # measure at the size for a CPU
+    simulate_options: dict[str, str] = field(default_factory=dict)  # options of simulate.py over the size's: box 48
+    train_options: dict[str, str] = field(default_factory=dict)  # options of train.py over the size's: width 16
     seeds: tuple[int, ...] = (9, 10, 11)  # seeds of weights, order and augmentation
-    device: str = "auto"  # device to compute on: auto, cpu or cuda
+    device: Device = "auto"  # where to compute; auto is CUDA where there is one
     work_dir: str = ""  # folder for data, networks and logs; empty: bench/<name of the benchmark>
     results: str = ""  # files of the results, without endings; empty: benchmarks/results/<name>, or <name>_quick
 
