@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from common.cli import InputError, check_choices, run
 from common.files import write_csv, write_json
+from common.progress import progress
 from loader.boxes import Box, write_stack
 from loader.columns import PARTICLES_FILE
 from loader.coordinates import read_picks
@@ -166,7 +166,7 @@ def open_record(out: Path, cfg: Config) -> dict:
 def cut(made: Plan, stack: Path, dtype: str) -> dict:
     """Write a tomogram's stack; the entry of the record."""
     total = len(made.rows)
-    boxes: Iterator[np.ndarray] = tqdm(made.boxes(stack.parent), made.name, total, unit="box", leave=False)
+    boxes: Iterator[np.ndarray] = progress(made.name, made.boxes(stack.parent), total=total, unit="box")
     unusable = write_stack(stack, boxes, total, made.box, dtype)
     return {"fingerprint": made.fingerprint(), "volumes": total - len(unusable), "unusable": unusable}
 

@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from benchmarks import study
 from common.cli import run
+from common.progress import progress
 from loss.loss import AUTHORS, LOSSES, ORIGINAL
 
 
@@ -77,7 +77,7 @@ class Split(NamedTuple):
 def main(cfg: Config) -> None:
     torch.set_num_threads(1)
     figures: dict[str, dict[str, list[float]]] = {name: {"accuracy": [], "auc": []} for name in ROWS}
-    with tqdm(total=cfg.splits * len(ROWS), unit="network") as bar:
+    with progress("training", total=cfg.splits * len(ROWS), unit="network") as bar:
         for number in range(cfg.splits):
             split = draw_split(cfg.known, cfg.seed + number)
             for name, (loss, options) in ROWS.items():

@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from benchmarks import study
 from common.cli import REPOSITORY, InputError, run
+from common.progress import progress
 from simulation.particles import VolumeWriter
 
 
@@ -107,7 +107,7 @@ def make_data(folder: Path, volumes: int, box: int) -> None:
     blobs = [np.exp(-distance / (2 * (0.06 + 0.01 * size) ** 2 * box**2)) for size in range(len(CLASSES))]
     noise = rng.standard_normal((2 * box,) * 3, dtype=np.float32)
     rows = []
-    for number in tqdm(range(volumes), desc="making the data", unit="volume", leave=False):
+    for number in progress("making the data", range(volumes)):
         label, (z, y, x) = number % len(CLASSES), rng.integers(0, box, 3)
         path = folder / "data_" / f"part{number // 1000}" / f"{number}.mrc"
         path.parent.mkdir(parents=True, exist_ok=True)

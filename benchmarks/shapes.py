@@ -16,10 +16,10 @@ import torch
 from scipy.ndimage import map_coordinates
 from scipy.special import sph_harm_y
 from scipy.stats import ks_2samp
-from tqdm import tqdm
 
 from benchmarks.study import RESULTS, machine, markdown_table, measured_on, show, write_results
 from common.cli import run
+from common.progress import progress
 from physics.grid import Grid
 from physics.pose import pose, posing_grid
 from simulation.auxiliary import FIRST_AUXILIARY
@@ -55,7 +55,7 @@ def main(cfg: Config) -> None:
         "procedural": load_densities(made, "", grid, cfg.seed),
     }
     values = {
-        kind: [measure(density.numpy(), cfg.voxel_size) for density in tqdm(stack, desc=kind, leave=False)]
+        kind: [measure(density.numpy(), cfg.voxel_size) for density in progress(kind, stack)]
         for kind, stack in densities.items()
     }
     rows = [compare(name, *([each[name] for each in values[kind]] for kind in values)) for name in values["real"][0]]
