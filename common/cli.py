@@ -14,6 +14,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
+from common.mistakes import expected, in_our_words
+
 if TYPE_CHECKING:
     import torch
     import tyro
@@ -122,7 +124,7 @@ def read_options(config_class: type, description: str | None, default: Any = Non
     except SystemExit as end:
         if not end.code:
             raise
-        raise InputError(_first_part(said.getvalue())) from None
+        raise InputError(in_our_words(one_line(_first_part(said.getvalue())), config_class, sys.argv[1:])) from None
 
 
 class _Grouped:
@@ -165,8 +167,7 @@ def check_choices(cfg: Any) -> None:
     for field in dataclasses.fields(cfg):
         value = getattr(cfg, field.name)
         if get_origin(field.type) is Literal and value not in get_args(field.type):
-            choices = ", ".join(str(choice) for choice in get_args(field.type) if choice != "")
-            raise InputError(f"--{field.name.replace('_', '-')} {value}: expected one of {choices}")
+            raise InputError(f"--{field.name.replace('_', '-')} {value}: expected {expected(field.type)}")
 
 
 def chosen_recipe(recipes: dict[str, dict[str, Any]], option: str) -> dict[str, Any]:
