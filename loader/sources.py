@@ -92,17 +92,18 @@ def read_star(path: Path) -> tuple[pd.DataFrame, Path]:
 
     Returns the table, and the folder that the paths are relative to (`star_root`).
     """
+    import pandas as pd
+
     found = star_volumes(path)
     table, root = found.table, found.root
     if "rlnClassNumber" not in table:
         raise InputError(
             f"{path}: no column rlnClassNumber; expected the class of each particle; found {', '.join(table.columns)}"
         )
-    try:
-        numbers = table["rlnClassNumber"].astype(float).astype(int)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: rlnClassNumber: expected whole numbers ({error})") from error
-    return _complete(table.assign(**{LABEL: [f"class{number:03d}" for number in numbers]}), path), root
+    numbers = pd.to_numeric(table["rlnClassNumber"], errors="coerce")
+    if (wrong := ~np.isfinite(numbers)).any():
+        raise InputError(f"{path}: rlnClassNumber {table['rlnClassNumber'][wrong].iloc[0]}; expected whole numbers")
+    return _complete(table.assign(**{LABEL: [f"class{number:03d}" for number in numbers.astype(int)]}), path), root
 
 
 @dataclass(frozen=True)

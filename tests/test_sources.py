@@ -267,7 +267,7 @@ def test_a_star_file_gives_classes_tomograms_voxel_size_and_keeps_its_columns(tm
     [
         ({"rlnImageName": ["a"]}, "no column rlnClassNumber"),
         ({"rlnClassNumber": [1]}, "0 tables with rlnImageName"),
-        ({"rlnImageName": ["a"], "rlnClassNumber": ["abc"]}, "rlnClassNumber: expected whole numbers"),
+        ({"rlnImageName": ["a"], "rlnClassNumber": ["abc"]}, "rlnClassNumber abc; expected whole numbers"),
     ],
 )
 def test_a_star_file_without_a_needed_column_says_which(tmp_path, table, message):
