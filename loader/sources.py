@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.cli import InputError
+from common.cli import InputError, warn
 from loader.columns import (
     INPUT,
     LABEL,
@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # else pandas is imported where a table is made: a script's -
 
     from loader.star import Block
 
+MOST_NAMED = 10  # folders, or tomograms, in a message
 SNR_COPY = rf"data[^/]*_SNR[^/]*/{TARGET_FOLDER}/(tomotarget\d+\.mrc)$"  # the same number: the same particle
 
 
@@ -243,13 +244,21 @@ def read_file_numbers(data_dir: Path, class_names: tuple[str, ...], per_class: i
 
 
 def read_class_folders(data_dir: Path) -> pd.DataFrame:
-    """One folder a class, named as the class, with its MRC files."""
+    """One folder a class, named as the class, with its MRC files; a folder without any is warned of."""
     import pandas as pd
 
-    rows = []
+    rows, empty = [], []
     for folder in sorted(path for path in data_dir.iterdir() if path.is_dir()):
-        for path in mrc_files(folder):
+        files = mrc_files(folder)
+        empty += [] if files or folder.name.startswith(".") else [folder.name]
+        for path in files:
             rows.append({INPUT: os.path.abspath(path), LABEL: folder.name, PARTICLE: f"{folder.name}/{path.name}"})
+    if empty:
+        more = f" and {len(empty) - MOST_NAMED} more" if len(empty) > MOST_NAMED else ""
+        warn(
+            f"{data_dir}: folders without an MRC file of their own ({', '.join(MRC_SUFFIXES)}) are no classes: "
+            f"{', '.join(empty[:MOST_NAMED])}{more}"
+        )
     return _complete(pd.DataFrame(rows), data_dir)
 
 
@@ -311,7 +320,8 @@ def voxel_sizes(table: pd.DataFrame, source: Path | str, place: str = "line") ->
 
 
 def _complete(table: pd.DataFrame, source: Path) -> pd.DataFrame:
-    """Add the columns that a reader left out, as text; refuse rows without a name, and one particle with two labels."""
+    """Add the columns that a reader left out, as text; refuse rows without a name, and one particle with two labels or
+    tomograms."""
     table = table.astype(object).where(table.notna(), "").astype(str)
     for column in TABLE_COLUMNS:
         if column not in table:
@@ -324,9 +334,12 @@ def _complete(table: pd.DataFrame, source: Path) -> pd.DataFrame:
     twice = table[INPUT].duplicated()
     if twice.any():
         raise InputError(f"{source}: {table[INPUT][twice].iloc[0]} stands in {INPUT} more than once")
-    labels = table.groupby(PARTICLE)[LABEL].nunique()
-    if (labels > 1).any():
-        raise InputError(f"{source}: particle {labels.idxmax()} has {labels.max()} labels; expected one")
+    for column, noun in ((LABEL, "labels"), (TOMOGRAM, "tomograms")):
+        counts = table[table[column] != ""].groupby(PARTICLE)[column].nunique()
+        if (counts > 1).any():
+            name = counts.idxmax()
+            some = ", ".join(table[column][table[PARTICLE] == name].unique()[:MOST_NAMED])
+            raise InputError(f"{source}: particle {name} has {counts.max()} {noun} ({some}); expected one")
     return table
 
 
