@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from common.cli import InputError, find_data_dir, plural, run, warn
+from common.cli import InputError, find_data_dir, named, plural, run, warn
 from common.files import write_csv
 from loader import sources
 from loader.columns import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR, TABLE_COLUMNS, TOMOGRAM, VOXEL_SIZE
@@ -81,11 +81,10 @@ def warn_of_left_out(data_dir: Path, table: pd.DataFrame, source: str) -> None:
     """Say so where the data folder holds volumes that another source of labels would have given."""
     folders = sources.left_out(data_dir, table)
     if folders:
-        more = f" and {len(folders) - sources.MOST_NAMED} more" if len(folders) > sources.MOST_NAMED else ""
         warn(
             f"the labels are those of {source}; left out, as it names none of their volumes: "
-            f"{', '.join(folders[: sources.MOST_NAMED])}{more} in {data_dir}; to take these instead, move them into a folder of "
-            "their own and give it with --data-dir"
+            f"{named(folders)} in {data_dir}; to take these instead, move them into a folder of their own and give it "
+            "with --data-dir"
         )
 
 

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
@@ -24,6 +24,7 @@ Device = Literal["auto", "cpu", "cuda"]  # where to compute; auto is CUDA where 
 Contrast = Literal["bright", "dark"]  # of the particles in the files
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+MOST_NAMED = 10  # names in a line
 HOLD_S = 10  # until a process speaks itself: torchrun ends all when the first has spoken and ended
 
 
@@ -52,6 +53,12 @@ def warn(text: str) -> None:
 def plural(noun: str, count: int) -> str:
     """`class` for 1, `classes` for any other count."""
     return noun if count == 1 else noun + ("es" if noun.endswith("s") else "s")
+
+
+def named(names: Iterable, most: int = MOST_NAMED) -> str:
+    """`a, b and 3 more`: some names in a line, at most `most` of them in words."""
+    names = list(map(str, names))
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def run(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.cli import InputError, warn
+from common.cli import InputError, named, warn
 from loader.columns import (
     INPUT,
     LABEL,
@@ -41,7 +41,6 @@ if TYPE_CHECKING:  # else pandas is imported where a table is made: a script's -
 
     from loader.star import Block
 
-MOST_NAMED = 10  # folders, or tomograms, in a message
 SNR_COPY = rf"data[^/]*_SNR[^/]*/{TARGET_FOLDER}/(tomotarget\d+\.mrc)$"  # the same number: the same particle
 
 
@@ -254,11 +253,8 @@ def read_class_folders(data_dir: Path) -> pd.DataFrame:
         for path in files:
             rows.append({INPUT: os.path.abspath(path), LABEL: folder.name, PARTICLE: f"{folder.name}/{path.name}"})
     if empty:
-        more = f" and {len(empty) - MOST_NAMED} more" if len(empty) > MOST_NAMED else ""
-        warn(
-            f"{data_dir}: folders without an MRC file of their own ({', '.join(MRC_SUFFIXES)}) are no classes: "
-            f"{', '.join(empty[:MOST_NAMED])}{more}"
-        )
+        kinds = ", ".join(MRC_SUFFIXES)
+        warn(f"{data_dir}: folders without an MRC file of their own ({kinds}) are no classes: {named(empty)}")
     return _complete(pd.DataFrame(rows), data_dir)
 
 
@@ -338,8 +334,8 @@ def _complete(table: pd.DataFrame, source: Path) -> pd.DataFrame:
         counts = table[table[column] != ""].groupby(PARTICLE)[column].nunique()
         if (counts > 1).any():
             name = counts.idxmax()
-            some = ", ".join(table[column][table[PARTICLE] == name].unique()[:MOST_NAMED])
-            raise InputError(f"{source}: particle {name} has {counts.max()} {noun} ({some}); expected one")
+            found = named(table[column][table[PARTICLE] == name].unique())
+            raise InputError(f"{source}: particle {name} has {counts.max()} {noun} ({found}); expected one")
     return table
 
 

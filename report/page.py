@@ -5,7 +5,7 @@ import html
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.cli import plural
+from common.cli import named, plural
 from common.files import write_text
 from report.tables import MOST_NAMED, SETS, Cell, Table, heading, known, refused, tables, warnings
 from report.terms import TERMS
@@ -77,8 +77,7 @@ def write_page(path: Path | str, report: dict, pictures: dict[str, list[Picture]
 def _opening(report: dict, found: Verdict) -> list[str]:
     """What the page begins with: the verdict."""
     names = report["known_classes"]
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    about = f"{len(names)} known {plural('class', len(names))}: {' '.join(names[:MOST_NAMED])}{more}"
+    about = f"{len(names)} known {plural('class', len(names))}: {named(names, MOST_NAMED)}"
     steps = "".join(f"<li>{html.escape(step)}</li>" for step in found.steps)
     return [
         "<h1>Can this network be trusted with new particles?</h1>",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from common.cli import plural
+from common.cli import named, plural
 from evaluation.discovery import MOST_PARTICLES
 from evaluation.rejection import CALIBRATED, MOSTLY
 from loader.columns import snr_text
@@ -305,11 +305,9 @@ def _better_floors(floors: list[dict], key: str) -> list[str]:
 def heading(part: dict) -> str:
     """What an unseen set holds."""
     names, count = part["classes"], len(part["classes"])
-    more = f" and {count - MOST_NAMED} more" if count > MOST_NAMED else ""
     return (
         f"{part['n']} volumes of {part['n_particles']} particles, {count} unseen {plural('class', count)}: "
-        + " ".join(names[:MOST_NAMED])
-        + more
+        f"{named(names, MOST_NAMED)}"
     )
 
 
