@@ -221,7 +221,8 @@ def conclude(state: TrainingState) -> None:
     """Say which checkpoint is the best, and which known classes it takes for unknown."""
     best, path = max(state.log, key=merit), Path(state.cfg.save_dir) / "checkpoint.pt"
     early = f"stopped early, after epoch {state.epoch}; " if state.epoch < state.cfg.epochs else ""
-    accuracy = f"validation accuracy {best['accuracy']:.4f} (chance {1 / len(state.data.classes):.4f})"
+    chance = f"chance {1 / len(state.data.classes):.4f}"
+    accuracy = f"validation accuracy by nearest prototype {best['accuracy']:.4f} ({chance})"
     print(f"{early}best: epoch {best['epoch']}, {accuracy}; {path}")
     if warning := accuracy_warning(best["accuracy"], len(state.data.classes)):
         warn(warning)

@@ -67,8 +67,8 @@ def _known(report: dict, part: dict | None) -> tuple[Answer, list[str]]:
     level = _level(figures, "prototype_accuracy", KNOWN_LIMITS)
     reasons = [
         f"It names {figures['prototype_accuracy']:.0%} {_interval(figures, 'prototype_accuracy')}of the test volumes "
-        f"of known classes right ({figures['n_particles']} particles of {classes} {plural('class', classes)}; "
-        f"guessing: {1 / classes:.0%})."
+        f"of known classes right, each by its nearest prototype ({figures['n_particles']} particles of {classes} "
+        f"{plural('class', classes)}; guessing: {1 / classes:.0%})."
     ]
     steps = []
     if level == NO:
