@@ -28,7 +28,7 @@ SHOWN = 10  # problems printed before the rest is only counted
 class Config:
     csv_dir: str = "csv_split"  # folder of the five CSV files
     volumes: bool = True  # open every volume and mask
-    by_tomogram: bool = False  # a tomogram in two of train, valid and test is a leak
+    by_tomogram: bool = False  # count a tomogram in two of train, valid and test as a leak
 
 
 def main(cfg: Config) -> None:

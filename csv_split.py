@@ -10,13 +10,12 @@ The unit is the particle: all SNR copies of one particle fall on one side. The s
 --by-tomogram no tomogram is in two of train, valid and test; the held-out classes may come from any.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from common.cli import InputError, find_data_dir, plural, run
+from common.cli import InputError, find_data_dir, named, plural, run, warn
 from common.files import write_csv
 from loader import sources
 from loader.columns import CLASS, INPUT, LABEL, MASK, PARTICLE, SNR, TABLE_COLUMNS, TOMOGRAM, VOXEL_SIZE
@@ -26,7 +25,6 @@ from simulation.class_sets import CLASS_SETS
 FILES = (*PARTS, "valid_unseen", "unseen")
 HEADER = [INPUT, MASK, CLASS, SNR, LABEL, PARTICLE, TOMOGRAM, VOXEL_SIZE]
 FEWEST = len(PARTS)  # particles of a known class: one a part
-MOST_NAMED = 10  # folders in a warning
 
 
 @dataclass(frozen=True)
@@ -34,14 +32,14 @@ class Config:
     data_dir: str = "data_"  # folder of the subtomograms
     csv_dir: str = "csv_split"  # folder of the five CSV files
     star: str = ""  # STAR file with rlnImageName and rlnClassNumber, in place of the data folder
-    classes: tuple[str, ...] = ()  # only these classes, the known numbered in this order; none: all; or a set's name
-    unseen: tuple[str, ...] = ()  # classes held out of everything but the final figures; or a set's name
-    valid_unseen: tuple[str, ...] = ()  # classes held out of training, for choices; or a set's name
-    fractions: tuple[float, float, float] = (0.6, 0.1, 0.3)  # of a class's particles: train, valid, test
-    by_tomogram: bool = False  # no tomogram in two of train, valid and test; held-out classes come from any
-    seed: int = 9  # of the split
-    class_names: tuple[str, ...] = CLASS_SETS["original"].known  # of numbered files: class i // per_class
-    per_class: int = 500  # numbered files of a class
+    classes: tuple[str, ...] = ()  # classes to use, the known ones in this order; none: all; or the name of a set
+    unseen: tuple[str, ...] = ()  # classes held out of all but the final figures; or the name of a set
+    valid_unseen: tuple[str, ...] = ()  # classes held out of training, to choose by; or the name of a set
+    fractions: tuple[float, float, float] = (0.6, 0.1, 0.3)  # shares of each class's particles in train, valid and test
+    by_tomogram: bool = False  # keep each tomogram in one of train, valid and test; held-out classes come from any
+    seed: int = 9  # seed of the draw of particles, or tomograms, for each part
+    class_names: tuple[str, ...] = CLASS_SETS["original"].known  # names of the classes of numbered files, in order
+    per_class: int = 500  # number of files per class, where files are numbered and nothing else tells classes
 
 
 def main(cfg: Config) -> None:
@@ -68,6 +66,8 @@ def main(cfg: Config) -> None:
         print(reached(known_particles, part_of, cfg.fractions))
     else:
         print(tomogram_note(known_particles), end="")
+    for name in FILES[len(PARTS) :]:
+        print(single_note(name, files[name]), end="")
     if not cfg.star:
         warn_of_left_out(data_dir, table, source)
     for name in FILES:
@@ -81,12 +81,10 @@ def warn_of_left_out(data_dir: Path, table: pd.DataFrame, source: str) -> None:
     """Say so where the data folder holds volumes that another source of labels would have given."""
     folders = sources.left_out(data_dir, table)
     if folders:
-        more = f" and {len(folders) - MOST_NAMED} more" if len(folders) > MOST_NAMED else ""
-        print(
-            f"csv_split.py: warning: the labels are those of {source}; left out, as it names none of their volumes: "
-            f"{', '.join(folders[:MOST_NAMED])}{more} in {data_dir}; to take these instead, move them into a folder of "
-            "their own and give it with --data-dir",
-            file=sys.stderr,
+        warn(
+            f"the labels are those of {source}; left out, as it names none of their volumes: "
+            f"{named(folders)} in {data_dir}; to take these instead, move them into a folder of their own and give it "
+            "with --data-dir"
         )
 
 
@@ -152,6 +150,16 @@ def tomogram_note(particles: pd.DataFrame) -> str:
     return (
         f"the particles are of {count} tomograms, and those of one tomogram share its noise: figures on particles of "
         "tomograms that training saw are too good; --by-tomogram keeps each tomogram on one side\n"
+    )
+
+
+def single_note(name: str, rows: pd.DataFrame) -> str:
+    """A line for held-out rows of one class alone; nothing where there are more, or none."""
+    if rows[LABEL].nunique() != 1:
+        return ""
+    return (
+        f"{name}.csv holds one class, {rows[LABEL].iloc[0]}: whether it is told from the known can be measured, "
+        "whether new classes come apart cannot; for that, hold two or more out\n"
     )
 
 

@@ -28,15 +28,18 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from common.cli import InputError, check_choices, run
 from common.files import write_csv, write_json
+from common.progress import progress
 from loader.boxes import Box, write_stack
 from loader.columns import PARTICLES_FILE
 from loader.coordinates import read_picks
 from loader.extraction import Plan, assign, describe, doubts, is_complete, particles, plan
+from loader.flavours import FLAVOURS
 from loader.tomogram import find_tomograms
+
+Flavour = Literal["", *FLAVOURS]  # docs/coordinates.md says what each is
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Config:
     out: str = "extracted"  # folder of the stacks, particles.csv and check.png
     box: int = 32  # side of the boxes, voxels
     target_voxel_size: float = 0.0  # voxel size of the boxes, A; 0: each tomogram's own
-    flavour: str = ""  # whose rules the coordinates follow, as in docs/coordinates.md; empty: told from the file
+    flavour: Flavour = ""  # program whose rules the coordinates follow; empty: told from the file
     pixel_size: float = 0.0  # pixel size of the coordinates, A; 0: as the file says; 1 for coordinates in A
     voxel_size: float = 0.0  # voxel size of the tomograms, A, where their headers are wrong; 0: as they say
     edge: Literal["drop", "pad"] = "drop"  # what becomes of boxes that leave the tomogram; pad: with their mean
@@ -163,7 +166,7 @@ def open_record(out: Path, cfg: Config) -> dict:
 def cut(made: Plan, stack: Path, dtype: str) -> dict:
     """Write a tomogram's stack; the entry of the record."""
     total = len(made.rows)
-    boxes: Iterator[np.ndarray] = tqdm(made.boxes(stack.parent), made.name, total, unit="box", leave=False)
+    boxes: Iterator[np.ndarray] = progress(made.name, made.boxes(stack.parent), total=total, unit="box")
     unusable = write_stack(stack, boxes, total, made.box, dtype)
     return {"fingerprint": made.fingerprint(), "volumes": total - len(unusable), "unusable": unusable}
 

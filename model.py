@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
-from common.cli import InputError, is_first_process
+from common.cli import InputError
 from common.files import atomic_path
+from common.progress import progress
 from evaluation.rejection import Calibration
 from loader.augment import HALF_TURNS, safe_half_turns
 from loader.dataset import on_device
@@ -118,8 +118,7 @@ def embed(
     model.eval()
     batches = torch.split(images, batch_size)
     parts = []
-    hidden = not progress_text or not is_first_process()
-    for batch in tqdm(batches, desc=progress_text, unit="batch", disable=hidden, leave=False):
+    for batch in progress(progress_text, batches, unit="batch", hidden=not progress_text):
         batch = on_device(batch, device).contiguous(memory_format=torch.channels_last_3d)
         parts.append(model(batch).float().cpu())
     model.train(was_training)

@@ -28,7 +28,7 @@ from loader.dataset import Split, check_classes, load_split, mask_sizes, overlap
 from loader.rows import snr_convention
 from model import build_model, embed, load_model, with_views
 from report.page import Picture, write_page
-from report.tables import format_open_set
+from report.terminal import format_open_set
 from report.verdict import format_verdict, verdict
 
 

@@ -27,7 +27,7 @@ PATHS = ("csv_dir", "save_dir", "data_dir", "structures", "init")  # settings of
 @dataclass(frozen=True)
 class Config:
     checkpoint: tyro.conf.Positional[str]  # a checkpoint of train.py
-    target: tyro.conf.Positional[str]  # file to write
+    target: tyro.conf.Positional[str]  # file to write the small copy to
 
 
 def main(cfg: Config) -> None:

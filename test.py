@@ -85,7 +85,10 @@ def main(cfg: Config) -> None:
         files.append(folder / "confusion.png")
     print(f"test.csv; SNR convention: {report['snr_convention']}\n{report['classifier']}")
     print(format_closed_set(report))
-    print(f"nearest class prototype, without a classifier: accuracy {report['nearest_prototype_accuracy']:.3f}")
+    print(
+        f"accuracy by nearest class prototype, as predict.py and open_set.py name classes: "
+        f"{report['nearest_prototype_accuracy']:.3f}"
+    )
     print(f"written: {', '.join(map(str, files))}")
 
 

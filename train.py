@@ -70,7 +70,7 @@ class Config(Optimisation, Augmentation, Online, Rejection, Machine):  # the set
     lr: float = 3e-3  # learning rate; with the schedule one_cycle its peak
     seed: int = 9  # seed of weights, order and augmentation
     device: Device = "auto"  # where to train; auto is CUDA where there is one
-    resume: bool = False  # go on from last.pt
+    resume: bool = False  # go on with the run in save_dir, from last.pt
     overwrite: bool = False  # delete the run that save_dir holds
 
 
@@ -221,7 +221,8 @@ def conclude(state: TrainingState) -> None:
     """Say which checkpoint is the best, and which known classes it takes for unknown."""
     best, path = max(state.log, key=merit), Path(state.cfg.save_dir) / "checkpoint.pt"
     early = f"stopped early, after epoch {state.epoch}; " if state.epoch < state.cfg.epochs else ""
-    accuracy = f"validation accuracy {best['accuracy']:.4f} (chance {1 / len(state.data.classes):.4f})"
+    chance = f"chance {1 / len(state.data.classes):.4f}"
+    accuracy = f"validation accuracy by nearest prototype {best['accuracy']:.4f} ({chance})"
     print(f"{early}best: epoch {best['epoch']}, {accuracy}; {path}")
     if warning := accuracy_warning(best["accuracy"], len(state.data.classes)):
         warn(warning)

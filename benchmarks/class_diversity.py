@@ -30,7 +30,7 @@ MORE = {"more steps": {"epochs": 3}, "more width": {"width": 2}, "both": {"epoch
 @dataclass(frozen=True)
 class Config(Study):
     losses: tuple[str, ...] = ("softmax", "soft_lmccl")  # names in LOSSES of loss/loss.py
-    auxiliary: tuple[int, ...] = (0, 100, 300, 1000, 3000)  # numbers of auxiliary classes
+    auxiliary: tuple[int, ...] = (0, 100, 300, 1000, 3000)  # numbers of auxiliary classes to train beside
     more: tuple[str, ...] = ("more steps", "more width", "both")  # what the best is given more of; none to leave it out
     seeds: tuple[int, ...] = (9, 10)  # seeds of weights, of what is simulated, and of the auxiliary shapes
 

@@ -27,7 +27,7 @@ import pandas as pd
 import tyro
 
 from benchmarks import study
-from common.cli import InputError, choose_device, run
+from common.cli import Device, InputError, choose_device, run
 from loader.columns import LABEL, PARTICLE, snr_text
 from loader.rows import class_names, read_split
 from model import load_checkpoint
@@ -37,20 +37,18 @@ from simulation.class_sets import ClassSet
 @dataclass(frozen=True)
 class Config:
     checkpoint: tyro.conf.Positional[str]  # a checkpoint that train.py made of the easy data
-    hard_checkpoint: str = ""  # another, made of the hard data; empty: none
-    csv_dir: str = "csv_split"  # the split of the easy data
-    data_dir: str = "data_"  # the easy data, of simulate.py
+    hard_checkpoint: str = ""  # a checkpoint that was made of the hard data; empty for none
+    csv_dir: str = "csv_split"  # folder of the split of the easy data
+    data_dir: str = "data_"  # folder of the easy data, of simulate.py
     structures: str = ""  # folder of the coordinate files, where the easy data were made of some
     work_dir: str = "bench/hard_set"  # folder for the hard data, its split and logs
-    neighbours: int = 3  # of the hard data: procedural complexes around each particle, at most
-    shift: float = 4.0  # voxels, of the hard data: largest shift along each axis
-    defocus: tuple[float, float] = (3.0, 7.0)  # um of underfocus, of the hard data, drawn from this range
-    split_options: dict[str, str] = field(
-        default_factory=dict
-    )  # those csv_split.py was given for the easy data: seed 3
+    neighbours: int = 3  # most procedural complexes around each particle of the hard data
+    shift: float = 4.0  # largest shift along each axis in the hard data, voxels
+    defocus: tuple[float, float] = (3.0, 7.0)  # range of the underfocus of the hard data, um
+    split_options: dict[str, str] = field(default_factory=dict)  # options csv_split.py had for the easy data: seed 3
     bootstrap: int = 50  # resamples of particles for the 95 % intervals of open_set.py
-    device: str = "auto"  # auto, cpu or cuda
-    results: str = str(study.RESULTS / "hard_set")  # files, without their endings
+    device: Device = "auto"  # where to compute; auto is CUDA where there is one
+    results: str = str(study.RESULTS / "hard_set")  # path of the results, without the endings .json and .md
 
 
 KINDS = ("easy", "hard")  # of data

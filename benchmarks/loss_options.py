@@ -20,24 +20,24 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from benchmarks import study
 from common.cli import run
+from common.progress import progress
 from loss.loss import AUTHORS, LOSSES, ORIGINAL
 
 
 @dataclass(frozen=True)
 class Config:
-    splits: int = 10  # draws of known classes, training images and weights
-    known: int = 6  # classes of ten
-    embedding_dim: int = 32  # E
+    splits: int = 10  # number of draws of known classes, training images and weights
+    known: int = 6  # number of the ten classes that are known
+    embedding_dim: int = 32  # numbers per embedding, E
     hidden: int = 256  # units of the network's one hidden layer
     epochs: int = 30  # passes over the training images
-    batch_size: int = 64  # images a step
-    lr: float = 3e-3  # of AdamW, falling to 0 along a cosine
-    seed: int = 9  # of the first split
-    results: str = str(study.RESULTS / "loss_options")  # files, without their endings
+    batch_size: int = 64  # training images per step
+    lr: float = 3e-3  # learning rate of AdamW, which falls to 0 along a cosine
+    seed: int = 9  # seed of the first split; each further one adds 1
+    results: str = str(study.RESULTS / "loss_options")  # path of the results, without the endings .json and .md
 
 
 TRAIN_SHARE = 0.7
@@ -77,7 +77,7 @@ class Split(NamedTuple):
 def main(cfg: Config) -> None:
     torch.set_num_threads(1)
     figures: dict[str, dict[str, list[float]]] = {name: {"accuracy": [], "auc": []} for name in ROWS}
-    with tqdm(total=cfg.splits * len(ROWS), unit="network") as bar:
+    with progress("training", total=cfg.splits * len(ROWS), unit="network") as bar:
         for number in range(cfg.splits):
             split = draw_split(cfg.known, cfg.seed + number)
             for name, (loss, options) in ROWS.items():

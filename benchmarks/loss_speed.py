@@ -23,20 +23,20 @@ from pytorch_metric_learning.losses import CosFaceLoss
 from torch import Tensor, nn
 
 from benchmarks import study
-from common.cli import choose_device, run
+from common.cli import Device, choose_device, run
 from loss.loss import LMCL, SoftLMCCL
 
 
 @dataclass(frozen=True)
 class Config:
-    batch_size: int = 256  # N
-    embedding_dim: int = 512  # E
-    num_classes: tuple[int, ...] = (10, 1000, 100_000)  # C
-    seconds: float = 60.0  # time for each number of classes
-    rounds: int = 300  # at most as many rounds
-    seed: int = 9  # of embeddings, labels, weights and order
-    device: str = "auto"  # auto, cpu or cuda
-    results: str = str(study.RESULTS / "loss_speed")  # files, without their endings
+    batch_size: int = 256  # embeddings per batch, N
+    embedding_dim: int = 512  # numbers per embedding, E
+    num_classes: tuple[int, ...] = (10, 1000, 100_000)  # numbers of classes to measure, C
+    seconds: float = 60.0  # seconds of measuring for each number of classes
+    rounds: int = 300  # most rounds for each number of classes
+    seed: int = 9  # seed of embeddings, labels, weights and order
+    device: Device = "auto"  # where to compute; auto is CUDA where there is one
+    results: str = str(study.RESULTS / "loss_speed")  # path of the results, without the endings .json and .md
 
 
 MIN_ROUNDS = 5

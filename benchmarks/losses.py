@@ -24,7 +24,7 @@ from loss.loss import AUTHORS, LOSSES, ORIGINAL
 
 @dataclass(frozen=True)
 class Config(Study):
-    csv_dir: str = ""  # a split to use; empty: one is simulated in work_dir
+    csv_dir: str = ""  # folder of a split to use; empty: one is simulated in work_dir
     rows: tuple[str, ...] = tuple(LOSSES)  # names in ROWS of benchmarks/losses.py
 
 
@@ -157,10 +157,11 @@ def page(content: dict) -> str:
         if entry is None:
             continue
         use = "to choose by" if part == "valid_unseen" else "chooses nothing"
+        score = entry.get("score")  # older results have no figure of rejection
         lines += [
             *("", f"## {part}.csv, {use}: {', '.join(entry['classes'])}", ""),
-            f"n = {entry['n']:,} volumes; {entry['n_same']:,} same and {entry['n_different']:,} different pairs. "
-            f"Rejection is by {entry['score']}, against test.csv.",
+            f"n = {entry['n']:,} volumes; {entry['n_same']:,} same and {entry['n_different']:,} different pairs."
+            + (f" Rejection is by {score}, against test.csv." if score else ""),
             *("", *table(rows, content["best"], {head: (part, key) for key, head in MEASURES.items()})),
         ]
     return "\n".join(lines) + "\n"

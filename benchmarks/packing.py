@@ -23,21 +23,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from benchmarks import study
 from common.cli import REPOSITORY, InputError, run
+from common.progress import progress
 from simulation.particles import VolumeWriter
 
 
 @dataclass(frozen=True)
 class Config:
-    volumes: int = 100_000  # volumes of the whole split
-    quick: bool = False  # measure 5,000 volumes
-    box: int = 32  # voxels, side of a volume
-    threads: int = 2  # of torch in each script
+    volumes: int = 100_000  # number of volumes of the whole split
+    quick: bool = False  # measure 5,000 volumes alone
+    box: int = 32  # side of a volume, voxels
+    threads: int = 2  # threads of torch in each script
     work_dir: str = ""  # folder of the data, which is removed afterwards; empty: the system's temporary folder
-    results: str = str(study.RESULTS / "packing")  # files of the results, without their endings
+    results: str = str(study.RESULTS / "packing")  # path of the results, without the endings .json and .md
 
 
 QUICK = 5_000  # volumes
@@ -107,7 +107,7 @@ def make_data(folder: Path, volumes: int, box: int) -> None:
     blobs = [np.exp(-distance / (2 * (0.06 + 0.01 * size) ** 2 * box**2)) for size in range(len(CLASSES))]
     noise = rng.standard_normal((2 * box,) * 3, dtype=np.float32)
     rows = []
-    for number in tqdm(range(volumes), desc="making the data", unit="volume", leave=False):
+    for number in progress("making the data", range(volumes)):
         label, (z, y, x) = number % len(CLASSES), rng.integers(0, box, 3)
         path = folder / "data_" / f"part{number // 1000}" / f"{number}.mrc"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ SHORT = tuple(name for name in RECIPES if name != "universal")  # which is for a
 
 @dataclass(frozen=True)
 class Config(Study):
-    rows: tuple[str, ...] = SHORT  # names of recipes
+    rows: tuple[str, ...] = SHORT  # names in RECIPES of training/recipes.py
     seeds: tuple[int, ...] = (9,)  # seeds of weights, order and augmentation
 
 
@@ -69,11 +69,13 @@ def page(content: dict) -> str:
     counts += [f"{part}.csv, n = {first[part]['n']:,}" for part in SETS]
     columns = {f"{MEASURES[key]}, {part}": (part, key) for part in SETS for key in ("auc", "auroc", "oscr")}
     rows = [((name, str(len(row["runs"]))), row["mean"]) for name, row in content["rows"].items()]
+    score = first[SETS[0]].get("score")  # older results have no figure of rejection
+    rejection = f" Rejection by {score}, against test.csv." if score else ""
     lines = [
         *("# Recipes", ""),
         f"{study.describe(content)} SNR convention: {first['snr_convention']}. Mean ± standard deviation over seeds, "
         f"where there are several. `{content['command']}`",
-        *("", f"{'; '.join(counts)}. Rejection by {first[SETS[0]]['score']}, against test.csv.", ""),
+        *("", f"{'; '.join(counts)}.{rejection}", ""),
         *means_table(("recipe", "seeds"), {"known accuracy": ("accuracy",)} | columns, rows),
     ]
     return "\n".join(lines) + "\n"

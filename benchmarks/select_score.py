@@ -36,8 +36,8 @@ from loader.rows import class_names, read_split
 
 @dataclass(frozen=True)
 class Config(Study):
-    csv_dir: str = ""  # a split to use; empty: one is simulated in work_dir
-    folds: int = 5  # parts of the known classes, each left out of training once
+    csv_dir: str = ""  # folder of a split to use; empty: one is simulated in work_dir
+    folds: int = 5  # number of parts of the known classes, each left out of training once
 
 
 FRACTIONS = "0.6 0.3 0.1"  # train, valid, test of data simulated here: test is not read, the knowns come from valid

@@ -42,16 +42,16 @@ class Config:
     quick: bool = False  # take 30 particles per class
     per_class: int = 100  # number of particles per class, without --quick
     final: bool = False  # report on the classes of unseen.csv too, once everything is chosen
-    valid_unseen: tuple[str, ...] = ()  # classes held out to choose by; empty: the benchmark's
-    unseen: tuple[str, ...] = ()  # classes held out to report on; empty: the benchmark's
+    valid_unseen: tuple[str, ...] = ()  # classes held out to choose by; empty: those of the benchmark
+    unseen: tuple[str, ...] = ()  # classes held out to report on; empty: those of the benchmark
     seed: int = 1009  # seed of the particles; another than that of the training data
     shape_seed: int = 9  # seed of the procedural complexes; that of the training data
-    simulate_options: dict[str, str] = field(default_factory=dict)  # of simulate.py, over the set's: snr "0.1 inf"
+    simulate_options: dict[str, str] = field(default_factory=dict)  # options of simulate.py over the set's: seed 3
     floors: bool = False  # report the pair AUC of an untrained network, of size and of intensity too
     bootstrap: int = 50  # number of resamples of particles for the 95 % intervals
-    device: Device = "auto"  # device to compute on
+    device: Device = "auto"  # where to compute; auto is CUDA where there is one
     work_dir: str = "bench/sets"  # folder for data, splits and logs
-    results: str = str(study.RESULTS / "sets")  # files of the results, without endings
+    results: str = str(study.RESULTS / "sets")  # path of the results, without the endings .json and .md
 
 
 def main(cfg: Config) -> None:

@@ -16,10 +16,10 @@ import torch
 from scipy.ndimage import map_coordinates
 from scipy.special import sph_harm_y
 from scipy.stats import ks_2samp
-from tqdm import tqdm
 
 from benchmarks.study import RESULTS, machine, markdown_table, measured_on, show, write_results
 from common.cli import run
+from common.progress import progress
 from physics.grid import Grid
 from physics.pose import pose, posing_grid
 from simulation.auxiliary import FIRST_AUXILIARY
@@ -36,13 +36,13 @@ SHELLS = (0.25, 0.5, 0.75)  # of the radius that holds the mass
 
 @dataclass(frozen=True)
 class Config:
-    structures: str  # folder of coordinate files
-    count: int = 300  # procedural complexes
-    box: int = 32  # voxels
-    voxel_size: float = 10.0  # A
-    resolution: float = 20.0  # A
-    seed: int = 9  # of the procedural complexes
-    results: str = str(RESULTS / "shapes")  # files, without their endings
+    structures: str  # folder of the real structures, as coordinate files
+    count: int = 300  # number of procedural complexes
+    box: int = 32  # side of a volume, voxels
+    voxel_size: float = 10.0  # voxel size of a volume, A
+    resolution: float = 20.0  # resolution of the densities, A
+    seed: int = 9  # seed of the procedural complexes
+    results: str = str(RESULTS / "shapes")  # path of the results, without the endings .json and .md
 
 
 def main(cfg: Config) -> None:
@@ -55,7 +55,7 @@ def main(cfg: Config) -> None:
         "procedural": load_densities(made, "", grid, cfg.seed),
     }
     values = {
-        kind: [measure(density.numpy(), cfg.voxel_size) for density in tqdm(stack, desc=kind, leave=False)]
+        kind: [measure(density.numpy(), cfg.voxel_size) for density in progress(kind, stack)]
         for kind, stack in densities.items()
     }
     rows = [compare(name, *([each[name] for each in values[kind]] for kind in values)) for name in values["real"][0]]

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import study
-from common.cli import choose_device, run
+from common.cli import Device, choose_device, run
 from physics.grid import Grid
 from physics.imaging import Imaging
 from simulation.particles import DataSet
@@ -29,13 +29,13 @@ from simulation.structures import load_densities, procedural_name
 
 @dataclass(frozen=True)
 class Config:
-    box: int = 32  # voxels
-    seconds: float = 5.0  # of measuring, for each line of the table
+    box: int = 32  # side of a volume, voxels
+    seconds: float = 5.0  # seconds of measuring for each line of the table
     batch: int = 16  # volumes at once on the CPU, in each thread
     cuda_batch: int = 512  # volumes at once on a CUDA device
-    classes: int = 10  # procedural complexes
-    device: str = "auto"  # auto, cpu or cuda
-    results: str = str(study.RESULTS / "simulation_speed")  # files, without the device and their endings
+    classes: int = 10  # number of procedural complexes that are imaged
+    device: Device = "auto"  # where to compute; auto is CUDA where there is one
+    results: str = str(study.RESULTS / "simulation_speed")  # path of the results, without device and endings
 
 
 SNR = 0.05

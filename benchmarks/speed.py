@@ -37,7 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import train
 from benchmarks import study
-from common.cli import InputError, choose_device, run
+from common.cli import Device, InputError, choose_device, run
 from common.group import Group
 from loader.dataset import Split, load_split
 from loader.volume import read_volume
@@ -53,14 +53,14 @@ PROFILED_STEPS, MOST_OPERATORS = 3, 8
 
 @dataclass(frozen=True)
 class Config:
-    width: int = 64  # of the network
-    depth: int = 18  # of the network
-    batch_size: int = 64  # volumes a step; the original's recipe has its own 16
-    volumes: int = 512  # in the data set
-    compiled: bool = True  # with a row for torch.compile, where a C++ compiler is there
-    seconds: float = 10.0  # of each measurement, at least one step
-    device: str = "auto"  # auto, cpu or cuda
-    results: str = "benchmarks/results/speed"  # .json and .md are added, with the device and width
+    width: int = 64  # channels of the network's first stage
+    depth: int = 18  # layers of the network
+    batch_size: int = 64  # volumes per step; the original's recipe has its own 16
+    volumes: int = 512  # number of volumes in the data set
+    compiled: bool = True  # measure torch.compile too, where there is a C++ compiler
+    seconds: float = 10.0  # seconds of each measurement, at least one step
+    device: Device = "auto"  # where to compute; auto is CUDA where there is one
+    results: str = "benchmarks/results/speed"  # path of the results, to which device, width and .json or .md are added
 
 
 @dataclass(frozen=True)

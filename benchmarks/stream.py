@@ -52,7 +52,7 @@ COLUMNS = {
 @dataclass(frozen=True)
 class Config(Study):
     renewals: tuple[float, ...] = (1.0, 0.25, 0.125, 0.0625)  # simulated particles per volume drawn; 1 for all afresh
-    seconds: float = 10.0  # of measuring each speed
+    seconds: float = 10.0  # seconds of measuring each speed
     seeds: tuple[int, ...] = (9, 10)  # seeds of weights, order and of what is simulated
 
 

@@ -17,7 +17,7 @@ from types import MappingProxyType
 import pandas as pd
 import torch
 
-from common.cli import REPOSITORY, InputError, choose_device, plural
+from common.cli import REPOSITORY, Device, InputError, choose_device, plural
 from common.files import results_folder, write_csv, write_json, write_text
 from simulation.class_sets import CLASS_SETS, ClassSet
 from simulation.structures import procedural_name
@@ -54,11 +54,11 @@ class Study:
     """Options of every benchmark that trains networks on simulated data."""
 
     structures: str = ""  # folder of the benchmark's coordinate files; empty for procedural complexes
-    quick: bool = False  # take the size for a CPU
-    simulate_options: dict[str, str] = field(default_factory=dict)  # of simulate.py, over the size's: per_class 300
-    train_options: dict[str, str] = field(default_factory=dict)  # of train.py, over the size's: width 16 epochs 10
+    quick: bool = False  # measure at the size for a CPU
+    simulate_options: dict[str, str] = field(default_factory=dict)  # options of simulate.py over the size's: box 48
+    train_options: dict[str, str] = field(default_factory=dict)  # options of train.py over the size's: width 16
     seeds: tuple[int, ...] = (9, 10, 11)  # seeds of weights, order and augmentation
-    device: str = "auto"  # device to compute on: auto, cpu or cuda
+    device: Device = "auto"  # where to compute; auto is CUDA where there is one
     work_dir: str = ""  # folder for data, networks and logs; empty: bench/<name of the benchmark>
     results: str = ""  # files of the results, without endings; empty: benchmarks/results/<name>, or <name>_quick
 
@@ -361,6 +361,7 @@ def means_table(
     """The lines of a table of means and deviations, a dash where there is none.
 
     `labels` are the heads of the columns that name a row; `columns` say which keys lead to a figure in a row's figures.
+    A column without a figure in any row is left out.
     """
 
     def cell(figure: Mapping, keys: tuple[str, ...]) -> str:
@@ -368,8 +369,11 @@ def means_table(
             figure = figure.get(key, {})
         return format_mean_std(figure) if figure else "-"
 
-    cells = [[*names, *(cell(figures, keys) for keys in columns.values())] for names, figures in rows]
-    return markdown_table([*labels, *columns], cells)
+    rows = list(rows)
+    texts = {head: [cell(figures, keys) for _, figures in rows] for head, keys in columns.items()}
+    texts = {head: column for head, column in texts.items() if {*column} != {"-"}}
+    cells = [[*names, *values] for (names, _), values in zip(rows, zip(*texts.values(), strict=True), strict=True)]
+    return markdown_table([*labels, *texts], cells)
 
 
 def describe(content: Mapping) -> str:

@@ -9,10 +9,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+from common.mistakes import expected, in_our_words
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +24,7 @@ Device = Literal["auto", "cpu", "cuda"]  # where to compute; auto is CUDA where 
 Contrast = Literal["bright", "dark"]  # of the particles in the files
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+MOST_NAMED = 10  # names in a line
 HOLD_S = 10  # until a process speaks itself: torchrun ends all when the first has spoken and ended
 
 
@@ -50,6 +53,12 @@ def warn(text: str) -> None:
 def plural(noun: str, count: int) -> str:
     """`class` for 1, `classes` for any other count."""
     return noun if count == 1 else noun + ("es" if noun.endswith("s") else "s")
+
+
+def named(names: Iterable, most: int = MOST_NAMED) -> str:
+    """`a, b and 3 more`: some names in a line, at most `most` of them in words."""
+    names = list(map(str, names))
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def run(
@@ -122,7 +131,7 @@ def read_options(config_class: type, description: str | None, default: Any = Non
     except SystemExit as end:
         if not end.code:
             raise
-        raise InputError(_first_part(said.getvalue())) from None
+        raise InputError(in_our_words(one_line(_first_part(said.getvalue())), config_class, sys.argv[1:])) from None
 
 
 class _Grouped:
@@ -165,8 +174,7 @@ def check_choices(cfg: Any) -> None:
     for field in dataclasses.fields(cfg):
         value = getattr(cfg, field.name)
         if get_origin(field.type) is Literal and value not in get_args(field.type):
-            choices = ", ".join(str(choice) for choice in get_args(field.type) if choice != "")
-            raise InputError(f"--{field.name.replace('_', '-')} {value}: expected one of {choices}")
+            raise InputError(f"--{field.name.replace('_', '-')} {value}: expected {expected(field.type)}")
 
 
 def chosen_recipe(recipes: dict[str, dict[str, Any]], option: str) -> dict[str, Any]:

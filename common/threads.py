@@ -4,9 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tqdm import tqdm
-
-from common.cli import is_first_process
+from common.progress import progress
 
 READERS = 4  # threads; reading small files waits for the disk more than for the processor
 AT_ONCE = 1024  # items that are read or wait to be taken
@@ -21,11 +19,7 @@ def in_threads(
         text: of the bar.
         at_once: items whose results may be in memory together.
     """
-    hidden = not is_first_process()
-    with (
-        ThreadPoolExecutor(READERS) as pool,
-        tqdm(total=len(items), desc=text, unit=unit, leave=False, disable=hidden) as bar,
-    ):
+    with ThreadPoolExecutor(READERS) as pool, progress(text, total=len(items), unit=unit) as bar:
         for start in range(0, len(items), at_once):
             for result in pool.map(function, items[start : start + at_once]):
                 bar.update()

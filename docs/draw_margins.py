@@ -20,8 +20,8 @@ from loss.loss import AUTHORS, LMCL, ORIGINAL
 
 @dataclass(frozen=True)
 class Config:
-    num_classes: int = 3  # class weights, evenly spread
-    output: str = str(REPOSITORY / "docs" / "decision_margins.png")  # the picture
+    num_classes: int = 3  # number of class weights, evenly spread
+    output: str = str(REPOSITORY / "docs" / "decision_margins.png")  # picture file to write
 
 
 PANELS = {

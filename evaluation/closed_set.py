@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
+from common.progress import progress
 from evaluation.bootstrap import CONFIDENCE, Resampling, interval, particle_weights, rows_per_class
 from loader.columns import snr_order
 
@@ -76,8 +76,8 @@ def linear_probe(
     best_accuracy, predictions, chosen = -1.0, None, None
     unfinished = []
     fits = _fits(train, np.asarray(train_labels)[rows])
-    for regularisation, classifier, converged in tqdm(
-        fits, "fitting the classifier", len(REGULARISATIONS), unit="fit", leave=False
+    for regularisation, classifier, converged in progress(
+        "fitting the classifier", fits, total=len(REGULARISATIONS), unit="fit"
     ):
         accuracy = np.mean(classifier.predict(valid) == valid_labels)
         if accuracy > best_accuracy:
@@ -141,7 +141,9 @@ def closed_set_report(
     figures = _figures(labels, predictions, snr_levels, levels, len(classes), np.ones(len(labels)))
     resampled = [
         _figures(labels, predictions, snr_levels, levels, len(classes), weights)
-        for weights in tqdm(particle_weights(particles, resampling), "intervals", resampling.n_boot, leave=False)
+        for weights in progress(
+            "intervals", particle_weights(particles, resampling), total=resampling.n_boot, unit="resample"
+        )
     ]
     low_high = {name: [interval(draws) for draws in _columns(resampled, name)] for name in figures}
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from tqdm import tqdm
 
+from common.progress import progress
 from evaluation import rejection
 from evaluation.bootstrap import Resampling, interval, known_unknown_weights, mean_interval
 from evaluation.discovery import discover
@@ -82,7 +82,7 @@ class Evaluated:
 def compute(steps: dict[str, Callable[[Resampling], dict]], resampling: Resampling) -> dict[str, dict]:
     """The result of each step, with a bar that says which is at work."""
     results = {}
-    with tqdm(total=len(steps), unit="part", leave=False) as bar:
+    with progress("figures", total=len(steps), unit="part") as bar:
         for name, step in steps.items():
             bar.set_description(name)
             results[name] = step(resampling)

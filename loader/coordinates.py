@@ -162,7 +162,8 @@ def _columns(path: Path, least: int) -> pd.DataFrame:
     try:
         np.array(rows, dtype=float)
     except ValueError as error:
-        raise InputError(f"{path}: expected numbers alone ({error})") from error
+        word = next(word for row in rows for word in row if np.isnan(pd.to_numeric(word, errors="coerce")))
+        raise InputError(f"{path}: {word!r}; expected numbers alone") from error
     return pd.DataFrame(rows, dtype=str)
 
 

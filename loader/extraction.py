@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from common.cli import InputError, plural
+from common.cli import InputError, named, plural
 from loader.boxes import Box, boxes_inside, centres_inside, cut_box
 from loader.columns import (
     INPUT,
@@ -29,7 +29,6 @@ from loader.tomogram import Tomogram, open_voxels, plain_name
 from loader.volume import join_address
 
 OURS = (INPUT, LABEL, PARTICLE, TOMOGRAM, VOXEL_SIZE, TILT_MIN, TILT_MAX, *POSITION, SOURCE_FILE, SOURCE_ROW)
-MOST_NAMED = 8  # names in a line
 CORNER = 0.5  # of the tomogram: many particles within this share along every axis are a sign of a wrong pixel size
 MANY = 20  # particles whose places say something together
 
@@ -104,18 +103,13 @@ def assign(
         return parts, ""
     unused = [name for name in known if name not in parts]
     text = (
-        f"{sum(missing.values())} particles are of tomograms that were not given: {_some(missing)}; tomograms without "
-        f"particles: {_some(unused)}; with: {_some(parts)} (names without folder, rec_, _10.00Apx, _Vol and suffix)"
+        f"{sum(missing.values())} particles are of tomograms that were not given: {named(missing)}; tomograms without "
+        f"particles: {named(unused) or 'none'}; with: {named(parts) or 'none'} (names without folder, rec_, "
+        "_10.00Apx, _Vol and suffix)"
     )
     if not skip_missing or not parts:
         raise InputError(f"{text}; --skip-missing leaves them out" if parts else text)
     return parts, text
-
-
-def _some(names: Sequence[str] | dict) -> str:
-    names = list(names)
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more if names else "none"
 
 
 def _unnamed(path: Path, known: dict[str, Tomogram]) -> str:
@@ -125,7 +119,7 @@ def _unnamed(path: Path, known: dict[str, Tomogram]) -> str:
     fitting = [name for name in known if plain_name(path.name).startswith(name)]
     if not fitting:
         raise InputError(
-            f"{path}: names no tomogram, and {len(known)} are given ({_some(known)}); expected one tomogram, or a file "
+            f"{path}: names no tomogram, and {len(known)} are given ({named(known)}); expected one tomogram, or a file "
             "whose name begins with the tomogram's"
         )
     return max(fitting, key=len)

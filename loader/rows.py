@@ -84,10 +84,11 @@ def read_rows(csv_path: Path | str) -> SplitRows:
         name = rows[INPUT].iloc[missing[0]]
         # line 1 is the header
         raise InputError(f"{csv_path}, line {missing[0] + 2}: {INPUT} {name or 'is empty'}: no such file")
-    try:
-        rows[CLASS] = rows[CLASS].astype(int)
-    except ValueError as error:
-        raise InputError(f"{csv_path}: column {CLASS}: expected whole numbers ({error})") from error
+    wrong = np.flatnonzero(~rows[CLASS].str.fullmatch(r"\s*[+-]?[0-9]+\s*"))
+    if len(wrong):
+        found = f"{CLASS} {rows[CLASS].iloc[wrong[0]]!r}"
+        raise InputError(f"{csv_path}, line {wrong[0] + 2}: {found}; expected a whole number")
+    rows[CLASS] = rows[CLASS].astype(int)
     hashes = (hashlib.sha256(part).hexdigest() for part in (content, states.tobytes()))
     return SplitRows(csv_path, rows, voxel_sizes(rows, csv_path), *hashes)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.cli import InputError
+from common.cli import InputError, named, warn
 from loader.columns import (
     INPUT,
     LABEL,
@@ -92,17 +92,18 @@ def read_star(path: Path) -> tuple[pd.DataFrame, Path]:
 
     Returns the table, and the folder that the paths are relative to (`star_root`).
     """
+    import pandas as pd
+
     found = star_volumes(path)
     table, root = found.table, found.root
     if "rlnClassNumber" not in table:
         raise InputError(
             f"{path}: no column rlnClassNumber; expected the class of each particle; found {', '.join(table.columns)}"
         )
-    try:
-        numbers = table["rlnClassNumber"].astype(float).astype(int)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: rlnClassNumber: expected whole numbers ({error})") from error
-    return _complete(table.assign(**{LABEL: [f"class{number:03d}" for number in numbers]}), path), root
+    numbers = pd.to_numeric(table["rlnClassNumber"], errors="coerce")
+    if (wrong := ~np.isfinite(numbers)).any():
+        raise InputError(f"{path}: rlnClassNumber {table['rlnClassNumber'][wrong].iloc[0]}; expected whole numbers")
+    return _complete(table.assign(**{LABEL: [f"class{number:03d}" for number in numbers.astype(int)]}), path), root
 
 
 @dataclass(frozen=True)
@@ -242,13 +243,18 @@ def read_file_numbers(data_dir: Path, class_names: tuple[str, ...], per_class: i
 
 
 def read_class_folders(data_dir: Path) -> pd.DataFrame:
-    """One folder a class, named as the class, with its MRC files."""
+    """One folder a class, named as the class, with its MRC files; a folder without any is warned of."""
     import pandas as pd
 
-    rows = []
+    rows, empty = [], []
     for folder in sorted(path for path in data_dir.iterdir() if path.is_dir()):
-        for path in mrc_files(folder):
+        files = mrc_files(folder)
+        empty += [] if files or folder.name.startswith(".") else [folder.name]
+        for path in files:
             rows.append({INPUT: os.path.abspath(path), LABEL: folder.name, PARTICLE: f"{folder.name}/{path.name}"})
+    if empty:
+        kinds = ", ".join(MRC_SUFFIXES)
+        warn(f"{data_dir}: folders without an MRC file of their own ({kinds}) are no classes: {named(empty)}")
     return _complete(pd.DataFrame(rows), data_dir)
 
 
@@ -310,7 +316,8 @@ def voxel_sizes(table: pd.DataFrame, source: Path | str, place: str = "line") ->
 
 
 def _complete(table: pd.DataFrame, source: Path) -> pd.DataFrame:
-    """Add the columns that a reader left out, as text; refuse rows without a name, and one particle with two labels."""
+    """Add the columns that a reader left out, as text; refuse rows without a name, and one particle with two labels or
+    tomograms."""
     table = table.astype(object).where(table.notna(), "").astype(str)
     for column in TABLE_COLUMNS:
         if column not in table:
@@ -323,9 +330,12 @@ def _complete(table: pd.DataFrame, source: Path) -> pd.DataFrame:
     twice = table[INPUT].duplicated()
     if twice.any():
         raise InputError(f"{source}: {table[INPUT][twice].iloc[0]} stands in {INPUT} more than once")
-    labels = table.groupby(PARTICLE)[LABEL].nunique()
-    if (labels > 1).any():
-        raise InputError(f"{source}: particle {labels.idxmax()} has {labels.max()} labels; expected one")
+    for column, noun in ((LABEL, "labels"), (TOMOGRAM, "tomograms")):
+        counts = table[table[column] != ""].groupby(PARTICLE)[column].nunique()
+        if (counts > 1).any():
+            name = counts.idxmax()
+            found = named(table[column][table[PARTICLE] == name].unique())
+            raise InputError(f"{source}: particle {name} has {counts.max()} {noun} ({found}); expected one")
     return table
 
 

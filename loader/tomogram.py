@@ -7,7 +7,6 @@ handedness gives mirror images of its particles, and no header tells.
 import itertools
 import re
 import tempfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import pandas as pd
 from common.cli import InputError
 from loader.sources import mrc_files
 from loader.star import read_star
-from loader.volume import axes_to_zyx, cubic_voxel_size
+from loader.volume import UNREADABLE, axes_to_zyx, cubic_voxel_size, unreadable
 from physics.grid import same_voxel_size
 
 if TYPE_CHECKING:
@@ -224,9 +223,8 @@ def _mrc(path: Path, whole: bool) -> Iterator[mrcfile.mrcfile.MrcFile]:
     compressed = path.suffix.lower() in (".gz", ".bz2")
     try:
         mrc = mrcfile.open(path, header_only=not whole) if compressed else mrcfile.mmap(path)
-    except (ValueError, OverflowError, MemoryError, OSError, EOFError, zlib.error) as error:
-        reason = str(error) or type(error).__name__
-        raise InputError(f"{path}: not a readable MRC file ({reason})") from error
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
     with mrc:
         yield mrc
 

@@ -1,5 +1,8 @@
 """One volume: a file, or volume N of a stack (`N@stack.mrcs`), read strictly as (z, y, x) float32, and written."""
 
+import bz2
+import gzip
+import math
 import os
 import re
 import zlib
@@ -8,11 +11,14 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
+from mrcfile.utils import dtype_from_mode
 
 from common.cli import InputError
 from common.files import atomic_path
 
 MRC_SUFFIXES = (".mrc", ".mrcs", ".map", ".rec", ".mrc.gz", ".map.gz", ".mrcs.gz")
+UNREADABLE = (ValueError, OverflowError, MemoryError, OSError, EOFError, zlib.error)  # what mrcfile raises
+HEADER_BYTES = 1024
 CENTRE = 0.12  # of the box: standard deviation of the Gaussian that stands for a particle's place
 
 
@@ -58,15 +64,50 @@ def read_volume(address: str | Path) -> tuple[np.ndarray, float | None]:
             voxel = np.array(mrc.voxel_size.tolist(), dtype=float)  # x, y, z
     except InputError:
         raise
-    except (ValueError, OverflowError, MemoryError, OSError, EOFError, zlib.error) as error:
-        reason = str(error) or type(error).__name__
-        raise InputError(f"{path}: not a readable MRC file ({reason})") from error
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
     if np.iscomplexobj(data):
         raise InputError(f"{path}: holds complex values (a Fourier transform); expected a real-space volume")
     volume = np.ascontiguousarray(np.transpose(data, axes), dtype=np.float32)
     if not np.isfinite(volume).all():
         raise InputError(f"{path}: {np.count_nonzero(~np.isfinite(volume))} values are NaN or infinite; expected none")
     return volume, cubic_voxel_size(voxel, path)
+
+
+def unreadable(path: Path, error: Exception) -> InputError:
+    """The error for an MRC file that mrcfile could not read, with what is wrong by the file's own header."""
+    return InputError(f"{path}: not a readable MRC file ({_fault(path, error)})")
+
+
+def _fault(path: Path, error: Exception) -> str:
+    try:
+        with path.open("rb") as file:
+            start = file.read(3)
+        compressed = gzip.open if start[:2] == b"\x1f\x8b" else bz2.open if start == b"BZh" else None
+        with (compressed or open)(path, "rb") as file:
+            header = file.read(HEADER_BYTES)
+    except (OSError, EOFError, zlib.error) as failed:
+        return getattr(failed, "strerror", None) or "its compressed data are damaged, or end early"
+    if len(header) < HEADER_BYTES:
+        return f"it holds {len(header)} bytes; the header alone has {HEADER_BYTES:,}"
+    if header[208:211] != b"MAP":
+        return "the letters MAP are not in its header"
+    order = {0x44: "<", 0x11: ">"}.get(header[212])
+    if order is None:
+        return "its header names no order of bytes"
+    shape, mode, extended = (np.frombuffer(header, f"{order}i4", *place) for place in ((3, 0), (1, 12), (1, 92)))
+    if shape.min() < 0 or extended[0] < 0:
+        return f"its header claims {shape.tolist()} voxels (x, y, z) after {extended[0]} bytes of its own"
+    try:
+        size = math.prod(shape.tolist()) * dtype_from_mode(mode[0]).itemsize
+    except ValueError:
+        return f"its header names the mode {mode[0]}; expected 0, 1, 2, 6 or 12"
+    claimed, found = HEADER_BYTES + int(extended[0]) + size, path.stat().st_size
+    if compressed:
+        return "its compressed data are damaged, or end early"
+    if claimed > found:
+        return f"its header claims {claimed:,} bytes, and it holds {found:,}"
+    return str(error) or type(error).__name__
 
 
 def _take(mrc: mrcfile.mrcfile.MrcFile, number: int | None, path: Path) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The closed-set report as text for the terminal."""
 
 from loader.columns import snr_text
-from report.tables import MOST_ROWS
+from report.terminal import MOST_ROWS
 
 
 def format_closed_set(report: dict) -> str:
@@ -13,14 +13,14 @@ def format_closed_set(report: dict) -> str:
         return text if low_high is None else f"{text} [{low_high[0]:.3f}, {low_high[1]:.3f}]"
 
     def line(name: str, key: str, entry: dict, n: int) -> str:
-        return f"{name:<{width + 14}} {figure(entry[key], entry[f'{key}_interval'])}  n = {n}"
+        return f"{name:<{width + 18}} {figure(entry[key], entry[f'{key}_interval'])}  n = {n}"
 
-    lines = [line("accuracy", "accuracy", report, report["n"])]
+    lines = [line("accuracy, linear classifier", "accuracy", report, report["n"])]
     lines += [line(f"  {snr_text(entry['snr'])}", "accuracy", entry, entry["n"]) for entry in report["per_snr"]]
     lines += [
         line("mean over SNRs", "mean_over_snrs", report, report["n"]),
         line("mean F1 of the classes", "macro_f1", report, report["n"]),
-        f"{'largest class alone':<{width + 14}} {figure(report['floor'])}",
+        f"{'largest class alone':<{width + 18}} {figure(report['floor'])}",
         f"[95 % intervals over {report['n_particles']} particles]",
         "",
         f"{'class':<{width}} {'precision':>9} {'recall':>9} {'F1':>9} {'n':>7}",

@@ -5,7 +5,7 @@ import html
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.cli import plural
+from common.cli import named, plural
 from common.files import write_text
 from report.tables import MOST_NAMED, SETS, Cell, Table, heading, known, refused, tables, warnings
 from report.terms import TERMS
@@ -77,8 +77,7 @@ def write_page(path: Path | str, report: dict, pictures: dict[str, list[Picture]
 def _opening(report: dict, found: Verdict) -> list[str]:
     """What the page begins with: the verdict."""
     names = report["known_classes"]
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    about = f"{len(names)} known {plural('class', len(names))}: {' '.join(names[:MOST_NAMED])}{more}"
+    about = f"{len(names)} known {plural('class', len(names))}: {named(names, MOST_NAMED)}"
     steps = "".join(f"<li>{html.escape(step)}</li>" for step in found.steps)
     return [
         "<h1>Can this network be trusted with new particles?</h1>",
@@ -94,8 +93,8 @@ def _opening(report: dict, found: Verdict) -> list[str]:
 def _answer(answer: Answer) -> str:
     reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in answer.reasons)
     return (
-        f'<div class="answer {answer.level.partition(" ")[0]}"><h3>{html.escape(answer.question)}</h3>'
-        f"<b>{html.escape(answer.level.capitalize())}</b><ul>{reasons}</ul></div>"
+        f'<div class="answer {answer.level.partition(" ")[0]}"><h3>{html.escape(answer.question)}</h3>\n'
+        f"<b>{html.escape(answer.level.capitalize())}</b>\n<ul>{reasons}</ul></div>"
     )
 
 
@@ -115,7 +114,7 @@ class _Page:
         mine = [picture for picture in self.pictures.get(name, []) if picture.section == table.section]
         self.pictures[name] = [picture for picture in self.pictures.get(name, []) if picture not in mine]
         return (
-            f"<details><summary><b>{html.escape(table.title)}</b><span>{html.escape(table.answer)}</span></summary>\n"
+            f"<details><summary><b>{html.escape(table.title)}</b> <span>{html.escape(table.answer)}</span></summary>\n"
             f"<p>{html.escape(table.note)}</p>{self._terms(table.terms)}{_table(table)}"
             + "".join(map(_figure, mine))
             + "</details>"
@@ -138,7 +137,7 @@ class _Page:
 def _table(table: Table) -> str:
     def row(label: str, cells: list[Cell]) -> str:
         cells = [*cells, *[("", "")] * (len(table.columns) - len(cells))]
-        texts = [html.escape(value) + (f"<small>{html.escape(more)}</small>" if more else "") for value, more in cells]
+        texts = [html.escape(value) + (f" <small>{html.escape(more)}</small>" if more else "") for value, more in cells]
         return f"<tr><td>{html.escape(label)}</td>" + "".join(f"<td>{text}</td>" for text in texts) + "</tr>"
 
     head = "".join(f"<th>{html.escape(column)}</th>" for column in ["", *table.columns])

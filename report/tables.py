@@ -1,16 +1,21 @@
-"""The tables of the reports, and how they look on the terminal."""
+"""The tables of the open-set report, from its figures."""
 
 from dataclasses import dataclass
 
-from common.cli import plural
+from common.cli import named, plural
 from evaluation.discovery import MOST_PARTICLES
 from evaluation.rejection import CALIBRATED, MOSTLY
 from loader.columns import snr_text
 
-BETTER = {"unseen_auc": "pairs of unseen classes are told apart", "auroc": "known is told from unseen"}
-BETTER_BY = 0.01  # how much a floor's figure must be above the network's for a warning
-LABEL_WIDTH, COLUMN_WIDTH = 34, 13
-MOST_ROWS, MOST_NAMED = 30, 20  # of a table (and a confusion matrix) on the terminal; classes in a line
+BETTER = {  # figures of a floor: the head of its column, and what it says is done
+    "unseen_auc": ("pair AUC", "pairs of unseen classes are told apart"),
+    "five_shot": ("5-shot", "unseen classes are named from five examples each"),
+    "auroc": ("AUROC", "known is told from unseen"),
+    "known_accuracy": ("known acc.", "known classes are named by their nearest neighbours"),
+}
+BETTER_BY = 0.01  # how much a floor's figure must be above the network's to count as better
+ONE_CLASS = "not measured: a single class was held out"
+MOST_NAMED = 20  # classes in a line
 SETS = {
     "unseen": "Held-out classes for the final figures (unseen.csv)",
     "valid_unseen": "Held-out classes for choices (valid_unseen.csv)",
@@ -60,7 +65,8 @@ def known(report: dict) -> list[Table]:
         "known",
         "Known classes",
         f"accuracy {figures['prototype_accuracy']:.3f} by nearest prototype",
-        "Particles of test.csv, of the classes that training saw.",
+        "Particles of test.csv, of the classes that training saw. They are named by nearest prototype, as predict.py "
+        "does it; test.py gives the accuracy of a linear classifier too, which is often higher.",
         ["all", *(snr_text(column["snr"]) for column in columns[1:])],
         rows,
         (
@@ -126,6 +132,10 @@ def verification(part: dict) -> Table:
     note = "Two particles of classes that training never saw: are they of the same class? No pair shares a particle."
     terms = ("AUC", "authors' protocol", "EER", "VAL at FAR", "seen-seen pairs", "SNR")
     answer = _answer("pair AUC", pairs[0], "auc")
+    if _single(part):
+        answer = ONE_CLASS
+        note += " A single unseen class has no pairs of different classes; held out with a second one it would."
+        rows = [(label, cells) for label, cells in rows if any(value not in ("-", "0") for value, _ in cells)]
     return Table("verification", "Same or different?", answer, note, _levels(part), rows, terms)
 
 
@@ -145,7 +155,7 @@ def rejection(part: dict) -> Table:
     note = (
         f"Is a particle of a known class, or of none of them? The threshold {entry['threshold']:.3f} was set on "
         f"validation particles of known classes to call {entry['wished_false_rejection_rate']:.0%} of them unknown. "
-        f"The accuracy on known classes is {entry['closed_set_accuracy']:.3f}."
+        f"The accuracy on known classes, by nearest prototype, is {entry['closed_set_accuracy']:.3f}."
     )
     terms = ("AUROC", "AUPR", "FPR95", "OSCR", *CALIBRATED, "max_logit, energy")
     answer = _answer("AUROC", columns[default][0], "auroc")
@@ -174,6 +184,8 @@ def per_class(part: dict) -> Table:
         "Of each unseen class: its pairs against the other unseen classes, how well it is told from the known ones, "
         "and how often it is recognised from a few named examples."
     )
+    if _single(part):
+        note += " A single class has no pairs against others, and nothing to be taken for from examples."
     worst = min(entry["per_class"], key=lambda one: one["unknown_detection_rate"])
     answer = f"least often detected: {worst['class']}, {worst['unknown_detection_rate']:.0%}"
     columns = ["pair AUC", "AUROC", "detected", f"{shots['shots']}-shot", "volumes"]
@@ -183,7 +195,7 @@ def per_class(part: dict) -> Table:
 def enrolment(part: dict) -> Table:
     entry = part["enrolment"]
     columns = [entry, *entry["per_snr"]]
-    kinds = (("unseen_only", "shot"), ("with_known", "shot, knowns compete"))
+    kinds = (("unseen_only", "shot"), ("with_known", "shot, knowns compete"))[_single(part) :]
     rows = [
         (
             f"{shots['shots']}-{text} (chance {shots['chance']:.2f})",
@@ -196,7 +208,14 @@ def enrolment(part: dict) -> Table:
         "A few particles of each new class are named; are the others recognised, without training again? Mean over 100 "
         "draws of the named ones. In the lower rows the known classes are possible answers too."
     )
-    answer = _answer(f"{columns[0]['unseen_only'][1]['shots']}-shot accuracy", columns[0]["unseen_only"][1], "accuracy")
+    shots = columns[0]["unseen_only"][1]
+    answer = _answer(f"{shots['shots']}-shot accuracy", shots, "accuracy")
+    if _single(part):
+        answer = ONE_CLASS
+        note = (
+            "A few particles of the new class are named; are the others told from the known classes, without training "
+            "again? Mean over 100 draws of the named ones. A single new class cannot be taken for another new one."
+        )
     title = "Which new class, from a few examples?"
     return Table("enrolment", title, answer, note, _levels(part), rows, ("enrolment",))
 
@@ -221,7 +240,9 @@ def discovery(part: dict) -> Table:
     found = most["hdbscan"]
     answer = "too few particles"
     if found:
-        answer = f"{found['clusters']} groups found where there are {found['true_classes']} classes"
+        groups, classes = found["clusters"], found["true_classes"]
+        there = f"{'is' if classes == 1 else 'are'} {classes} {plural('class', classes)}"
+        answer = f"{groups} {plural('group', groups)} found where there {there}"
     terms = ("HDBSCAN", "adjusted Rand index", "NMI", "purity", "stable")
     return Table("discovery", "How many new classes?", answer, note, _levels(part), rows, terms)
 
@@ -253,19 +274,24 @@ def floors(part: dict) -> Table:
             [
                 _cell(entry, "unseen_auc"),
                 *(_cell(level, "unseen_auc") for level in entry["per_snr"]),
-                *(_cell(entry, key) for key in ("five_shot", "auroc", "known_accuracy")),
+                *(_cell(entry, key) for key in [*BETTER][1:]),
             ],
         )
         for entry in part["floors"]
     ]
     note = (
-        "What brightness alone achieves, size alone, or the same network without training. Pair AUC, 5-shot accuracy, "
-        "AUROC and known accuracy by nearest neighbours."
+        "What brightness alone achieves, size alone, or the same network without training. AUROC and known accuracy "
+        "are by nearest neighbours here, which need no training, and so differ from those by prototypes and by the "
+        "linear classifier of test.py. A figure counts as better where any of these means is more than "
+        f"{BETTER_BY:g} above this network; one that could not be measured does not count."
     )
-    columns = ["pair AUC", *levels, "5-shot", "AUROC", "known acc."]
+    pair, *others = (head for head, _ in BETTER.values())
+    columns = [pair, *levels, *others]
     terms = ("floor", "size as round blobs see it", "true masks")
-    better = sum(bool(_better_floors(part["floors"], key)) for key in BETTER)
-    answer = f"better in {better} of {len(BETTER)} figures" if better else "nothing that was tried does better"
+    better = [head for key, (head, _) in BETTER.items() if _better_floors(part["floors"], key)]
+    measured = sum(part["floors"][0][key] is not None for key in BETTER)
+    answer = f"something else is better in {len(better)} of {measured} figures: {', '.join(better)}"
+    answer = answer if better else f"nothing that was tried is better in any of {measured} figures"
     return Table("floors", "What else would do it?", answer, note, columns, rows, terms)
 
 
@@ -299,44 +325,22 @@ def _better_floors(floors: list[dict], key: str) -> list[str]:
     if network[key] is None:
         return []
     better = [f"{name} {value:.3f}" for name, value in known if value > network[key] + BETTER_BY]
-    return [f"{BETTER[key]} better without this network ({network[key]:.3f}): {', '.join(better)}"] if better else []
+    done = BETTER[key][1]
+    return [f"{done} better without this network ({network[key]:.3f}): {', '.join(better)}"] if better else []
+
+
+def _single(part: dict) -> bool:
+    """Whether a set holds one class alone, which has nothing to be told apart from."""
+    return len(part["classes"]) == 1
 
 
 def heading(part: dict) -> str:
     """What an unseen set holds."""
     names, count = part["classes"], len(part["classes"])
-    more = f" and {count - MOST_NAMED} more" if count > MOST_NAMED else ""
     return (
         f"{part['n']} volumes of {part['n_particles']} particles, {count} unseen {plural('class', count)}: "
-        + " ".join(names[:MOST_NAMED])
-        + more
+        f"{named(names, MOST_NAMED)}"
     )
-
-
-def format_open_set(report: dict) -> str:
-    """Every table of an open-set report as text, without intervals."""
-    lines = [f"SNR convention: {report['snr_convention']}"]
-    for table in known(report):
-        lines += _text_table(table)
-    lines += [f"WARNING: {warning}" for warning in refused(report)]
-    for name in SETS:
-        if name in report:
-            lines += ["", f"{name}: {heading(report[name])}"]
-            for table in tables(report[name]):
-                lines += _text_table(table)
-            lines += [f"WARNING: {warning}" for warning in warnings(report[name])]
-    return "\n".join(lines)
-
-
-def _text_table(table: Table) -> list[str]:
-    rows = [_line(f"  {label}", [value for value, _ in cells]) for label, cells in table.rows[:MOST_ROWS]]
-    hidden = len(table.rows) - MOST_ROWS
-    more = [f"  and {hidden} more in open_set.html and open_set.json"] if hidden > 0 else []
-    return [_line(table.title, table.columns), *rows, *more]
-
-
-def _line(label: str, values: list[str]) -> str:
-    return f"{label:<{LABEL_WIDTH}}" + "".join(f"{value:>{COLUMN_WIDTH}}" for value in values)
 
 
 def _levels(part: dict) -> list[str]:

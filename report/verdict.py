@@ -7,7 +7,7 @@ that size, brightness or an untrained network reaches as well shows nothing of t
 from dataclasses import dataclass
 from textwrap import wrap
 
-from common.cli import plural
+from common.cli import named, plural
 from evaluation.rejection import MOSTLY
 from loader.columns import snr_text
 from report.tables import BETTER_BY, MOST_NAMED
@@ -67,8 +67,8 @@ def _known(report: dict, part: dict | None) -> tuple[Answer, list[str]]:
     level = _level(figures, "prototype_accuracy", KNOWN_LIMITS)
     reasons = [
         f"It names {figures['prototype_accuracy']:.0%} {_interval(figures, 'prototype_accuracy')}of the test volumes "
-        f"of known classes right ({figures['n_particles']} particles of {classes} {plural('class', classes)}; "
-        f"guessing: {1 / classes:.0%})."
+        f"of known classes right, each by its nearest prototype ({figures['n_particles']} particles of {classes} "
+        f"{plural('class', classes)}; guessing: {1 / classes:.0%})."
     ]
     steps = []
     if level == NO:
@@ -86,7 +86,7 @@ def _known(report: dict, part: dict | None) -> tuple[Answer, list[str]]:
         reasons.append(f"At {snr_text(worst['snr'])} alone it is {worst['prototype_accuracy']:.0%}.")
     refused = [entry for entry in figures["per_class"] if entry["false_rejection_rate"] > MOSTLY]
     if refused:
-        names = _names([entry["class"] for entry in refused])
+        names = named((entry["class"] for entry in refused), MOST_NAMED)
         reasons.append(f"Most particles of {names} are called unknown.")
         steps.append(f"Train on more particles of {names}, or leave the class out: most of its particles are refused.")
     question = "Can the names of known classes be trusted?"
@@ -120,7 +120,7 @@ def _unknown(part: dict | None) -> tuple[Answer, list[str]]:
         reasons.append("The threshold refuses more known particles than it was set to.")
     followed = [entry["factor"] for entry in part["confounds"] if entry["warning"]]
     if followed:
-        reasons.append(f"In part it follows something else than structure: {_names(followed)}.")
+        reasons.append(f"In part it follows something else than structure: {named(followed)}.")
         level = PARTLY if level == YES else level
     classes = len(part["classes"])
     if classes < FEW_CLASSES:
@@ -218,11 +218,6 @@ def _against_floors(part: dict | None, key: str, level: str, reasons: list[str],
 def _interval(entry: dict, key: str) -> str:
     low_high = entry[f"{key}_interval"]
     return f"[{100 * low_high[0]:.0f} to {100 * low_high[1]:.0f}] " if low_high else ""
-
-
-def _names(names: list[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def format_verdict(found: Verdict) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from common.cli import InputError, is_first_process
+from common.cli import InputError
 from common.files import atomic_path
+from common.progress import progress
 from physics.grid import Grid
 from simulation.procedural import VERSION
 from simulation.structures import procedural_complex
@@ -52,7 +52,7 @@ def neighbour_densities(grid: Grid, seed: int) -> torch.Tensor:
 def fitting(count: int, first: int, grid: Grid, seed: int) -> tuple[np.ndarray, int]:
     """The next `count` procedural complexes that fit the box, (count, D, H, W), and the index after the last tried."""
     found, index = [], first
-    with tqdm(total=count, desc="procedural shapes", leave=False, disable=not is_first_process()) as bar:
+    with progress("procedural shapes", total=count, unit="shape") as bar:
         while len(found) < count:
             try:
                 found.append(procedural_complex(index, seed, grid))

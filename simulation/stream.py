@@ -12,9 +12,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from tqdm import tqdm
 
-from common.cli import is_first_process
+from common.progress import progress
 from physics.filters import crop_inverse, geometry, noise_filter, noise_variance, transfer, white_spectrum
 from physics.pose import Poses
 from simulation.conditions import Condition
@@ -175,8 +174,8 @@ class Stock:
     def advance(self, first: int) -> None:
         """Hold the pieces first ... first + count - 1; makes those that it does not hold yet."""
         missing = [number for number in range(first, first + self.count) if self.numbers[number % self.count] != number]
-        hidden = max(self.numbers) >= 0 or not is_first_process()  # but for the first ones, pieces come one by one
-        for number in tqdm(missing, desc="stock of particles", unit="piece", leave=False, disable=hidden):
+        later = max(self.numbers) >= 0  # but for the first ones, pieces come one by one
+        for number in progress("stock of particles", missing, unit="piece", hidden=later):
             place, piece = number % self.count, self.make(number)
             self.signals[place], self.levels[place] = piece.signals, piece.levels
             self.labels[place], self.fields[place] = piece.labels, piece.field

@@ -168,7 +168,7 @@ BAD = {
     "a.csv: no column z; found x, y": "x,y\n1,2\n",
     "a.tbl: rows of [2, 3] values": "1 2\n1 2 3\n",
     "a.tbl: 2 tomograms and 0 table maps": "\n".join(" ".join(["1"] * 19 + [n] + ["1"] * 16) for n in "12"),
-    "a.coords: expected numbers alone": "1 2 x\n",
+    "a.coords: 'x'; expected numbers alone": "1 2 x\n",
     "a.txt: coordinates in a .txt file; expected one of .star": "1 2 3\n",
 }
 

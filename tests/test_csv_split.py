@@ -192,11 +192,32 @@ def test_volumes_that_the_labels_leave_out_are_warned_of(data, capsys):
         write_volume(data / "data_" / name / "tomotarget0.mrc", np.ones((4, 4, 4), dtype=np.float32), 10.0)
     split(data)
     line = capsys.readouterr().err.strip()
-    assert line.startswith("csv_split.py: warning: the labels are those of ")
+    assert ": warning: the labels are those of " in line
     assert (
         "particles.csv; left out, as it names none of their volumes: data1_SNR003/subtomogram_mrc, ribosome in " in line
     )
     assert line.endswith("give it with --data-dir")
+
+
+def test_a_single_held_out_class_says_what_cannot_be_measured(data, capsys):
+    split(data, unseen=("d",))
+    said = capsys.readouterr().out
+    assert said.count("unseen.csv holds one class, d: whether it is told from the known can be measured, ") == 1
+    split(data, unseen=("c", "d"))
+    assert "holds one class" not in capsys.readouterr().out
+
+
+def test_a_class_folder_without_files_is_warned_of(tmp_path, capsys):
+    for name in ("ribosome/1.mrc", "ribosome/2.mrc", "ribosome/3.mrc", "other/1.mrc", "other/2.mrc", "other/3.mrc"):
+        write_volume(tmp_path / "data_" / name, np.ones((4, 4, 4), dtype=np.float32), 10.0)
+    split(tmp_path)
+    assert capsys.readouterr().err == ""
+    for name in ("proteasome", "nested/inside", ".hidden"):
+        (tmp_path / "data_" / name).mkdir(parents=True)
+    split(tmp_path)
+    line = capsys.readouterr().err.strip()
+    assert "data_: folders without an MRC file of their own (.mrc, " in line
+    assert line.endswith(" are no classes: nested, proteasome")
 
 
 def test_masks_that_the_labels_name_are_not_left_out(data, capsys):

@@ -15,7 +15,9 @@ from evaluation.ranking import auroc
 from evaluation.sections import Embedded, Evaluated, Scored, View
 from report.gallery import draw_map, draw_medoids, draw_set
 from report.page import write_page
-from report.tables import SETS, discovery, format_open_set, known, refused, tables, warnings
+from report.tables import SETS, discovery, known, refused, tables, warnings
+from report.tables import floors as floor_table
+from report.terminal import format_open_set
 from report.terms import TERMS
 
 KNOWN, UNSEEN = ("1bxn", "3gl1", "3hhb"), ("1qvr", "2cg9", "<b>")
@@ -70,7 +72,14 @@ def evaluated() -> dict:
         "unseen": part,
     }
     of_set = Evaluated("unseen", part, *sides)
-    return {"report": report, "known": test, "unseen": unseen, "default": default, "of_set": of_set}
+    return {
+        "report": report,
+        "known": test,
+        "unseen": unseen,
+        "default": default,
+        "of_set": of_set,
+        "calibration": reference,
+    }
 
 
 def test_report_of_clear_clusters_is_perfect_and_ready_for_json(evaluated):
@@ -155,11 +164,56 @@ def test_a_floor_that_beats_the_network_is_a_warning(evaluated):
     assert warnings({**part, "floors": [network, {**floor, "auroc": 0.1}]}) == warnings(part)
 
 
+def test_what_does_better_is_counted_by_figure_with_its_names(evaluated):
+    part = evaluated["report"]["unseen"]
+    network = {**part["floors"][0], "known_accuracy": 0.61, "unseen_auc": 0.8}
+    others = [
+        {**network, "embedding": "untrained network", "known_accuracy": 0.67, "unseen_auc": 0.805},
+        {**network, "embedding": "intensity only", "known_accuracy": 0.65, "unseen_auc": 0.82},
+    ]
+
+    def answer(network):
+        return floor_table({**part, "floors": [network, *others]}).answer
+
+    assert answer(network) == "something else is better in 2 of 4 figures: pair AUC, known acc."
+    assert answer({**network, "unseen_auc": None}) == "something else is better in 1 of 3 figures: known acc."
+    assert floor_table(part).answer == "nothing that was tried is better in any of 4 figures"
+    said = warnings({**part, "floors": [network, *others]})
+    assert said[-1] == (
+        "known classes are named by their nearest neighbours better without this network (0.610): "
+        "untrained network 0.670, intensity only 0.650"
+    )
+
+
+def test_a_single_unseen_class_says_what_cannot_be_measured_in_words(evaluated):
+    known, unseen = evaluated["of_set"].known, evaluated["of_set"].unseen
+    alone = unseen.rows.classes == "1qvr"
+    unseen = Scored(unseen.rows.keep(alone), {name: values[alone] for name, values in unseen.scores.items()})
+    correct = np.full(len(known.rows), True)
+    gallery = evaluated["gate"].prototypes
+    part = {
+        **evaluated["report"]["unseen"],
+        "classes": ["1qvr"],
+        "verification": sections.verify(unseen.rows, known.rows, DRAWS),
+        "rejection": sections.reject(known, unseen, correct, evaluated["gate"], DRAWS),
+        "enrolment": sections.enrol(unseen.rows, gallery, DRAWS),
+    }
+    found = {table.section: table for table in tables(part)}
+    for section in ("verification", "enrolment"):
+        assert found[section].answer == "not measured: a single class was held out"
+    assert [label for label, _ in found["verification"].rows] == ["AUC, seen-unseen pairs", "pairs: same"]
+    assert all("knowns compete" in label and cells[0][0] != "-" for label, cells in found["enrolment"].rows)
+    assert "no pairs" in found["verification"].note and "no pairs" in found["per_class"].note
+    assert "chance 1.00" not in format_open_set({**evaluated["report"], "unseen": part})
+
+
 def test_clusters_of_a_single_class_have_no_agreement(evaluated):
     found = {**evaluated["report"]["unseen"]["discovery"]["all_unseen"]["hdbscan"], "clusters": 0, "true_classes": 1}
     part = evaluated["report"]["unseen"]
     changed = {**part["discovery"], "all_unseen": {**part["discovery"]["all_unseen"], "hdbscan": found}}
-    cells = {label: cells[0] for label, cells in discovery({**part, "discovery": changed}).rows}
+    table = discovery({**part, "discovery": changed})
+    assert table.answer == "0 groups found where there is 1 class"
+    cells = {label: cells[0] for label, cells in table.rows}
     assert cells["all unseen, HDBSCAN"][0] == "0/1; -" and "NMI" not in cells["all unseen, HDBSCAN"][1]
 
 

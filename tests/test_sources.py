@@ -135,6 +135,14 @@ def test_a_particle_without_a_name_has_its_whole_address_for_one(tmp_path):
     assert list(read(tmp_path)[PARTICLE]) == names
 
 
+def test_a_particle_in_two_tomograms_is_refused(tmp_path):
+    """Where particles are numbered in each tomogram anew, a number alone is no name."""
+    text = "Input Data,Actual Label,Particle,Tomogram\na.mrc,a,1,t1\nb.mrc,a,1,t2\nc.mrc,a,2,t2\n"
+    (tmp_path / "particles.csv").write_text(text)
+    with pytest.raises(InputError, match=r"particles\.csv: particle 1 has 2 tomograms \(t1, t2\); expected one$"):
+        read(tmp_path)
+
+
 def test_snr_copies_in_the_layout_of_the_original_are_one_particle_where_it_has_no_name(tmp_path):
     copies = [f"data{number}_SNR{level}/subtomogram_mrc/tomotarget7.mrc" for number, level in ((1, "003"), (2, "inf"))]
     names = [*copies, *(f"other/{name}" for name in copies), "data1_SNR003/subtomogram_mrc/tomotarget8.mrc"]
@@ -267,7 +275,7 @@ def test_a_star_file_gives_classes_tomograms_voxel_size_and_keeps_its_columns(tm
     [
         ({"rlnImageName": ["a"]}, "no column rlnClassNumber"),
         ({"rlnClassNumber": [1]}, "0 tables with rlnImageName"),
-        ({"rlnImageName": ["a"], "rlnClassNumber": ["abc"]}, "rlnClassNumber: expected whole numbers"),
+        ({"rlnImageName": ["a"], "rlnClassNumber": ["abc"]}, "rlnClassNumber abc; expected whole numbers"),
     ],
 )
 def test_a_star_file_without_a_needed_column_says_which(tmp_path, table, message):

@@ -86,12 +86,28 @@ def test_a_gzipped_volume_reads_the_same(tmp_path, volume):
     np.testing.assert_array_equal(read_volume(tmp_path / "a.mrc.gz")[0], volume)
 
 
+BAD = r"not a readable MRC file \("
+
+
+def put(path, place, value):
+    """Overwrite four bytes of a file."""
+    data = bytearray(path.read_bytes())
+    data[place : place + 4] = np.int32(value).tobytes()
+    path.write_bytes(data)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:1100]), "not a readable MRC file"),
-        (lambda path: path.write_bytes(b""), "not a readable MRC file"),
-        (lambda path: path.write_text("hello"), "not a readable MRC file"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:1100]),
+            f"{BAD}its header claims 1,280 bytes, and it holds 1,100",
+        ),
+        (lambda path: path.write_bytes(b""), f"{BAD}it holds 0 bytes; the header alone has 1,024"),
+        (lambda path: path.write_text("hello" * 1000), f"{BAD}the letters MAP are not in its header"),
+        (lambda path: put(path, 12, 99), f"{BAD}its header names the mode 99; expected 0, 1, 2, 6 or 12"),
+        (lambda path: put(path, 212, 0), f"{BAD}its header names no order of bytes"),
+        (lambda path: put(path, 0, -1), rf"{BAD}its header claims \[-1, 4, 4\] voxels"),
         (lambda path: path.unlink(), "no such file"),
     ],
 )
@@ -101,6 +117,18 @@ def test_a_damaged_file_is_named(tmp_path, volume, damage, message):
     damage(path)
     with pytest.raises(InputError, match=rf"bad\.mrc: {message}"):
         read_volume(path)
+
+
+def test_damaged_compressed_data_are_told_from_a_damaged_header(tmp_path, volume):
+    write_volume(tmp_path / "a.mrc", volume, 10.0)
+    packed = gzip.compress((tmp_path / "a.mrc").read_bytes())
+    for content in (packed[:200], packed[:100] + b"\0" * 9 + packed[109:]):
+        (tmp_path / "b.mrc.gz").write_bytes(content)
+        with pytest.raises(InputError, match=rf"b\.mrc\.gz: {BAD}its compressed data are damaged, or end early"):
+            read_volume(tmp_path / "b.mrc.gz")
+    (tmp_path / "b.mrc.gz").write_bytes(gzip.compress(b"hello" * 1000))
+    with pytest.raises(InputError, match=f"{BAD}the letters MAP are not in its header"):
+        read_volume(tmp_path / "b.mrc.gz")
 
 
 def test_a_stack_whose_header_claims_nothing_is_named(tmp_path):

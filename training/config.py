@@ -23,13 +23,13 @@ Reference = Literal["files", "simulated"]
 class Optimisation:
     """How the weights follow from the batches."""
 
-    optimizer: Optimizer = "adamw"  # the optimiser; the publications have adam
+    optimizer: Optimizer = "adamw"  # optimiser of the weights; the publications have adam
     eps: float = 1e-8  # epsilon of the optimiser
     weight_decay: float = 0.01  # weight decay of the network; the loss's own parameters have none
-    schedule: Schedule = "one_cycle"  # learning rate: warm-up and a cosine; by ten at each plateau; or a slow decay
+    schedule: Schedule = "one_cycle"  # learning rate: warm-up and a cosine; a tenth at each plateau; or a slow decay
     clip: float = 5.0  # largest norm of the network's gradient; 0 for no limit
     accumulate: int = 1  # batches per step of the optimiser
-    class_samples: int = 0  # K volumes of each of batch_size / K classes in a batch (P x K sampling); 0 for a shuffle
+    class_samples: int = 0  # volumes of each class in a batch of as many classes as fit; 0 for a shuffle
     ema: float = 0.0  # decay of the running average of the weights, which is what is kept; 0 for the weights themselves
     patience: int = 0  # epochs without improvement until training stops early; 0 for never
 
@@ -38,10 +38,10 @@ class Optimisation:
 class Augmentation:
     """What is done to volumes of files before the network sees them; simulated volumes are new each time."""
 
-    half_turns: bool = True  # turn by the half turns that keep the missing wedge in place
-    shift: int = 2  # largest shift along each axis, voxels
+    half_turns: bool = True  # turn volumes by the half turns that keep the missing wedge in place
+    shift: int = 2  # largest shift of a volume along each axis, voxels
     noise: float = 0.0  # largest standard deviation of the white noise that is added; a volume has 1
-    rotate: bool = False  # turn by any rotation, and cut the missing wedge out again
+    rotate: bool = False  # turn volumes by any rotation, and cut the missing wedge out again
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,18 @@ class Online:
     """Volumes that are simulated as they are needed, in place of those of files; for data of simulate.py."""
 
     simulate_online: bool = False  # draw every batch afresh from the structures that data_dir was simulated from
-    data_dir: str = "data_"  # folder of simulation.json
+    data_dir: str = "data_"  # folder of simulation.json, which says how its data were simulated
     structures: str = ""  # folder of the structures that data_dir was made from; empty for procedural complexes
-    online_volumes: int = 0  # volumes per epoch; 0 for as many as train.csv has
-    online_snr: tuple[float, float] = (0.02, 0.5)  # range of the SNR, which is log-uniform in it
-    online_noise_free: float = 0.1  # share of the volumes without noise
-    online_defocus: tuple[float, ...] = ()  # range of the defocus, um; empty: as in simulation.json
+    online_volumes: int = 0  # simulated volumes per epoch; 0 for as many as train.csv has
+    online_snr: tuple[float, float] = (0.02, 0.5)  # range of the SNR of simulated volumes, log-uniform
+    online_noise_free: float = 0.1  # share of the simulated volumes that have no noise
+    online_defocus: tuple[float, ...] = ()  # range of the simulated defocus, um; empty: as in simulation.json
     online_tilt: tuple[float, ...] = ()  # range of each batch's largest tilt, degrees; empty: as in simulation.json
     online_imaging: Imaging = "fixed"  # imaging of simulated volumes: fixed as in simulation.json, or drawn at random
     online_renewal: float = 1.0  # simulated particles per volume drawn; below 1 each is drawn again, with other noise
     online_stock: int = 4096  # particles kept on the device to draw from, with a renewal below 1
-    online_junk: float = 0.0  # share of the volumes that show no particle, as classes of their own
-    online_neighbours: int = -1  # largest number of neighbours of a particle; -1: as in simulation.json
+    online_junk: float = 0.0  # share of the simulated volumes that show no particle, as classes of their own
+    online_neighbours: int = -1  # largest number of neighbours of a simulated particle; -1: as in simulation.json
     auxiliary: int = 0  # procedural classes that train beside the known ones, so that more is unlike them
     auxiliary_share: float = 0.7  # share of each batch that is of auxiliary classes
     auxiliary_seed: int = 9  # seed of the shapes of the auxiliary classes
@@ -85,4 +85,4 @@ class Machine:
     sync_batchnorm: bool = False  # take the statistics of batch normalisation over all GPUs together
     save_every: int = 2000  # steps between writes of last.pt, the most that a killed run loses; 0 for whole epochs
     keep: int = 3  # latest improvements that are kept as checkpoint<epoch>.pt
-    tensorboard: bool = True  # write save_dir/tensorboard too
+    tensorboard: bool = True  # write the figures for TensorBoard too, to save_dir/tensorboard

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from common.cli import InputError
+from common.progress import progress
 from evaluation.rejection import Calibration, calibrate, classify
 from loader.dataset import Split
 from model import embed, with_views
@@ -45,8 +45,7 @@ def train_epoch(state: TrainingState, batches: Batches, stop: StopRequest) -> in
     cfg = state.cfg
     state.start_epoch()
     text = f"epoch {state.epoch + 1}/{cfg.epochs}"
-    hidden = not state.group.first
-    with tqdm(total=batches.volumes, initial=state.seen, desc=text, unit="volume", leave=False, disable=hidden) as bar:
+    with progress(text, total=batches.volumes, begun=state.seen, hidden=not state.group.first) as bar:
         while state.step < state.steps_per_epoch:
             before = state.seen
             stopped = take_step(state, batches, stop)
