@@ -158,10 +158,11 @@ def cluster_by_centres(points: np.ndarray, of: int = 0, seed: int = 0) -> np.nda
         return np.zeros(len(points), dtype=int)
     from sklearn.cluster import MiniBatchKMeans  # here, for the same reason
 
-    kmeans = MiniBatchKMeans(CENTRES, random_state=seed, batch_size=4096, n_init=1, max_iter=20, reassignment_ratio=0)
+    number = min(CENTRES, len(points))
+    kmeans = MiniBatchKMeans(number, random_state=seed, batch_size=4096, n_init=1, max_iter=20, reassignment_ratio=0)
     kmeans.fit(points[some(len(points), FITTED_ROWS, seed)])
     owner = kmeans.predict(points)  # (N,) the centre of each point
-    shares = np.bincount(owner, minlength=CENTRES) / len(points)
+    shares = np.bincount(owner, minlength=number) / len(points)
     sample = points[some(len(points), DENSITY_ROWS, seed + 1)]
     return cluster_centres(kmeans.cluster_centers_, shares, sample)[owner]
 
