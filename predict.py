@@ -26,10 +26,12 @@ from evaluation.rejection import accuracy_warning
 from loader.columns import PREDICTION, SCORE
 from loader.dataset import contrast_warning
 from model import load_model
+from prediction.clusters import clustered
 from prediction.inputs import find_inputs
 from prediction.outputs import replaced, write_predictions
 from prediction.predicted import Predicted, classified
 from prediction.stream import embed_inputs
+from report.clusters import clusters_text
 from report.predictions import draw, summary, trust, what_was_done
 
 
@@ -59,6 +61,7 @@ def main(cfg: Config) -> None:
 
     table = classified(embedded.embeddings, inputs, checkpoint)
     predicted = Predicted(table, embedded.embeddings, inputs, preprocessing, checkpoint)
+    predicted = clustered(predicted, embedded)
 
     warnings = [*filter(None, warnings)]
     for warning in warnings:
@@ -96,6 +99,7 @@ def write(cfg: Config, predicted: Predicted, warnings: Sequence[str]) -> None:
     table, checkpoint = predicted.table, predicted.checkpoint
     print(summary(table[PREDICTION], table[SCORE], checkpoint["calibration"]))
     print(trust(checkpoint))
+    print(clusters_text(predicted.clusters))
     print(f"written: {', '.join(str(folder / name) for name in names)}")
 
 

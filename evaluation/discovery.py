@@ -1,56 +1,35 @@
 """Discovery: how many new classes are among the unknown particles, and which particles belong together?
 
-The number of clusters is always estimated, never given. One volume of each particle is clustered: copies of one
-particle are trivially alike and would make clusters of their own. Of more than MOST_PARTICLES, as many are drawn: the
-time of clustering grows with the square of their number.
+The clusters are found as evaluation/clusters.py says; here they are judged by true classes. One volume of each particle
+is clustered: copies of one particle are trivially alike and would make clusters of their own. Of more than
+MOST_PARTICLES, as many are drawn, so that intervals take little time.
 """
 
 from dataclasses import replace
 
 import numpy as np
 
-from evaluation.bootstrap import Resampling, interval, particle_weights
-from evaluation.rejection import unit
+from evaluation.bootstrap import Resampling, interval
+from evaluation.clusters import (
+    MOST_DIRECTLY,
+    NOISE,
+    RECLUSTERINGS,
+    SMALLEST_CLUSTER,
+    STABLE,
+    hdbscan,
+    medoid,
+    reduce,
+    smallest_cluster,
+    stability,
+)
 
-DIMENSIONS = 16  # principal components that are clustered
-SMALLEST_CLUSTER = 10  # particles
-SMALLEST_SHARE = 0.02  # of all particles, where that is more
-MOST_PARTICLES = 5000  # that are clustered
-STABLE = 0.75  # mean Jaccard index under resampling from which a cluster counts as stable (Hennig 2007)
-NOISE = -1  # of HDBSCAN: in no cluster
-RECLUSTERINGS = 20  # resamples that are clustered again
+MOST_PARTICLES = MOST_DIRECTLY  # that are clustered
 
 
 def one_per_particle(particles: np.ndarray, seed: int) -> np.ndarray:
     """The rows of one copy, at random, of each particle (N,), in order."""
     shuffled = np.random.default_rng(seed).permutation(len(particles))
     return np.sort(shuffled[np.unique(np.asarray(particles)[shuffled], return_index=True)[1]])
-
-
-def reduce(embeddings: np.ndarray) -> np.ndarray:
-    """Principal components of unit embeddings, (N, E) -> (N, at most DIMENSIONS)."""
-    directions = unit(np.asarray(embeddings, dtype=np.float64))
-    left, spread, _ = np.linalg.svd(directions - directions.mean(axis=0), full_matrices=False)
-    return (left * spread)[:, :DIMENSIONS]
-
-
-def smallest_cluster(count: int) -> int:
-    """The fewest of `count` particles that make a cluster."""
-    return max(SMALLEST_CLUSTER, round(SMALLEST_SHARE * count))
-
-
-def hdbscan(points: np.ndarray, of: int = 0) -> np.ndarray:
-    """Clusters by density (Campello et al. 2013), (N, F) -> (N,) from 0, NOISE for rows in none.
-
-    Where the points are some of `of`, the smallest cluster and the neighbourhood are smaller in proportion.
-    """
-    if np.ptp(points, axis=0).max() < 1e-6:  # all in one place: density is infinite and would be split at random
-        return np.zeros(len(points), dtype=int)
-    from sklearn.cluster import HDBSCAN  # here: open_set.py --help does without scikit-learn
-
-    of = of or len(points)
-    size, neighbours = (round(count * len(points) / of) for count in (smallest_cluster(of), SMALLEST_CLUSTER // 2))
-    return HDBSCAN(min_cluster_size=max(size, 2), min_samples=max(neighbours, 2), copy=True).fit_predict(points)
 
 
 def purity(found: np.ndarray, classes: np.ndarray) -> float | None:
@@ -68,34 +47,6 @@ def _table(found: np.ndarray, classes: np.ndarray) -> np.ndarray:
     table = np.zeros((rows.max() + 1, columns.max() + 1), dtype=int)
     np.add.at(table, (rows, columns), 1)
     return table
-
-
-def stability(points: np.ndarray, found: np.ndarray, resampling: Resampling) -> tuple[np.ndarray, np.ndarray]:
-    """For each cluster, the mean over resamples of its best Jaccard index with a cluster found again, (K,).
-
-    Each row is a particle. Rows that a resample draws more than once are clustered once: repeats are not neighbours.
-    So a resample holds about 63 % of the rows.
-
-    Returns:
-        These means, and how many clusters each resample had, (n_boot,).
-    """
-    number = found.max() + 1
-    indices, numbers = np.zeros((resampling.n_boot, number)), np.zeros(resampling.n_boot, dtype=int)
-    for draw, weights in enumerate(particle_weights(np.arange(len(points)), resampling)):
-        rows = np.flatnonzero(weights)
-        again = hdbscan(points[rows], len(points))
-        numbers[draw] = again.max() + 1
-        indices[draw] = best_jaccard(found[rows], again, number)
-    return indices.mean(axis=0), numbers
-
-
-def best_jaccard(found: np.ndarray, again: np.ndarray, number: int) -> np.ndarray:
-    """The best Jaccard index of each of `number` clusters (N,) with a cluster (N,) found again, (number,)."""
-    table = np.zeros((number + 1, again.max() + 2))  # the last row and column: noise
-    np.add.at(table, (found, again), 1)
-    union = table.sum(axis=1, keepdims=True) + table.sum(axis=0) - table
-    jaccard = np.divide(table, union, out=np.zeros_like(table), where=union > 0)
-    return jaccard[:number, :-1].max(axis=1, initial=0)
 
 
 def agreement(found: np.ndarray, classes: np.ndarray) -> dict[str, float | None]:
@@ -200,11 +151,10 @@ def discover(
 
 def _describe(points: np.ndarray, classes: np.ndarray, rows: np.ndarray, mine: np.ndarray, stable: float) -> dict:
     names, counts = np.unique(classes[mine], return_counts=True)
-    distances = np.linalg.norm(points[mine] - points[mine].mean(axis=0), axis=1)
     return {
         "n": int(mine.sum()),
         "stability": stable,
         "class": str(names[counts.argmax()]),
         "purity": float(counts.max() / mine.sum()),
-        "medoid": int(rows[mine][distances.argmin()]),
+        "medoid": int(rows[medoid(points, mine)]),
     }

@@ -24,6 +24,11 @@ PARTICLES_FILE = "particles.csv"
 TARGET_FOLDER, MASK_FOLDER = "subtomogram_mrc", "processed_densitymap_mrc_mrc2binary"
 
 
+def cluster_name(index: int) -> str:
+    """The name of a cluster by its number from 0: the largest is `cluster_1`."""
+    return f"cluster_{index + 1}"
+
+
 def snr_code(snr: float) -> str:
     """How an SNR is written in folder names and tables: 0.03 -> `003`, 1.5 -> `1.5`, 10 -> `10`, inf -> `infinity`.
 

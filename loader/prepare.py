@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from common.cli import InputError
-from loader.volume import central_brightness, normalise, read_volume
+from loader.volume import central_brightness, normalise, outer_spread, read_volume
 from physics.grid import same_voxel_size
 from physics.resample import regrid
 
@@ -62,6 +62,11 @@ class Prepared:
     def brightness(self) -> float:
         """Of the centre, as `central_brightness`, after the contrast was applied."""
         return central_brightness(self.image)
+
+    @property
+    def noise(self) -> float:
+        """How much of it is noise, as `outer_spread`."""
+        return outer_spread(self.image)
 
 
 def prepare(given: Input, preprocessing: Preprocessing, strict: bool = False) -> Prepared:

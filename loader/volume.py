@@ -172,6 +172,24 @@ def central_brightness(volume: np.ndarray) -> float:
     return float(np.vdot(_central_weights(volume.shape[0]), volume))
 
 
+def outer_spread(volume: np.ndarray) -> float:
+    """The standard deviation outside of the sphere that a cube (D, D, D) encloses: how much of a volume is noise.
+
+    Near 1 for a noisy particle in the middle, lower for a clear one; its neighbours count as noise.
+
+    Args:
+        volume: mean 0, standard deviation 1.
+    """
+    return float(volume[_outside(volume.shape[0])].std())
+
+
+@lru_cache(maxsize=4)
+def _outside(side: int) -> np.ndarray:
+    """Where a cube of a side is outside of the sphere that it encloses, (side, side, side) bool."""
+    squares = (np.arange(side) - (side - 1) / 2) ** 2
+    return squares[:, None, None] + squares[None, :, None] + squares > (side / 2) ** 2
+
+
 @lru_cache(maxsize=4)
 def _central_weights(side: int) -> np.ndarray:
     """A Gaussian about the centre, of mean 0 and length 1: (side, side, side) float32."""

@@ -44,6 +44,7 @@ def record(predicted: Predicted, checkpoint: str, options: dict) -> dict:
         "voxel_size": options["voxel_size"],
         "score": content["calibration"].score,
         "threshold": float(content["calibration"].threshold),
+        "clusters": predicted.clusters,
     }
 
 

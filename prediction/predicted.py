@@ -1,6 +1,6 @@
 """What is known of the volumes once they are embedded, and the classes that are told from it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,7 @@ class Predicted:
     inputs: the volumes, and the rows of the user's files that they are.
     preprocessing: how they were brought to what the network sees.
     checkpoint: what load_model gives beside the network: classes, calibration, config and so on.
+    clusters: of the unknown, as `prediction.clusters.clustered` says; empty before they were sought.
     """
 
     table: pd.DataFrame
@@ -40,6 +41,7 @@ class Predicted:
     inputs: Inputs
     preprocessing: Preprocessing
     checkpoint: dict
+    clusters: dict = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.table)

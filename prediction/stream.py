@@ -23,11 +23,13 @@ class Embedded:
     """What became of N volumes.
 
     embeddings: (N, E) float32, length 1. brightness: (N,) of the centres, as `central_brightness`.
+    noise: (N,), as `outer_spread`.
     notes: how often each thing was done to a volume, in words.
     """
 
     embeddings: np.ndarray
     brightness: np.ndarray
+    noise: np.ndarray
     notes: Counter
 
 
@@ -38,7 +40,7 @@ def embed_inputs(
     box = preprocessing.box
     size = max(1, CHUNK // box**3)
     embeddings = np.empty((len(inputs), model.embedding_dim), dtype=np.float32)
-    brightness, notes = np.empty(len(inputs)), Counter()
+    (brightness, noise), notes = np.empty((2, len(inputs))), Counter()
     bar = tqdm(total=len(inputs), desc="reading", unit="volume", leave=False)
     with bar, ThreadPoolExecutor(READERS) as pool:
         for start in range(0, len(inputs), size):
@@ -46,10 +48,10 @@ def embed_inputs(
             images = torch.empty(len(chunk), 1, box, box, box, dtype=torch.float16)  # as load_split keeps them
             for number, volume in enumerate(pool.map(partial(prepare, preprocessing=preprocessing), chunk)):
                 images[number, 0] = torch.from_numpy(volume.image)
-                brightness[start + number] = volume.brightness
+                brightness[start + number], noise[start + number] = volume.brightness, volume.noise
                 notes[volume.note] += 1
                 bar.update()
             rows = slice(start, start + len(chunk))
             embeddings[rows] = embed(model, images, device, batch_size, "embedding")
     del notes[""]
-    return Embedded(embeddings, brightness, notes)
+    return Embedded(embeddings, brightness, noise, notes)

@@ -18,6 +18,7 @@ import tyro
 
 from benchmarks import (
     class_diversity,
+    clusters,
     hard_set,
     loss_options,
     loss_speed,
@@ -43,7 +44,7 @@ TINY |= {"epochs": "2"}
 
 
 MODULES = (
-    class_diversity, hard_set, loss_options, loss_speed, losses, packing, recipes, select_score, sets, shapes,
+    class_diversity, clusters, hard_set, loss_options, loss_speed, losses, packing, recipes, select_score, sets, shapes,
     simulation_speed, speed, stream,
 )  # fmt: skip
 

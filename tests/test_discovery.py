@@ -7,27 +7,10 @@ import pytest
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
-from evaluation import discovery
 from evaluation.bootstrap import Resampling
-from evaluation.discovery import (
-    NOISE,
-    _agreement_intervals,
-    agreement,
-    best_jaccard,
-    discover,
-    hdbscan,
-    one_per_particle,
-    purity,
-    reduce,
-    stability,
-)
-
-
-def clusters(number: int, size: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings of `number` classes and their names."""
-    rng = np.random.default_rng(seed)
-    classes = np.repeat(np.arange(number), size)
-    return np.eye(32)[classes] + spread * rng.normal(size=(number * size, 32)), np.array(list("abcdefgh"))[classes]
+from evaluation.clusters import NOISE, hdbscan, reduce
+from evaluation.discovery import _agreement_intervals, agreement, discover, one_per_particle, purity
+from tests.test_clusters import clusters
 
 
 def test_the_number_of_clear_clusters_is_found():
@@ -133,34 +116,6 @@ def test_agreement_is_that_of_scikit_learn():
         figures = agreement(found, classes)
         assert figures["ari"] == pytest.approx(adjusted_rand_score(classes, found))
         assert figures["nmi"] == pytest.approx(normalized_mutual_info_score(classes, found), abs=1e-12)
-
-
-def test_best_jaccard_agrees_with_a_loop():
-    rng = np.random.default_rng(0)
-    found, again = rng.integers(-1, 4, size=60), rng.integers(-1, 3, size=60)
-    for index, value in enumerate(best_jaccard(found, again, 4)):
-        of_pairs = [
-            np.sum((found == index) & (again == other)) / np.sum((found == index) | (again == other))
-            for other in range(3)
-        ]
-        assert value == pytest.approx(max(of_pairs))
-    assert best_jaccard(found, np.full(60, NOISE), 4).tolist() == [0] * 4
-
-
-def test_stability_is_high_for_clear_clusters_and_low_for_halves_of_one():
-    embeddings, classes = clusters(2, 40, 0.05)
-    points = reduce(embeddings)
-    stable, numbers = stability(points, (classes == "b").astype(int), Resampling(5))
-    assert stable.min() > 0.95 and numbers.tolist() == [2] * 5
-    one = np.random.default_rng(0).normal(size=(80, 2))
-    assert stability(one, (one[:, 0] > 0).astype(int), Resampling(5))[0].max() < 0.75
-
-
-def test_principal_components_keep_distances_of_few_dimensions():
-    embeddings, _ = clusters(3, 20, 0.0)
-    points = reduce(embeddings)
-    np.testing.assert_allclose(np.linalg.norm(points[0] - points[20]), np.sqrt(2))
-    assert reduce(np.random.default_rng(0).normal(size=(50, 64))).shape == (50, discovery.DIMENSIONS)
 
 
 def test_a_collapsed_embedding_is_one_cluster():

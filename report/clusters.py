@@ -1,0 +1,37 @@
+"""What predict.py says on the terminal of the clusters of unknown particles."""
+
+from common.cli import plural
+
+HEAD = ("cluster", "particles", "stability", "nearest known class", "cosine", "medoid")
+
+
+def clusters_text(content: dict) -> str:
+    """A table of the clusters, and below it what each may follow beside structure.
+
+    Args:
+        content: `clusters` of predictions.json.
+    """
+    if "reason" in content:
+        return f"clusters: none sought among {content['reason']}"
+    counts = f"{content['n']:,} unknown particles ({content['in_none']:,} are in none; the smallest that can be found "
+    counts += f"has {content['smallest']:,})"
+    found = content["found"]
+    if not found:
+        return f"clusters: none among {counts}"
+    rows = [HEAD, *(_cells(each) for each in found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    said = [f"{each['cluster']}: {why['text']}" for each in found for why in each["may_follow"]]
+    return "\n".join([f"{len(found)} {plural('cluster', len(found))} among {counts}", *lines, *said])
+
+
+def _cells(each: dict) -> tuple[str, ...]:
+    stability = f"{each['stability']:.2f}" + ("" if each["stable"] else ", not stable")
+    return (
+        each["cluster"],
+        f"{each['n']:,}",
+        stability,
+        each["nearest_class"],
+        f"{each['nearest_cosine']:.2f}",
+        each["medoid"],
+    )

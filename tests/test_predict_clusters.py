@@ -1,0 +1,95 @@
+"""Clusters in predict.py: columns of the table, content of predictions.json, and the words on the terminal."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evaluation.rejection import Calibration
+from loader.columns import CLUSTER, INPUT, NEAREST_CLUSTER, POSITION, PREDICTION, RUNNER_UP_COSINE, TOMOGRAM, UNKNOWN
+from loader.prepare import Preprocessing
+from prediction.clusters import clustered
+from prediction.inputs import Inputs
+from prediction.predicted import Predicted
+from prediction.stream import Embedded
+from report.clusters import clusters_text
+
+SIZES = (60, 30, 40)  # of two new classes, and of the known one
+
+
+@pytest.fixture
+def given() -> tuple[Predicted, Embedded]:
+    """Particles of two new classes, the second in one tomogram alone, then known ones; one new one is far from both."""
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 1, 2], SIZES)
+    embeddings = np.eye(16)[truth] + 0.03 * rng.normal(size=(len(truth), 16))
+    embeddings[0] = -np.eye(16)[0] - 0.1 * np.eye(16)[1]
+    embeddings = (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32)
+    count = len(truth)
+    tomograms = np.where(truth == 1, "t9", rng.choice(["t1", "t2", "t9"], count))
+    places = {name: rng.uniform(0, 5000, count).round(1).astype(str) for name in POSITION}
+    told = pd.DataFrame({INPUT: [f"{number}@s.mrcs" for number in range(count)], TOMOGRAM: tomograms, **places})
+    table = told[[INPUT]].assign(**{PREDICTION: np.where(truth == 2, "known", UNKNOWN), RUNNER_UP_COSINE: 0.1})
+    table[TOMOGRAM] = tomograms
+    calibration = Calibration("max_cosine", 0.5, 0.05, 10, np.eye(16)[[2, 1]].astype(np.float32))
+    checkpoint = {"classes": ["known", "other"], "calibration": calibration}
+    inputs = Inputs(told, np.full(count, np.nan))
+    embedded = Embedded(embeddings, rng.normal(size=count), rng.normal(size=count), Counter())
+    return Predicted(table, embeddings, inputs, Preprocessing(32, 10.0), checkpoint), embedded
+
+
+def test_each_unknown_particle_has_its_cluster_and_the_nearest_one_and_known_ones_have_none(given):
+    predicted, embedded = given
+    table = clustered(predicted, embedded).table
+    assert [*table][2:] == [RUNNER_UP_COSINE, CLUSTER, NEAREST_CLUSTER, TOMOGRAM]
+    assert (table[CLUSTER][1:60] == "cluster_1").mean() > 0.9 and (table[CLUSTER][60:90] == "cluster_2").mean() > 0.9
+    assert table[CLUSTER][0] == "" and table[NEAREST_CLUSTER][0] == "cluster_2"
+    assert (table[[CLUSTER, NEAREST_CLUSTER]][90:] == "").all(axis=None)
+    assert CLUSTER not in predicted.table
+
+
+def test_the_record_says_of_each_cluster_what_it_is_and_what_it_may_follow(given):
+    predicted, embedded = given
+    content = clustered(predicted, embedded).clusters
+    json.dumps(content, allow_nan=False)
+    first, second = content["found"]
+    assert content["n"] == 90 and content["smallest"] == 10 and not content["by_centres"]
+    assert content["in_none"] == 90 - first["n"] - second["n"] >= 1
+    assert first["cluster"] == "cluster_1" and first["stable"] and 1 <= int(first["medoid"].split("@")[0]) < 60
+    assert second["nearest_class"] == "other" and second["nearest_cosine"] > 0.99
+    (follows,) = second["may_follow"]
+    assert follows["factor"] == "tomogram" and "100% of it" in follows["text"] and "t9" in follows["text"]
+
+
+def test_the_terminal_shows_the_clusters_and_what_they_may_follow(given):
+    text = clusters_text(clustered(*given).clusters)
+    head, columns, first, second, *said = text.splitlines()
+    assert head.startswith("2 clusters among 90 unknown particles (") and "has 10)" in head
+    assert columns.split()[0] == "cluster" and first.startswith("cluster_1") and "@s.mrcs" in second
+    assert said[-1].startswith("cluster_2: it may follow the tomogram rather than structure: ")
+
+
+def test_a_cluster_that_is_not_stable_is_marked(given):
+    content = clustered(*given).clusters
+    content["found"][1] |= {"stability": 0.4, "stable": False}
+    assert "0.40, not stable" in clusters_text(content)
+
+
+def test_few_unknown_particles_are_said_in_one_line_and_the_columns_are_there(given):
+    predicted, embedded = given
+    predicted.table[PREDICTION] = np.where(np.arange(len(predicted)) < 12, UNKNOWN, "known")
+    found = clustered(predicted, embedded)
+    assert (found.table[[CLUSTER, NEAREST_CLUSTER]] == "").all(axis=None)
+    text = clusters_text(found.clusters)
+    assert text == "clusters: none sought among 12 unknown particles; 20 are needed"
+
+
+def test_particles_without_place_or_tomogram_are_compared_by_what_the_volumes_show(given):
+    predicted, embedded = given
+    predicted.inputs.table[[TOMOGRAM, *POSITION]] = ""
+    embedded.noise[60:90] += 5
+    first, second = clustered(predicted, embedded).clusters["found"]
+    assert [each["factor"] for each in second["may_follow"]] == ["noise"]
+    assert [each["factor"] for each in first["may_follow"]] == ["noise"]  # the lower
