@@ -1,0 +1,85 @@
+"""What particles are filtered, coloured and shown by: class, cluster, tomogram; and some particles of each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from loader.columns import CLUSTER, PREDICTION, TOMOGRAM, UNKNOWN
+from report.thumbnails import stretched
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+JUNK = "junk"
+MOST_PICTURES = 16  # of a class or cluster on its contact sheet
+# twenty that are told apart on white, as far as possible by all eyes; each ten have another mark
+COLOURS = (
+    *("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#b487ff", "#b45a00", "#5a4b00", "#ffb487"),
+    *("#ffa5e1", "#87d2a5", "#3c3c96", "#873c2d", "#3c785a", "#1ee187", "#b40f1e", "#3c96ff", "#871e96", "#96d25a"),
+)
+MARKERS, PER_MARKER = ("circle", "triangle", "square", "diamond", "inverted_triangle"), 10
+LAST = {  # what is no group of alike particles, and its colour
+    **{f"no {key}": "#b4b8bc" for key in ("cluster", "tomogram")},
+    UNKNOWN: "#9a9ea2",
+    JUNK: "#54585c",
+}
+
+
+def texts(table: pd.DataFrame, name: str) -> np.ndarray:
+    """A column as text, (N,); empty where nothing is known."""
+    return table[name].fillna("").to_numpy(str) if name in table else np.full(len(table), "")
+
+
+def facets(table: pd.DataFrame) -> list[dict]:
+    """Class, and cluster and tomogram where they are known: title, values with count and mark, each particle's value.
+
+    Values are ordered by count, tomograms by name; what stands for nothing comes last.
+    """
+    found = {"class": texts(table, PREDICTION)}
+    for key, name in (("cluster", CLUSTER), ("tomogram", TOMOGRAM)):
+        if (texts(table, name) != "").any():
+            found[key] = np.where(texts(table, name) == "", f"no {key}", texts(table, name))
+    return [_facet(key, names) for key, names in found.items()]
+
+
+def _facet(key: str, names: np.ndarray) -> dict:
+    """One of them, from each particle's value (N,)."""
+    values, codes, counts = np.unique(names, return_inverse=True, return_counts=True)
+    last = [list(LAST).index(value) if value in LAST else -1 for value in values]
+    order = np.lexsort((values, np.zeros(len(values)) if key == "tomogram" else -counts, last))
+    place = np.argsort(order)  # of a value, in the order
+    marks = [_mark(values[code], number) for number, code in enumerate(order)]
+    described = [
+        {"name": str(values[code]), "count": int(counts[code]), **mark} for code, mark in zip(order, marks, strict=True)
+    ]
+    return {"key": key, "title": key.capitalize(), "values": described, "codes": place[codes].tolist()}
+
+
+def _mark(value: str, number: int) -> dict[str, str]:
+    """Colour and marker of the value with a number from 0."""
+    if value in LAST:
+        return {"colour": LAST[value], "marker": "circle"}
+    marker = MARKERS[number // PER_MARKER % len(MARKERS)]
+    return {"colour": COLOURS[number % len(COLOURS)], "marker": marker}
+
+
+def contact_sheets(made: list[dict], slices: np.ndarray) -> tuple[list[dict], np.ndarray]:
+    """For each class and cluster the rows of MOST_PICTURES particles, and the means (M, 3, S, S) of all of each.
+
+    The particles are evenly spread over those of the group in their order. `mean` counts on after the particles'
+    slices (N, 3, S, S).
+    """
+    sheets, means = [], []
+    for facet in made:
+        codes = np.array(facet["codes"])
+        for code, value in enumerate(facet["values"]):
+            if facet["key"] == "tomogram" or value["name"] == "no cluster":
+                continue
+            rows = np.flatnonzero(codes == code)
+            chosen = rows[np.linspace(0, len(rows) - 1, min(MOST_PICTURES, len(rows))).round().astype(int)]
+            sheet = {"facet": facet["key"], "code": code, "rows": chosen.tolist(), "mean": len(slices) + len(means)}
+            sheets.append(sheet)
+            means.append(stretched(slices[rows].mean(axis=0, dtype=np.float32)))
+    return sheets, np.stack(means)
