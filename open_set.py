@@ -5,6 +5,8 @@ CHECKPOINT, csv_split/{train,test,valid_unseen,unseen}.csv
 
     python open_set.py model_save/checkpoint.pt
 
+The checkpoint may know other classes: then those of train.csv are enrolled from their volumes, without any training.
+
 Verification (two unseen particles: same or different?), rejection (known or unknown?), enrolment (a few particles of a
 new class name the others), and the same for what size, brightness or an untrained network would say. Nothing is tuned
 here: test.csv and the unseen files choose nothing.
@@ -21,10 +23,11 @@ import tyro
 from common.cli import Device, InputError, choose_device, plural, run, warn
 from common.files import claim_results, results_folder, write_json
 from evaluation import floors, rejection, sections
-from evaluation.bootstrap import CONFIDENCE, Resampling, number_particles, rows_per_class
+from evaluation.bootstrap import CONFIDENCE, Resampling, number_particles
 from evaluation.sections import Embedded, Evaluated, Scored, View
+from evaluation.splits import enrolled, load_splits, unseen_sets
 from loader.columns import LABEL, PARTICLE, SNR
-from loader.dataset import Split, check_classes, load_split, mask_sizes, overlap_warning
+from loader.dataset import Split, mask_sizes, overlap_warning
 from loader.rows import snr_convention
 from model import build_model, embed, load_model, with_views
 from report.page import Picture, write_page
@@ -47,9 +50,6 @@ class Config:
     device: Device = "auto"  # where to compute; auto is CUDA where there is one
 
 
-UNSEEN_SETS = ("valid_unseen", "unseen")
-
-
 def main(cfg: Config) -> None:
     device = choose_device(cfg.device)
     for name in ("train_per_class", "bootstrap", "batch_size"):
@@ -57,7 +57,7 @@ def main(cfg: Config) -> None:
             raise InputError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: expected at least 1")
     model, checkpoint = load_model(cfg.checkpoint, device)
     results_folder(cfg.results_dir, cfg.checkpoint)  # refuses that of another checkpoint before the work
-    splits = load_splits(cfg, checkpoint)
+    splits = load_splits(Path(cfg.csv_dir), checkpoint, cfg.train_per_class, cfg.seed)
     warning = overlap_warning(splits["test"].rows, checkpoint["progress"]["particles"], Path(cfg.csv_dir) / "test.csv")
     if warning:
         warn(warning)
@@ -65,10 +65,15 @@ def main(cfg: Config) -> None:
         name: embed(model, split.images, device, cfg.batch_size, f"embedding {name}.csv", normalised=False)
         for name, split in splits.items()
     }
+    note = ""
+    if "valid" in splits:
+        checkpoint, note = enrolled(checkpoint, splits, raw)
+        print(note)
     views = [View("this network", embedded(raw, splits), prepare=True)]
     if cfg.floors and unseen_sets(splits):
         views += floor_views(cfg, checkpoint, splits, device)
     report, evaluated = evaluate(cfg, checkpoint, splits, raw, views)
+    report["note"] = note
 
     folder = claim_results(cfg.results_dir, cfg.checkpoint)
     write_json(folder / "open_set.json", report)
@@ -79,11 +84,6 @@ def main(cfg: Config) -> None:
     print(f"\n{format_verdict(verdict(report))}\n")
     files = [picture.path for of_set in pictures.values() for picture in of_set]
     print("written: " + ", ".join(map(str, [folder / "open_set.json", folder / "open_set.html", *files])))
-
-
-def unseen_sets(splits: dict[str, Split]) -> list[str]:
-    """The names of the unseen sets that hold anything."""
-    return [name for name in UNSEEN_SETS if name in splits]
 
 
 def evaluate(
@@ -160,29 +160,6 @@ def draw(
         unseen = [network.sets[name] for name in unseen_sets(splits)]
         pictures["all"] = gallery.draw_map(folder / "map.png", network.sets["test"], unseen, cfg.seed)
     return pictures
-
-
-def load_splits(cfg: Config, checkpoint: dict) -> dict[str, Split]:
-    """train (some of each class), test, and those unseen files that hold anything.
-
-    Raises InputError when train.csv or test.csv is empty or of other classes, or a class is both known and unseen.
-    """
-    folder = Path(cfg.csv_dir)
-    choices = {"train": lambda rows: rows_per_class(rows[LABEL].to_numpy(str), cfg.train_per_class, cfg.seed)}
-    splits = {
-        name: load_split(folder / f"{name}.csv", checkpoint["preprocessing"], choose=choices.get(name))
-        for name in ("train", "test")
-    }
-    for name, split in splits.items():
-        check_classes(split, folder / f"{name}.csv", checkpoint["classes"])
-    for name in UNSEEN_SETS:
-        split = load_split(folder / f"{name}.csv", checkpoint["preprocessing"])
-        known = sorted({*split.rows[LABEL]} & {*checkpoint["classes"]})
-        if known:
-            raise InputError(f"{folder / name}.csv: holds known classes of the checkpoint: {', '.join(known)}")
-        if len(split):
-            splits[name] = split
-    return splits
 
 
 def embedded(embeddings: dict[str, np.ndarray], splits: dict[str, Split]) -> dict[str, Embedded]:

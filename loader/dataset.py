@@ -151,7 +151,10 @@ def check_classes(split: Split, path: Path | str, classes: list[str]) -> None:
         raise InputError(f"{path}: holds no volume")
     found = class_names(split.rows, path)
     if found != classes:
-        raise InputError(f"{path}: classes {', '.join(found)}; the checkpoint knows {', '.join(classes)}")
+        raise InputError(
+            f"{path}: classes {', '.join(found)}; expected {', '.join(classes)}, as the checkpoint has them; "
+            "--csv-dir names the folder of another split"
+        )
 
 
 def particle_codes(rows: pd.DataFrame) -> torch.Tensor:

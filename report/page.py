@@ -83,6 +83,7 @@ def _opening(report: dict, found: Verdict) -> list[str]:
         "<h1>Can this network be trusted with new particles?</h1>",
         f'<p class="small">Checkpoint <code>{html.escape(report["checkpoint"])}</code>, trained on '
         f"{html.escape(about)}. SNR convention of the data: {html.escape(report['snr_convention'])}.</p>",
+        *([_warning(report["note"])] if report.get("note") else []),
         '<div class="answers">' + "".join(map(_answer, found.answers)) + "</div>",
         f"<h2>What to do next</h2><ol>{steps}</ol>",
         f'<p class="small">{html.escape(LIMITS)} Numbers in [brackets] are 95 % intervals from {report["bootstrap"]} '

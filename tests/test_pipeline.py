@@ -1,6 +1,7 @@
 """The five commands of the original work, on its own layout and as a user runs them."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -150,6 +151,35 @@ def settings(folder, workspace, **options) -> open_set.Config:
     return open_set.Config(str(workspace / "model_save" / "checkpoint.pt"), **fast, **places, **options)
 
 
+def test_classes_that_the_checkpoint_does_not_know_are_enrolled(trained, tmp_path, capsys):
+    """The same volumes under other names give the same figures, as training had the same ones to compare with."""
+    copied = tmp_path / "csv_split"
+    shutil.copytree(trained / "csv_split", copied)
+    (tmp_path / "data_").symlink_to(trained / "data_")
+    for part in ("train", "valid", "test"):
+        text = (copied / f"{part}.csv").read_text()
+        (copied / f"{part}.csv").write_text(re.sub(r",complex0([012]),", r",other\1,", text))
+    reports = {}
+    for name, workspace in (("own", trained), ("foreign", tmp_path)):
+        cfg = replace(settings(tmp_path / name, trained), csv_dir=str(workspace / "csv_split"))
+        open_set.main(cfg)
+        folder = tmp_path / name / "model_save-checkpoint"
+        reports[name] = json.loads((folder / "open_set.json").read_text())
+        said = "none of the classes of train.csv: its 3 are enrolled from 36 volumes, and 6 of valid.csv set the"
+        assert (said in capsys.readouterr().out) == (said in (folder / "open_set.html").read_text()) == (name != "own")
+    own, foreign = reports["own"], reports["foreign"]
+    assert foreign["known_classes"] == ["other0", "other1", "other2"]
+    assert foreign["known"]["prototype_accuracy"] == own["known"]["prototype_accuracy"]
+    assert foreign["unseen"]["verification"]["unseen_unseen"] == own["unseen"]["verification"]["unseen_unseen"]
+    score = own["unseen"]["rejection"]["default_score"]
+    figures = [report["unseen"]["rejection"]["scores"][score]["auroc"] for report in reports.values()]
+    assert figures[0] == pytest.approx(figures[1], abs=1e-6)
+    text = (copied / "test.csv").read_text()
+    (copied / "test.csv").write_text(text.replace(",other0,", ",complex00,"))
+    with pytest.raises(InputError, match=r"test.csv: classes complex00, other1, other2; expected other0, other1"):
+        open_set.main(cfg)
+
+
 def test_a_picture_that_fails_loses_no_figure(trained, tmp_path, monkeypatch, capsys):
     def fail(*_: object) -> None:
         raise MemoryError("no room for pixels")
@@ -228,7 +258,7 @@ def test_a_checkpoint_of_other_classes_or_of_another_order_is_refused(trained, t
             (tmp_path / "csv_split" / f"{part}.csv").write_text(text)
         line = refuse(script, checkpoint, cwd=tmp_path)
         assert f"classes {found}" in line
-        assert "the checkpoint knows complex00" in line
+        assert "expected complex00" in line and "as the checkpoint has them; --csv-dir names" in line
 
 
 def test_test_req_says_what_to_do_about_an_old_version_an_old_python_and_a_broken_torch(monkeypatch, capsys):
