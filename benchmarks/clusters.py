@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import study
+from benchmarks import machine, study
 from benchmarks.packing import memory
 from common.cli import REPOSITORY, run
 from evaluation.clusters import (
@@ -50,9 +50,9 @@ class Config:
     many: tuple[int, ...] = (10_000, 100_000, 1_000_000)  # numbers of embeddings of the mixture
     quick: bool = False  # take 2,000 particles, and at most 100,000 embeddings
     seeds: tuple[int, ...] = (0, 1, 2)  # seeds of the centres
-    threads: int = 1  # of the processor
+    threads: int = 1  # threads of the processor that torch uses
     work_dir: str = ""  # folder of the mixture, which is removed afterwards; empty: the system's temporary folder
-    results: str = str(study.RESULTS / "clusters")  # files of the results, without their endings
+    results: str = str(study.RESULTS / "clusters")  # path of the results, without the endings .json and .md
 
 
 QUICK_PARTICLES, QUICK_MANY = 2_000, 100_000
@@ -94,7 +94,7 @@ def main(cfg: Config) -> None:
     many = [count for count in cfg.many if not cfg.quick or count <= QUICK_MANY]
     options = {"particles": particles, "classes": cfg.classes, "many": many, "seeds": cfg.seeds}
     command = f"python -m benchmarks.clusters {' '.join(study.arguments(options))}"
-    content = {"command": command, **study.machine(torch.device("cpu")), "threads": cfg.threads}
+    content = {"command": command, **machine.record(torch.device("cpu")), "threads": cfg.threads}
     content |= {
         "checkpoint": Path(cfg.checkpoint).name,
         "snr": SNR,
@@ -237,7 +237,7 @@ def page(content: dict) -> str:
         f"Simulated complexes that no training saw, SNR {low:g} to {high:g}, class k as frequent as k^{FREQUENCY:g}, "
         f"by {content['checkpoint']}; and a mixture of {MIXTURE_CLASSES} von Mises-Fisher distributions on "
         f"{DIMENSION} numbers (concentration {content['concentration']:g}, {content['background']:.0%} background). "
-        f"{study.measured_on(content)}. `{content['command']}`",
+        f"{machine.text(content)}. `{content['command']}`",
         *("", "## Both ways, on the same particles", ""),
         *study.markdown_table(HEAD, (_both(row) for row in content["simulated"])),
         *("", NOTE),

@@ -26,7 +26,7 @@ from pathlib import Path
 import pandas as pd
 import tyro
 
-from benchmarks import study
+from benchmarks import machine, study
 from common.cli import Device, InputError, choose_device, run
 from loader.columns import LABEL, PARTICLE, snr_text
 from loader.rows import class_names, read_split
@@ -68,11 +68,12 @@ def main(cfg: Config) -> None:
 
     checkpoints = {"easy": cfg.checkpoint} | ({"hard": cfg.hard_checkpoint} if cfg.hard_checkpoint else {})
     content = {
+        "command": study.command(cfg, "hard_set"),
         "data": data,
         "easy": {key: before.get(key) for key in hard},
         "hard": hard,
         "bootstrap": cfg.bootstrap,
-        **study.machine(choose_device(cfg.device)),
+        **machine.record(choose_device(cfg.device)),
         "checkpoints": {trained_on: network_of(path) for trained_on, path in checkpoints.items()},
         "figures": {trained_on: {} for trained_on in checkpoints},
     }
@@ -188,8 +189,8 @@ def page(content: dict) -> str:
         ],
         "",
         f"Data: {content['data']['source']}. SNR convention: {first['snr_convention']}. "
-        f"{study.measured_on(content)}. 95 % intervals over particles. "
-        "`python -m benchmarks.hard_set CHECKPOINT --structures structures`",
+        f"{machine.text(content)}. 95 % intervals over particles. "
+        f"`{content['command']}`",
         "",
         "The linear classifier is fitted to data of the kind that the checkpoint was trained on; class prototypes, "
         "what scores compare with and the threshold of unknowns are the checkpoint's own.",

@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from benchmarks import study
+from benchmarks import machine, study
 from common.cli import run
 from common.progress import progress
 from loss.loss import AUTHORS, LOSSES, ORIGINAL
@@ -92,7 +92,7 @@ def main(cfg: Config) -> None:
         "epochs": cfg.epochs,
         "batch_size": cfg.batch_size,
         "embedding_dim": cfg.embedding_dim,
-        **study.machine(torch.device("cpu")),
+        **machine.record(torch.device("cpu")),
         "runs": {name: summarise(values, figures[REFERENCE]) for name, values in figures.items()},
     }
     study.write_results(cfg.results, content, page(content))

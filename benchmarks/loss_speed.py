@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from pytorch_metric_learning.losses import CosFaceLoss
 from torch import Tensor, nn
 
-from benchmarks import study
+from benchmarks import machine, study
 from common.cli import Device, choose_device, run
 from loss.loss import LMCL, SoftLMCCL
 
@@ -58,7 +58,7 @@ def main(cfg: Config) -> None:
         "batch_size": cfg.batch_size,
         "embedding_dim": cfg.embedding_dim,
         "seed": cfg.seed,
-        **study.machine(device),
+        **machine.record(device),
         "clock": "wall" if device.type == "cuda" else "process",
         "pytorch_metric_learning": pytorch_metric_learning.__version__,
         "results": results,
@@ -176,7 +176,7 @@ def page(content: dict) -> str:
     return (
         "# Speed of the losses\n\n"
         f"Forward + backward, float32, N = {content['batch_size']}, E = {content['embedding_dim']}; "
-        f"{study.measured_on(content)}; {content['clock']} time, "
+        f"{machine.text(content)}; {content['clock']} time, "
         f"pytorch-metric-learning {content['pytorch_metric_learning']}. Median (quartiles) of n interleaved rounds; "
         "ratios within a round. `python -m benchmarks.loss_speed`\n\n" + table(content["results"])
     )

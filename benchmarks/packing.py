@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks import study
+from benchmarks import machine, study
 from common.cli import REPOSITORY, InputError, run
 from common.progress import progress
 from simulation.particles import VolumeWriter
@@ -92,7 +92,7 @@ def main(cfg: Config) -> None:
             until = folder / "first" / "last.pt" if command[0] == "train.py" else None
             rows.append(measure(label, command, folder, until))
             print(rows[-1], flush=True)
-    content = {"volumes": volumes, "box": cfg.box, **study.machine(torch.device("cpu")), "threads": cfg.threads}
+    content = {"volumes": volumes, "box": cfg.box, **machine.record(torch.device("cpu")), "threads": cfg.threads}
     content["rows"] = [asdict(row) for row in rows]
     study.write_results(cfg.results, content, page(content))
     study.show(cfg.results)
@@ -179,8 +179,8 @@ def page(content: dict) -> str:
     ]
     lines = [
         *("# Scripts on a large split", ""),
-        f"{content['volumes']:,} volumes of {content['box']}^3 voxels; {study.measured_on(content)}. "
-        f"`python -m benchmarks.packing --volumes {content['volumes']}`",
+        f"{content['volumes']:,} volumes of {content['box']}^3 voxels; {machine.text(content)}. "
+        f"`python -m benchmarks.packing --volumes {content['volumes']}`.{machine.commit_text(content)}",
         *("", *study.markdown_table(["script", *SECONDS.values(), *MEMORY.values()], rows)),
         *("", NOTE),
     ]

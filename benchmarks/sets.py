@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 import tyro
 
-from benchmarks import study
+from benchmarks import machine, study
 from common.cli import Device, InputError, choose_device, run
 from loader.columns import CLASS, LABEL, PARTICLE
 from loader.rows import read_split
@@ -63,7 +63,7 @@ def main(cfg: Config) -> None:
     sha256 = hashlib.sha256(Path(cfg.checkpoint).read_bytes()).hexdigest()
     network = {key: saved["config"][key] for key in ("backbone", "depth", "width", "loss", "seed")} | {"sha256": sha256}
     content = {"network": network, "classes": asdict(classes), "final": cfg.final, "bootstrap": cfg.bootstrap}
-    content |= {"structures": bool(cfg.structures), **study.machine(choose_device(cfg.device)), "sets": {}}
+    content |= {"structures": bool(cfg.structures), **machine.record(choose_device(cfg.device)), "sets": {}}
     for name in cfg.sets:
         print(f"under the imaging of {name}", flush=True)
         folder = Path(cfg.work_dir).absolute() / (f"{name}_final" if cfg.final else name)
@@ -163,7 +163,7 @@ def page(content: dict) -> str:
         "",
         f"{text}. New particles of {source}; prototypes, score and threshold from home. "
         "All SNRs mixed; 95 % intervals over particles, not over classes. "
-        f"SNR convention: {conventions}. {study.measured_on(content)}.",
+        f"SNR convention: {conventions}. {machine.text(content)}.",
         "",
         *[f"* {name}: `simulate.py {' '.join(study.arguments(found['simulate']))}`" for name, found in sets.items()],
     ]

@@ -17,7 +17,8 @@ from scipy.ndimage import map_coordinates
 from scipy.special import sph_harm_y
 from scipy.stats import ks_2samp
 
-from benchmarks.study import RESULTS, machine, markdown_table, measured_on, show, write_results
+from benchmarks import machine
+from benchmarks.study import RESULTS, markdown_table, show, write_results
 from common.cli import run
 from common.progress import progress
 from physics.grid import Grid
@@ -59,7 +60,7 @@ def main(cfg: Config) -> None:
         for kind, stack in densities.items()
     }
     rows = [compare(name, *([each[name] for each in values[kind]] for kind in values)) for name in values["real"][0]]
-    content = {**machine(torch.device("cpu")), "real": list(names), "procedural": cfg.count, "rows": rows}
+    content = {**machine.record(torch.device("cpu")), "real": list(names), "procedural": cfg.count, "rows": rows}
     content |= {"box": cfg.box, "voxel_size": cfg.voxel_size, "resolution": cfg.resolution, "seed": cfg.seed}
     write_results(cfg.results, content, page(content))
     show(cfg.results)
@@ -155,7 +156,7 @@ def page(content: dict) -> str:
     lines = ["# Shapes of real and of procedural complexes", ""]
     box = f"{content['box']}^3 voxels of {content['voxel_size']:g} A, {content['resolution']:g} A resolution"
     lines += [f"Densities of {box}; real: {', '.join(content['real'])}."]
-    lines += [f"{measured_on(content)}."]
+    lines += [f"{machine.text(content)}."]
     lines += ["`python -m benchmarks.shapes --structures structures`"]
     return "\n".join([*lines, "", *markdown_table(head, rows)]) + "\n"
 

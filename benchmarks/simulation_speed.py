@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import study
+from benchmarks import machine, study
 from common.cli import Device, choose_device, run
 from physics.grid import Grid
 from physics.imaging import Imaging
@@ -57,7 +57,7 @@ def main(cfg: Config) -> None:
         "the same, 4 neighbours": replace(imaging, neighbours=4),
         "the same, a view every 3 degrees": replace(imaging, tilt_step=3.0),
     }
-    machine = {**study.machine(device), "threads": threads}
+    measured_on = {**machine.record(device), "threads": threads}
     jobs = {"CTF + wedge + noise": filtering(Simulator(densities, imaging), batch)}
     jobs |= {label: whole(Simulator(densities, setting), batch) for label, setting in settings.items()}
     rates = {}
@@ -67,7 +67,7 @@ def main(cfg: Config) -> None:
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         data = DataSet(Path(folder), names, Simulator(densities, imaging), 9, (0.03, SNR, float("inf")))
         rates["files: 3 SNRs with masks"] = measure(files(data, batch), 3 * batch, threads, cfg.seconds)
-    content = {**machine, "box": cfg.box, "batch": batch, "seconds": cfg.seconds, "volumes": rates}
+    content = {**measured_on, "box": cfg.box, "batch": batch, "seconds": cfg.seconds, "volumes": rates}
     stem = f"{cfg.results}_{device.type}"
     study.write_results(stem, content, page(content))
     study.show(stem)
@@ -136,7 +136,7 @@ def page(content: dict) -> str:
         "# Speed of the simulator",
         "",
         f"Volumes of {content['box']}^3 voxels, {content['batch']} at once, {content['seconds']:g} s per line; "
-        f"{study.measured_on(content)}. "
+        f"{machine.text(content)}. "
         "`python -m benchmarks.simulation_speed`",
         "",
         *study.markdown_table(["", "volumes/s", "volumes/s of processor time"], rows),

@@ -36,7 +36,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import train
-from benchmarks import study
+from benchmarks import machine, study
 from common.cli import Device, InputError, choose_device, run
 from common.group import Group
 from loader.dataset import Split, load_split
@@ -104,7 +104,7 @@ def main(cfg: Config) -> None:
     if not cfg.compiled or not shutil.which(compiler):
         print(f"left out: native, compiled{f': no {compiler}' if cfg.compiled else ''}")
         del ways["native, compiled"]
-    content = {**study.machine(device), "rows": {}, "width": cfg.width, "depth": cfg.depth, "volumes": cfg.volumes}
+    content = {**machine.record(device), "rows": {}, "width": cfg.width, "depth": cfg.depth, "volumes": cfg.volumes}
     content |= {"seconds": cfg.seconds, "batch_size": cfg.batch_size, "original_batch_size": ORIGINAL_BATCH}
     path = f"{cfg.results}_{device.type}_width{cfg.width}"
     content["matrix_tflops"] = {
@@ -324,7 +324,7 @@ def page(content: dict) -> str:
     return (
         "# Speed of training\n\n"
         f"3-D ResNet-{content['depth']} of width {width}, volumes of 32^3, batches of {batch_size} (original's "
-        f"recipe: {ORIGINAL_BATCH}); {study.measured_on(content)}. Large matrix product: {products}. Each figure "
+        f"recipe: {ORIGINAL_BATCH}); {machine.text(content)}. Large matrix product: {products}. Each figure "
         f"from at least {content['seconds']:g} s of one process, an epoch from whole epochs of {volumes} volumes, "
         "loading from one pass. Peak memory on the CPU is that of the process so far.\n"
         f"`python -m benchmarks.speed --width {width} --batch-size {batch_size} --volumes {volumes}`\n\n"

@@ -1,22 +1,21 @@
 """What the benchmarks share: data, networks that are trained once, mean and deviation over seeds, results."""
 
 import json
-import platform
 import shlex
 import signal
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from itertools import count, islice
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pandas as pd
-import torch
 
+from benchmarks import machine
 from common.cli import REPOSITORY, Device, InputError, choose_device, plural
 from common.files import results_folder, write_csv, write_json, write_text
 from simulation.class_sets import CLASS_SETS, ClassSet
@@ -33,7 +32,7 @@ SETS = ("valid_unseen", "unseen")  # those of them that open_set.py reports on
 # figures of such a set, with the column's head
 MEASURES = {"auc": "pair AUC", "eer": "EER", "val": "VAL at FAR 1e-2", "auroc": "rejection AUROC", "oscr": "OSCR"}
 BRIEF = {"bootstrap": 1, "umap": False, "discovery": False, "floors": False}  # of open_set.py: these figures alone
-MATRIX_SIDE, MATRIX_REPEATS = 2048, 5  # of the product that says how fast a machine is
+PLACES = ("structures", "csv_dir", "data_dir", "hard_checkpoint")  # options that a command gives by their names
 NONE = MappingProxyType({})
 
 
@@ -102,16 +101,23 @@ class Bench:
         return where | ({"structures": Path(self.cfg.structures).absolute()} if self.cfg.structures else {})
 
 
-def command(cfg: Study, name: str) -> str:
-    """The command line that measures again what `cfg` does: its options other than the default, without places."""
-    given = {}
+def command(cfg: Any, name: str) -> str:
+    """The command line that measures again what `cfg` does: its options other than the default, without places.
+
+    What has no default is given without its name.
+    """
+    given, positional = {}, []
     for option in fields(cfg):
         value = getattr(cfg, option.name)
-        if option.name in ("device", "work_dir", "results") or value == getattr(type(cfg)(), option.name):
+        default = option.default if option.default_factory is MISSING else option.default_factory()
+        if option.name in ("device", "work_dir", "results") or value == default:
+            continue
+        if default is MISSING:
+            positional.append(option.name.upper())
             continue
         words = [str(word) for pair in value.items() for word in pair] if isinstance(value, dict) else value
-        given[option.name] = option.name if option.name in ("structures", "csv_dir") else words
-    return shlex.join(["python", "-m", f"benchmarks.{name}", *arguments(given)])
+        given[option.name] = option.name if option.name in PLACES else words
+    return shlex.join(["python", "-m", f"benchmarks.{name}", *positional, *arguments(given)])
 
 
 def begin(
@@ -134,7 +140,7 @@ def begin(
     else:
         folder, data = make_split(work_dir, classes, cfg.structures, cfg.device, simulate, split)
     settings = {"command": command(cfg, name), "data": data, "train": {**size.train, **cfg.train_options}}
-    settings |= {"seeds": list(cfg.seeds), **machine(choose_device(cfg.device))}
+    settings |= {"seeds": list(cfg.seeds), **machine.record(choose_device(cfg.device))}
     return Bench(cfg, work_dir, folder, settings, cfg.results or str(RESULTS / f"{name}{'_quick' * cfg.quick}"))
 
 
@@ -163,47 +169,6 @@ def over_seeds(finished: Sequence[dict]) -> dict:
         if all(part in each for each in finished):
             mean[part] = {key: mean_std([each[part][key] for each in finished]) for key in MEASURES}
     return mean
-
-
-def commit() -> str:
-    """The commit of the code that runs, with `-dirty` where files differ from it; empty outside of git."""
-    describe = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def machine(device: torch.device) -> dict[str, str | int | float]:
-    """What figures depend on beside data and options: the machine and its speed, the versions, the code."""
-    processor = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        processor = models[0] if models else processor
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
-        "threads": torch.get_num_threads(),
-        "matrix_side": MATRIX_SIDE,
-        "matrix_seconds": round(matrix_seconds(), 4),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "commit": commit(),
-    }
-
-
-def matrix_seconds() -> float:
-    """Processor time of a product of two float32 matrices of MATRIX_SIDE on one thread, the best of a few."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    first, second = torch.ones(2, MATRIX_SIDE, MATRIX_SIDE)
-    taken = []
-    for _ in range(MATRIX_REPEATS):
-        start = time.process_time()
-        torch.mm(first, second)
-        taken.append(time.process_time() - start)
-    torch.set_num_threads(threads)
-    return min(taken)
 
 
 def write_results(stem: Path | str, content: dict, text: str) -> None:
@@ -377,24 +342,14 @@ def means_table(
 
 
 def describe(content: Mapping) -> str:
-    """What a benchmark was measured on, as sentences: `data` of `make_split`, options, seeds and `machine`."""
+    """What a benchmark was measured on, as sentences: `data` of `make_split`, options, seeds and `machine.record`."""
     data, train_options = content["data"], " ".join(arguments(content["train"]))
     counts = ", ".join(f"{len(data[role])} {role}" for role in ("known", "valid_unseen", "unseen") if data.get(role))
     sentences = [f"Data: {data['source']}{f' ({counts} classes)' if counts else ''}."]
     if "simulate" in data:
         sentences.append(f"`simulate.py {' '.join(arguments(data['simulate']))}`.")
     seeds = f"{plural('seed', len(content['seeds']))} {', '.join(map(str, content['seeds']))}"
-    return " ".join([*sentences, f"`train.py {train_options}`, {seeds}. {measured_on(content)}."])
-
-
-def measured_on(content: Mapping) -> str:
-    """The machine, its threads, versions and speed, as far as they were recorded: of `machine`."""
-    threads = f"{content['threads']} {plural('thread', content['threads'])}"
-    text = f"{content['device']}, {threads}, torch {content['torch']}"
-    if "matrix_seconds" in content:
-        text += f"; a product of {content['matrix_side']}^2 float32 matrices on one thread of its CPU takes "
-        text += f"{content['matrix_seconds']:.2g} s"
-    return text
+    return " ".join([*sentences, f"`train.py {train_options}`, {seeds}. {machine.text(content)}."])
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

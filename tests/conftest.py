@@ -4,9 +4,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from matplotlib.figure import Figure
 
-from benchmarks import study
+from benchmarks import machine, study
+from physics.grid import Grid
+from simulation.structures import load_densities
+from tests import picks
 from tests.scripts import SMALL_RUN, call_script, succeed
 
 SMALL_DATA = ("--procedural", "6", "--per-class", "10", "--snr", "0.1", "inf", "--box", "16", "--voxel-size", "20")
@@ -27,6 +31,23 @@ def trained(workspace: Path) -> Path:
     """The workspace with a run of three epochs in model_save."""
     succeed("train.py", *SMALL_RUN, "--epochs", "3", cwd=workspace)
     return workspace
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A folder with two tomograms and a STAR file of classes, of RELION 3.1."""
+    folder = tmp_path_factory.mktemp("lab")
+    (folder / "tomograms").mkdir()
+    for name, places in picks.PLACES.items():
+        picks.write_tomogram(folder / "tomograms" / f"{name}.mrc", picks.blobs(places))
+    picks.relion31(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def densities() -> torch.Tensor:
+    """Three procedural complexes, (3, 16, 16, 16), in a small box of coarse voxels: the physics is the same."""
+    return load_densities(("complex00", "complex07", "complex09"), "", Grid(16, 20.0, 40.0))
 
 
 @pytest.fixture
@@ -57,5 +78,5 @@ def in_process(monkeypatch: pytest.MonkeyPatch, empty_pictures: None) -> list[st
         assert done.returncode == 0, f"{script} {given}\n{done.stdout}\n{done.stderr}"
 
     monkeypatch.setattr(study, "run_script", run_here)
-    monkeypatch.setattr(study, "MATRIX_SIDE", 64)
+    monkeypatch.setattr(machine, "MATRIX_SIDE", 64)
     return called

@@ -10,6 +10,8 @@ import mrcfile
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+import extract
+
 VOXEL, SHAPE = 10.0, (24, 40, 48)  # A; voxels (z, y, x)
 SIGMA = 14.0  # A, of a blob
 SIDE = 12  # voxels of VOXEL: a box that holds one blob alone
@@ -229,3 +231,16 @@ WRITERS = {  # a writer, and the flavour that its files are of
     tomotwin: "tomotwin", tomotwin_coords: "tomotwin", cryosiam: "cryosiam", copick: "copick", dynamo: "dynamo",
     csv: "csv",
 }  # fmt: skip
+
+
+def config(lab, out, **options):
+    options = {"box": SIDE, "target_voxel_size": VOXEL, "dtype": "float32", **options}
+    options = {"coordinates": (str(lab / "run_data.star"),), "tomograms": (str(lab / "tomograms"),), **options}
+    return extract.Config(out=str(out), **options)
+
+
+def csv_picks(path, places, tomogram="TS_01"):
+    """A CSV file of places (x, y, z) in voxels."""
+    lines = [f"{tomogram},{','.join(map(str, place))}" for place in places]
+    path.write_text("\n".join(["Tomogram,x,y,z", *lines]) + "\n")
+    return (str(path),)

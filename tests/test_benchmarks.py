@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -13,27 +12,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
-import tyro
 
 from benchmarks import (
     class_diversity,
-    clusters,
     hard_set,
-    loss_options,
-    loss_speed,
     losses,
-    packing,
     recipes,
     select_score,
-    sets,
-    shapes,
-    simulation_speed,
-    speed,
     stream,
     study,
 )
-from benchmarks.study import RESULTS, ScriptError
+from benchmarks.study import ScriptError
 from common.cli import REPOSITORY, InputError
 from simulation.class_sets import ClassSet
 from tests.scripts import SMALL_RUN
@@ -43,109 +32,11 @@ TINY = dict(zip((name.removeprefix("--").replace("-", "_") for name in SMALL_RUN
 TINY |= {"epochs": "2"}
 
 
-MODULES = (
-    class_diversity, clusters, hard_set, loss_options, loss_speed, losses, packing, recipes, select_score, sets, shapes,
-    simulation_speed, speed, stream,
-)  # fmt: skip
-
-
 @pytest.fixture
 def split(workspace: Path, tmp_path: Path) -> Path:
     """The small split without what chooses nothing, pointing at the workspace's data."""
     (tmp_path / "data_").symlink_to(workspace / "data_")
     return Path(shutil.copytree(workspace / "csv_split", tmp_path / "csv_split"))
-
-
-def test_options_become_a_command_line():
-    options = {
-        "per_class": 5,
-        "snr": "0.1 inf",
-        "data_dir": Path("a b"),
-        "crop": True,
-        "umap": False,
-        "names": ("x", "y"),
-    }
-    words = ["--per-class", "5", "--snr", "0.1", "inf", "--data-dir", "a b", "--crop", "--no-umap", "--names", "x", "y"]
-    assert study.arguments(options) == words
-
-
-def test_mean_and_deviation_are_those_of_a_sample():
-    assert study.mean_std([0.8, 0.9, 1.0]) == {"mean": pytest.approx(0.9), "std": pytest.approx(0.1), "n": 3}
-    assert study.format_mean_std(study.mean_std([0.8, 0.9, 1.0])) == "0.900 ± 0.100"
-    assert study.format_mean_std(study.mean_std([0.8125])) == "0.812"
-    assert study.format_mean_std(study.mean_std([0.8, None])) == study.format_mean_std(study.mean_std([])) == "-"
-
-
-@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
-def test_each_committed_table_is_that_of_the_figures_beside_it(path):
-    module = next(each for each in MODULES if path.stem.startswith(each.__name__.removeprefix("benchmarks.")))
-    assert module.page(json.loads(path.read_text())) == path.with_suffix(".md").read_text()
-
-
-def test_the_command_beside_a_table_gives_its_settings_again_without_places():
-    cfg = losses.Config(
-        structures="/home/me/pdb", quick=True, work_dir="elsewhere", seeds=(9,), rows=("softmax", "lmcl"),
-        train_options={"width": "16", "backbone": "resnet_pool"}, results="x", device="cpu",
-    )  # fmt: skip
-    line = study.command(cfg, "losses")
-    python, flag, module, *words = shlex.split(line)
-    assert (python, flag, module) == ("python", "-m", "benchmarks.losses")
-    places = {"work_dir": cfg.work_dir, "results": cfg.results, "device": cfg.device}
-    assert replace(tyro.cli(losses.Config, args=words), **places) == replace(cfg, structures="structures")
-
-
-def test_the_speed_of_a_machine_stands_beside_its_figures(monkeypatch):
-    monkeypatch.setattr(study, "MATRIX_SIDE", 512)
-    threads = torch.get_num_threads()
-    found = study.machine(torch.device("cpu"))
-    assert torch.get_num_threads() == threads and 0 < found["matrix_seconds"] < 1
-    assert f"{found['matrix_side']}^2 float32 matrices on one thread" in study.measured_on(found)
-
-
-def test_a_finished_job_is_not_repeated_nor_taken_for_another(tmp_path):
-    path = tmp_path / "result.json"
-    assert study.once(path, {"seed": 1, "sizes": (1, 2)}, lambda: {"auc": 0.5}) == {"auc": 0.5}
-    assert study.once(path, {"seed": 1, "sizes": (1, 2)}, lambda: {"auc": 0.9}) == {"auc": 0.5}
-    with pytest.raises(InputError, match=r"other settings \(seed\); give another --work-dir"):
-        study.once(path, {"seed": 2, "sizes": (1, 2)}, dict)
-
-
-def test_a_script_that_fails_is_named_with_its_last_line_and_log(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "REPOSITORY", tmp_path)
-    (tmp_path / "bad.py").write_text("print('one')\nraise SystemExit('two')\n")
-    log = tmp_path / "folder" / "log.txt"
-    with pytest.raises(ScriptError, match=r"bad.py ended with exit code 1: two; .*log.txt"):
-        study.run_script("bad.py", "--seed", "3", log=log)
-    assert log.read_text().splitlines() == ["$ bad.py --seed 3", "one", "two"]
-
-
-def test_a_script_ends_with_the_benchmark_that_is_asked_to(tmp_path):
-    (tmp_path / "slow.py").write_text(
-        "import signal, sys, time\n"
-        "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(0)))\n"
-        "print('started', flush=True)\n"
-        "time.sleep(600)\n"
-    )
-    log = tmp_path / "log.txt"
-    text = (
-        "from pathlib import Path\nfrom benchmarks import study\n"
-        f"study.REPOSITORY = Path({str(tmp_path)!r})\nstudy.run_script('slow.py', log=Path({str(log)!r}))\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", text], cwd=REPOSITORY) as benchmark:
-        deadline = time.monotonic() + 60
-        while not (log.is_file() and "started" in log.read_text()):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        benchmark.terminate()
-        assert benchmark.wait(60) == 128 + signal.SIGTERM
-    assert log.read_text().splitlines()[-1] == "saved"
-
-
-def test_without_structures_as_many_procedural_classes_take_the_same_parts():
-    procedural, real = study.class_set(""), study.class_set("structures")
-    for role in ("known", "valid_unseen", "unseen"):
-        assert len(getattr(procedural, role)) == len(getattr(real, role))
-    assert len(set(procedural.names)) == 24
 
 
 def test_losses_killed_in_a_run_goes_on_with_it_and_repeats_no_other(workspace, tmp_path, in_process):

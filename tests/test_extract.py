@@ -8,7 +8,6 @@ import mrcfile
 import numpy as np
 import pandas as pd
 import pytest
-import zarr
 
 import csv_split
 import extract
@@ -16,37 +15,12 @@ from common.cli import InputError
 from loader.boxes import Box, cut_box
 from loader.columns import INPUT, LABEL, PARTICLE, SOURCE_ROW, VOXEL_SIZE
 from loader.star import read_star
-from loader.tomogram import find_tomograms, plain_name, read_header
 from loader.volume import read_volume
 from physics.resample import resample_about
 from prediction.inputs import find_inputs
 from tests import picks
-from tests.picks import PLACES, SHAPE, SIDE, VOXEL, blobs, loop, middle_of_mass, write_tomogram, xyz
+from tests.picks import PLACES, SHAPE, SIDE, VOXEL, blobs, config, csv_picks, middle_of_mass, write_tomogram
 from tests.scripts import refuse
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """A folder with two tomograms and a STAR file of classes, of RELION 3.1."""
-    folder = tmp_path_factory.mktemp("lab")
-    (folder / "tomograms").mkdir()
-    for name, places in PLACES.items():
-        write_tomogram(folder / "tomograms" / f"{name}.mrc", blobs(places))
-    picks.relion31(folder)
-    return folder
-
-
-def config(lab, out, **options):
-    options = {"box": SIDE, "target_voxel_size": VOXEL, "dtype": "float32", **options}
-    options = {"coordinates": (str(lab / "run_data.star"),), "tomograms": (str(lab / "tomograms"),), **options}
-    return extract.Config(out=str(out), **options)
-
-
-def csv_picks(path, places, tomogram="TS_01"):
-    """A CSV file of places (x, y, z) in voxels."""
-    lines = [f"{tomogram},{','.join(map(str, place))}" for place in places]
-    path.write_text("\n".join(["Tomogram,x,y,z", *lines]) + "\n")
-    return (str(path),)
 
 
 def first(lab):
@@ -285,79 +259,6 @@ def test_places_without_particles_are_doubted(tmp_path, capsys):
     assert "TS_01: all 25 particles are in one corner of it" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("mode", [np.int8, np.int16, np.uint16, np.float16])
-def test_tomograms_of_every_mode_and_order_of_axes_give_the_same_places(mode, tmp_path):
-    volume = (blobs(PLACES["TS_01"]) * 25).astype(mode)
-    with mrcfile.new(tmp_path / "TS_01.rec") as mrc:
-        mrc.set_data(np.ascontiguousarray(np.transpose(volume, (2, 0, 1))))  # sections x, rows z, columns y
-        mrc.header.mapc, mrc.header.mapr, mrc.header.maps = 2, 3, 1
-        mrc.voxel_size = VOXEL
-        mrc.header.ispg = 0  # as IMOD writes it
-    options = {"tomograms": (str(tmp_path / "TS_01.rec"),)}
-    places = csv_picks(tmp_path / "a.csv", PLACES["TS_01"] / VOXEL)
-    made = extract.prepare(config(tmp_path, tmp_path, coordinates=places, **options))[0]
-    assert made.tomogram.shape == SHAPE
-    for box in made.boxes(tmp_path):
-        assert np.abs(middle_of_mass(box)).max() < 0.05
-
-
-def test_a_compressed_tomogram_is_read(tmp_path):
-    with mrcfile.new(tmp_path / "TS_01.mrc.gz", compression="gzip") as mrc:
-        mrc.set_data(blobs(PLACES["TS_01"]))
-        mrc.voxel_size = VOXEL
-    places = csv_picks(tmp_path / "a.csv", PLACES["TS_01"] / VOXEL)
-    extract.main(config(tmp_path, tmp_path / "out", coordinates=places, tomograms=(str(tmp_path / "TS_01.mrc.gz"),)))
-    assert mrcfile.read(tmp_path / "out" / "TS_01.mrcs").shape[0] == 3
-
-
-@pytest.mark.parametrize(("version", "unit", "factor"), [("0.4", "angstrom", 1.0), ("0.5", "nanometer", 10.0)])
-@pytest.mark.parametrize("axes", ["zyx", "czyx", "xyz"])
-def test_ome_zarr_gives_the_same_boxes_as_mrc(version, unit, factor, axes, tmp_path):
-    volume = blobs(PLACES["TS_01"])
-    folder = tmp_path / "ExperimentRuns" / "TS_01" / "VoxelSpacing10.000" / "wbp.zarr"  # as copick lays it out
-    write_zarr(folder, volume, version, unit, VOXEL / factor, axes)
-    mrc = write_tomogram(tmp_path / "TS_01.mrc", volume)
-    places = csv_picks(tmp_path / "a.csv", PLACES["TS_01"] / VOXEL)
-    for name, tomogram in (("zarr", folder), ("mrc", mrc)):
-        extract.main(config(tmp_path, tmp_path / name, coordinates=places, tomograms=(str(tomogram),)))
-    stacks = [(tmp_path / name / "TS_01.mrcs").read_bytes() for name in ("zarr", "mrc")]
-    assert stacks[0] == stacks[1]
-
-
-def write_zarr(folder, volume, version, unit, voxel, axes):
-    """An OME-Zarr image of two levels, as version 0.4 (Zarr 2) or 0.5 (Zarr 3) has it."""
-    group = zarr.create_group(folder, zarr_format=2 if version == "0.4" else 3)
-    order = ["zyx".index(axis) for axis in axes if axis != "c"]
-    stored = np.transpose(volume, order)[(None,) * axes.count("c")]
-    for level, step in (("0", 1), ("1", 2)):
-        part = stored[tuple(slice(None, None, 1 if axis == "c" else step) for axis in axes)]
-        array = group.create_array(level, shape=part.shape, chunks=(10,) * part.ndim, dtype=part.dtype)
-        array[:] = part
-    scale = [[1.0 if axis == "c" else voxel * step / 2 for axis in axes] for step in (1, 2)]
-    image = {
-        "axes": [
-            {"name": axis, **({"type": "channel"} if axis == "c" else {"type": "space", "unit": unit})} for axis in axes
-        ],
-        "datasets": [
-            {"path": str(n), "coordinateTransformations": [{"type": "scale", "scale": scale[n]}]} for n in range(2)
-        ],
-        "coordinateTransformations": [{"type": "scale", "scale": [1.0 if axis == "c" else 2.0 for axis in axes]}],
-    }
-    if version == "0.4":
-        group.attrs["multiscales"] = [image]
-    else:
-        group.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
-
-
-def test_a_zarr_folder_that_is_no_tomogram_is_refused(tmp_path):
-    zarr.create_group(tmp_path / "a.zarr")
-    with pytest.raises(InputError, match=r"a\.zarr: not a readable OME-Zarr image"):
-        read_header(tmp_path / "a.zarr")
-    write_zarr(tmp_path / "b.zarr", blobs(PLACES["TS_01"]), "0.4", "parsec", 1.0, "zyx")
-    with pytest.raises(InputError, match=r"b\.zarr: its header states no voxel size; give --voxel-size"):
-        find_tomograms([str(tmp_path / "b.zarr")], 0.0)
-
-
 def test_memory_does_not_grow_with_the_tomogram_or_the_number_of_particles(tmp_path):
     shape, volume = (64, 256, 512), np.zeros((4, 4, 4), dtype=np.int8)
     path = write_tomogram(tmp_path / "TS_01.mrc", volume)
@@ -379,73 +280,6 @@ def test_memory_does_not_grow_with_the_tomogram_or_the_number_of_particles(tmp_p
     tracemalloc.stop()
     assert entry["volumes"] == 200
     assert peak < 3e6 < (tmp_path / "TS_01.mrcs").stat().st_size * 2  # of a tomogram of 34 MB
-
-
-def test_names_are_compared_without_what_programs_put_around_them():
-    names = "TS_01 TS_01.tomostar a/b/rec_TS_01.mrc TS_01_10.00Apx.mrc TS_01.mrc_9.98Apx.mrc TS_01.st TS_01_Vol.mrc"
-    for name in f"{names} TS_01_rec.rec TS_01.ome.zarr TS_01.mrc.gz a/TS_01.st:mrc TS_01.mrc.tomostar".split():
-        assert plain_name(name) == "TS_01"
-    assert plain_name("00255") == "00255" and plain_name("rec_.mrc") == "rec_"
-
-
-def test_a_miss_lists_the_names_of_both_sides(lab, tmp_path, capsys):
-    one = {"tomograms": (str(lab / "tomograms" / "TS_01.mrc"), str(write_tomogram(tmp_path / "X.mrc", blobs([]))))}
-    expected = "2 particles are of tomograms that were not given: TS_02; tomograms without particles: X; with: TS_01"
-    with pytest.raises(InputError, match=f"{expected} .*; --skip-missing leaves them out"):
-        extract.main(config(lab, tmp_path / "out", **one))
-    extract.main(config(lab, tmp_path / "out", skip_missing=True, **one))
-    assert expected in capsys.readouterr().err
-    assert len(pd.read_csv(tmp_path / "out" / "particles.csv")) == 3
-
-
-def test_a_file_without_names_needs_one_tomogram_or_its_name(lab, tmp_path):
-    star = tmp_path / "picks_relion3.star"
-    star.write_text(loop("rlnCoordinateX rlnCoordinateY rlnCoordinateZ", [xyz(PLACES["TS_01"][0] / VOXEL)]))
-    with pytest.raises(InputError, match=r"picks_relion3\.star: names no tomogram, and 2 are given \(TS_01, TS_02\)"):
-        extract.main(config(lab, tmp_path / "out", coordinates=(str(star),)))
-    one = (str(lab / "tomograms" / "TS_02.mrc"),)
-    assert extract.prepare(config(lab, tmp_path / "out", coordinates=(str(star),), tomograms=one))[0].name == "TS_02"
-
-
-def test_a_header_that_contradicts_is_warned_of_and_an_unknown_voxel_size_has_to_be_given(lab, tmp_path, capsys):
-    wrong = write_tomogram(tmp_path / "TS_01_10.00Apx.mrc", blobs(PLACES["TS_01"]), voxel=1.0)
-    options = {"tomograms": (str(wrong),), "coordinates": csv_picks(tmp_path / "a.csv", PLACES["TS_01"] / VOXEL)}
-    extract.prepare(config(lab, tmp_path, target_voxel_size=0.0, **options))
-    assert "voxels of 1 A by the header, 10 A by its name; taken from the header" in capsys.readouterr().err
-    assert extract.prepare(config(lab, tmp_path, voxel_size=10.0, **options))[0].tomogram.voxel_size == 10
-    assert "1 A by the header, 10 A by --voxel-size; taken from --voxel-size" in capsys.readouterr().err
-    nothing = write_tomogram(tmp_path / "TS_01.mrc", blobs([]), voxel=0.0)
-    with pytest.raises(InputError, match=r"TS_01\.mrc: its header states no voxel size; give --voxel-size"):
-        extract.prepare(config(lab, tmp_path, **{**options, "tomograms": (str(nothing),)}))
-
-
-def test_several_sources_of_one_tomogram_share_its_stack(lab, tmp_path):
-    one = csv_picks(tmp_path / "a.csv", PLACES["TS_01"][:1] / VOXEL)
-    other = tmp_path / "b.csv"
-    other.write_text("tomogram,X,Y,Z,Particle,actual label\nTS_01,24.1,28.4,12.75,p7,ribosome\n")
-    extract.main(config(lab, tmp_path / "out", coordinates=(*one, str(other))))
-    table = pd.read_csv(tmp_path / "out" / "particles.csv", dtype=str, keep_default_na=False)
-    assert list(table[LABEL]) == ["", "ribosome"] and list(table["Source Particle"]) == ["", "p7"]
-    assert list(table[SOURCE_ROW]) == ["1", "1"] and list(table["X"]) == ["", "24.1"]
-    assert mrcfile.read(tmp_path / "out" / "TS_01.mrcs").shape[0] == 2
-
-
-def test_stacks_and_what_is_no_tomogram_are_refused(lab, tmp_path):
-    cases = {
-        "stack.mrcs": "a stack of images or of volumes; expected a tomogram .2-D stacks of particles",
-        "text.mrc": "not a readable MRC file",
-        "none.mrc": "no such file or folder; expected tomograms",
-        "empty": "holds neither an MRC file nor an OME-Zarr folder",
-    }
-    write_tomogram(tmp_path / "stack.mrcs", blobs([]))
-    (tmp_path / "text.mrc").write_text("hello")
-    (tmp_path / "empty").mkdir()
-    for name, message in cases.items():
-        with pytest.raises(InputError, match=f"{name}: {message}"):
-            extract.prepare(config(lab, tmp_path, tomograms=(str(tmp_path / name),)))
-    with pytest.raises(InputError, match="tomograms of one name, TS_01; expected one of each"):
-        twice = (str(lab / "tomograms" / "TS_01.mrc"), str(write_tomogram(tmp_path / "TS_01.mrc", blobs([]))))
-        extract.prepare(config(lab, tmp_path, tomograms=twice))
 
 
 @pytest.mark.parametrize(

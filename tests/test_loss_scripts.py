@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from benchmarks import loss_options, loss_speed, speed, study
+from benchmarks import loss_options, loss_speed, machine, speed
 from common.cli import InputError
 from docs import draw_margins
 
@@ -14,7 +14,7 @@ from docs import draw_margins
 @pytest.fixture(autouse=True)
 def same_threads_afterwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test sets does not last; the machine's speed is measured in no time."""
-    monkeypatch.setattr(study, "MATRIX_SIDE", 64)
+    monkeypatch.setattr(machine, "MATRIX_SIDE", 64)
     monkeypatch.setitem(speed.MATRIX, "cpu", 64)
     threads = torch.get_num_threads()
     yield
