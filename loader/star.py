@@ -106,19 +106,34 @@ def write_star(path: Path | str, blocks: dict[str, Block]) -> None:
 
     Raises InputError for a value that a line of a STAR file cannot hold.
     """
-    parts = []
-    for name, block in blocks.items():
-        parts.append(f"\ndata_{name}\n\n")
-        if isinstance(block, pd.DataFrame):
-            parts.append("loop_\n" + "".join(f"_{label} #{n}\n" for n, label in enumerate(block.columns, start=1)))
-            patterns = [UNSAFE_FIRST, *[UNSAFE] * (len(block.columns) - 1)]
-            pairs = zip(block.columns, patterns, strict=True)
-            columns = [_quoted(block[label].astype(str), unsafe, path) for label, unsafe in pairs]
-            parts += ["  ".join(row) + "\n" for row in zip(*columns, strict=True)]
-        else:
-            values = _quoted(pd.Series(list(block.values()), dtype=str), UNSAFE, path)
-            parts += [f"_{label}  {value}\n" for label, value in zip(block, values, strict=True)]
-    write_text(path, "".join([*parts, "\n"]))
+    texts = [_block_text(path, name, block) for name, block in blocks.items()]
+    write_text(path, "".join([*(head + "".join(rows) for head, rows in texts), "\n"]))
+
+
+def star_lines(path: Path | str, blocks: dict[str, Block], name: str) -> tuple[str, list[str], str]:
+    """What `write_star` writes to `path`: all before the rows of one block's table, these rows, and all behind them.
+
+    Raises InputError as it does.
+    """
+    texts = {other: _block_text(path, other, block) for other, block in blocks.items()}
+    whole = {other: head + "".join(rows) for other, (head, rows) in texts.items()}
+    place = list(blocks).index(name)
+    before, after = list(whole.values())[:place], list(whole.values())[place + 1 :]
+    head, rows = texts[name]
+    return "".join([*before, head]), rows, "".join([*after, "\n"])
+
+
+def _block_text(path: Path | str, name: str, block: Block) -> tuple[str, list[str]]:
+    """A block as text: all before the rows of its table, and these rows, a line each."""
+    head = f"\ndata_{name}\n\n"
+    if isinstance(block, pd.DataFrame):
+        head += "loop_\n" + "".join(f"_{label} #{n}\n" for n, label in enumerate(block.columns, start=1))
+        patterns = [UNSAFE_FIRST, *[UNSAFE] * (len(block.columns) - 1)]
+        pairs = zip(block.columns, patterns, strict=True)
+        columns = [_quoted(block[label].astype(str), unsafe, path) for label, unsafe in pairs]
+        return head, ["  ".join(row) + "\n" for row in zip(*columns, strict=True)]
+    values = _quoted(pd.Series(list(block.values()), dtype=str), UNSAFE, path)
+    return head + "".join(f"_{label}  {value}\n" for label, value in zip(block, values, strict=True)), []
 
 
 def _quoted(values: pd.Series, unsafe: str, path: Path | str) -> list[str]:

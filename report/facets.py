@@ -20,10 +20,11 @@ COLOURS = (
     *("#ffa5e1", "#87d2a5", "#3c3c96", "#873c2d", "#3c785a", "#1ee187", "#b40f1e", "#3c96ff", "#871e96", "#96d25a"),
 )
 MARKERS, PER_MARKER = ("circle", "triangle", "square", "diamond", "inverted_triangle"), 10
-LAST = {  # what is no group of alike particles, and its colour
-    **{f"no {key}": "#b4b8bc" for key in ("cluster", "tomogram")},
-    UNKNOWN: "#9a9ea2",
-    JUNK: "#54585c",
+NO_GROUP = {  # what is no group of alike particles: its colour, and its place, before or after the groups
+    UNKNOWN: ("#9a9ea2", -2),
+    JUNK: ("#54585c", -1),
+    "no cluster": ("#b4b8bc", 1),
+    "no tomogram": ("#b4b8bc", 1),
 }
 
 
@@ -35,7 +36,7 @@ def texts(table: pd.DataFrame, name: str) -> np.ndarray:
 def facets(table: pd.DataFrame) -> list[dict]:
     """Class, and cluster and tomogram where they are known: title, values with count and mark, each particle's value.
 
-    Values are ordered by count, tomograms by name; what stands for nothing comes last.
+    Values are ordered by count, tomograms by name; `unknown` comes first, `no cluster` last.
     """
     found = {"class": texts(table, PREDICTION)}
     for key, name in (("cluster", CLUSTER), ("tomogram", TOMOGRAM)):
@@ -47,20 +48,20 @@ def facets(table: pd.DataFrame) -> list[dict]:
 def _facet(key: str, names: np.ndarray) -> dict:
     """One of them, from each particle's value (N,)."""
     values, codes, counts = np.unique(names, return_inverse=True, return_counts=True)
-    last = [list(LAST).index(value) if value in LAST else -1 for value in values]
-    order = np.lexsort((values, np.zeros(len(values)) if key == "tomogram" else -counts, last))
-    place = np.argsort(order)  # of a value, in the order
-    marks = [_mark(values[code], number) for number, code in enumerate(order)]
+    places = [NO_GROUP[value][1] if value in NO_GROUP else 0 for value in values]
+    order = np.lexsort((values, np.zeros(len(values)) if key == "tomogram" else -counts, places))
+    before = np.cumsum([value not in NO_GROUP for value in values[order]]) - 1  # groups before each, for its mark
     described = [
-        {"name": str(values[code]), "count": int(counts[code]), **mark} for code, mark in zip(order, marks, strict=True)
+        {"name": str(values[code]), "count": int(counts[code]), **_mark(values[code], number)}
+        for code, number in zip(order, before.tolist(), strict=True)
     ]
-    return {"key": key, "title": key.capitalize(), "values": described, "codes": place[codes].tolist()}
+    return {"key": key, "title": key.capitalize(), "values": described, "codes": np.argsort(order)[codes].tolist()}
 
 
 def _mark(value: str, number: int) -> dict[str, str]:
-    """Colour and marker of the value with a number from 0."""
-    if value in LAST:
-        return {"colour": LAST[value], "marker": "circle"}
+    """Colour and marker of a value; number: of its group, from 0."""
+    if value in NO_GROUP:
+        return {"colour": NO_GROUP[value][0], "marker": "circle"}
     marker = MARKERS[number // PER_MARKER % len(MARKERS)]
     return {"colour": COLOURS[number % len(COLOURS)], "marker": marker}
 

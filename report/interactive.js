@@ -10,7 +10,7 @@ const facets = content.facets.map((facet) => ({ ...facet, on: new Set(facet.valu
 const MOST_PICTURES = 16;
 const OPEN_SHEETS = 3;
 const MARGIN = 1.06; // of a tomogram's extent
-const [LEAST_HEIGHT, MOST_HEIGHT] = [90, 900]; // pixels of a view of it
+const [LEAST_HEIGHT, MOST_HEIGHT] = [90, 640]; // pixels of a view of it
 
 const element = (id) => document.getElementById(id);
 const count = (number, noun) => `${number.toLocaleString("en")}${noun ? ` ${noun}${number === 1 ? "" : "s"}` : ""}`;
@@ -202,6 +202,7 @@ element("everything").onclick = () => {
   source.selected.indices = [];
   showFiltered();
 };
+element("colour").parentElement.hidden = facets.length === 1;
 element("colour").append(...facets.map(({ key, title }) => make("option", { value: key }, title)));
 element("colour").onchange = ({ target }) => colourBy(facets.find(({ key }) => key === target.value));
 element("sheets").append(...content.sheets.map(contactSheet));

@@ -15,7 +15,7 @@ import pandas as pd
 
 from common.cli import plural
 from common.files import write_text
-from loader.columns import CLUSTER, INPUT, POSITION, PREDICTION, SCORE, TOMOGRAM, UNKNOWN
+from loader.columns import CLUSTER, INPUT, NEAREST, POSITION, PREDICTION, SCORE, TOMOGRAM, UNKNOWN
 from report import plots
 from report.facets import JUNK, contact_sheets, facets, texts
 from report.thumbnails import jpeg_texts
@@ -124,19 +124,25 @@ def _content(page: InteractivePage) -> dict:
 
 def _columns(page: InteractivePage, table: pd.DataFrame) -> dict[str, list | np.ndarray]:
     """The columns of the plots' source."""
-    more = zip(texts(table, CLUSTER), texts(table, TOMOGRAM), strict=True)
+    more = zip(_nearest(table), texts(table, CLUSTER), texts(table, TOMOGRAM), strict=True)
     columns = {
         "x": page.places[:, 0].astype(np.float32),
         "y": page.places[:, 1].astype(np.float32),
         "class": table[PREDICTION].tolist(),
         "score": table[SCORE].to_numpy(np.float32),
         "address": table[INPUT].tolist(),
-        "more": [", ".join(filter(None, pair)) for pair in more],
+        "more": [", ".join(filter(None, parts)) for parts in more],
     }
     if _placed(table).any():
         for axis, name in zip("zyx", POSITION, strict=True):
             columns[f"p{axis}"] = (_numbers(table[name]) / NM).astype(np.float32)
     return columns
+
+
+def _nearest(table: pd.DataFrame) -> list[str]:
+    """Of particles that are not of it, the nearest known class."""
+    pairs = zip(texts(table, NEAREST), texts(table, PREDICTION), strict=True)
+    return [f"nearest {name}" if name not in ("", given) else "" for name, given in pairs]
 
 
 def _placed(table: pd.DataFrame) -> np.ndarray:
@@ -176,11 +182,11 @@ def verdict(table: pd.DataFrame) -> str:
     classes = len({*names} - {UNKNOWN, JUNK})
     clusters = texts(table, CLUSTER)
     found, within = len({*clusters} - {""}), np.sum(clusters != "")
+    known = f"{_share(total - unknown - junk, total)} of {total:,} {plural('particle', total)} are given a known class"
+    lying = f"; {within:,} of these lie in {found} {plural('cluster', found)}" if found else ""
     said = [
-        f"{_share(total - unknown - junk, total)} of {total:,} {plural('particle', total)} are given one of "
-        f"{classes} {plural('class', classes)}.",
-        f"{_share(unknown, total)} are unknown, which means like none of them"
-        + (f"; {within:,} of these lie in {found} {plural('cluster', found)}." if found else "."),
+        f"{known}, {classes} in all." if classes else f"{known}.",
+        f"{_share(unknown, total)} are unknown, which means like no known class{lying}.",
         f"{_share(junk, total)} are junk, no particle at all." if junk else "",
     ]
     return " ".join(filter(None, said))
@@ -188,7 +194,7 @@ def verdict(table: pd.DataFrame) -> str:
 
 def _share(count: int, total: int) -> str:
     """A count, and its share."""
-    return f"{count:,} ({count / total:.0%})"
+    return f"{count:,} ({count / total:.0%})" if count else "None"
 
 
 def _parts(page: InteractivePage) -> dict[str, str]:

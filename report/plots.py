@@ -91,7 +91,7 @@ def _tomogram(source: ColumnDataSource, count: int) -> list[figure]:
     plots, shared, view = [], Range1d(0, 1), _view(TOMOGRAM_FILTER, count)
     for name, axis in ((XY, "y"), (XZ, "z")):
         ranges = {"x_range": shared, "y_range": Range1d(0, 1)}
-        plot = figure(name=name, tools=TOOLS, frame_width=760, frame_height=300, **ranges)
+        plot = figure(name=name, tools=TOOLS, toolbar_location="above", frame_width=760, frame_height=300, **ranges)
         plot.axis.axis_label_text_font_style = "normal"
         plot.xaxis.axis_label, plot.yaxis.axis_label = "x (nm)", f"{axis} (nm)"
         plot.grid.grid_line_color = "#eeeeee"

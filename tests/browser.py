@@ -82,6 +82,12 @@ class Page:
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.move(place, kind)
 
+    def fill(self, selector: str, value: str | int | float) -> None:
+        """Give an input or a choice a value, as if the user did."""
+        events = "['input', 'change'].forEach(kind => element.dispatchEvent(new Event(kind)))"
+        found = f"(element => {{ element.value = {json.dumps(value)}; {events}; }})"
+        self.run(f"{found}(document.querySelector({json.dumps(selector)}))")
+
     def requests(self) -> list[str]:
         """The addresses that were asked for so far."""
         self.run("0")
@@ -119,6 +125,7 @@ def browser(folder: Path) -> Iterator[Page]:
         page.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(downloads))
         yield page
         page.send("Browser.close")
+        page.socket.close()
         process.wait(timeout=LIMIT_S)
     finally:
         process.kill()
