@@ -18,13 +18,11 @@ of underfocus. A run that was cut
 off goes on where it was when called again with the same options.
 """
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -41,9 +39,8 @@ from loader.volume import read_volume
 from physics.grid import Grid
 from physics.imaging import Imaging
 from simulation.auxiliary import neighbour_densities
-from simulation.class_sets import CLASS_SETS
+from simulation.classes import DensityOptions, choose_classes
 from simulation.contact_sheet import MOST_CLASSES, Shown, contact_sheet
-from simulation.download import download_missing
 from simulation.particles import (
     DataSet,
     ParticleFiles,
@@ -52,21 +49,18 @@ from simulation.particles import (
     snr_folders,
     volume_path,
 )
+from simulation.record import changed_options, recorded
 from simulation.sets import SETS
 from simulation.simulator import Simulator
-from simulation.structures import find_structures, load_densities, procedural_name
+from simulation.structures import load_densities
 
 BATCH = 16  # particles a thread images at once
 
 
 @dataclass(frozen=True)
-class Expert:
+class Expert(DensityOptions):
     """Options that are seldom needed."""
 
-    resolution: float = 20.0  # resolution of densities that are made from coordinates, A; at least the voxel size
-    deposited: bool = False  # take the chains of coordinate files as deposited, in place of biological assembly 1
-    map_level: float = 0.1  # share of a map's maximum under which there is no complex
-    shape_seed: int | None = None  # seed of procedural complexes, where theirs is another than that of poses and noise
     workers: int = 0  # threads that make volumes; 0 for one per core
 
 
@@ -99,7 +93,7 @@ def main(cfg: Config) -> None:
     start = time.perf_counter()
     check(cfg)
     torch.set_num_threads(1)  # the threads are ours: each images whole batches
-    names, files = choose_classes(cfg)
+    names, files = choose_classes(cfg.classes, cfg.procedural, cfg.structures, cfg.download)
     open_files, densities = prepare_imaging(cfg, names)
     folder = Path(cfg.data_dir)
     prepare_folder(folder, cfg, {"classes": list(names), "files": files})
@@ -138,42 +132,18 @@ def prepare_imaging(cfg: Config, names: tuple[str, ...]) -> tuple[Callable[..., 
 
 def check(cfg: Config) -> None:
     """Raises InputError for numbers that make no data set."""
-    if cfg.per_class < 1 or (not cfg.structures and cfg.procedural < 1):
-        raise InputError(f"--per-class {cfg.per_class}, --procedural {cfg.procedural}: expected 1 or more")
+    if cfg.per_class < 1:
+        raise InputError(f"--per-class {cfg.per_class}: expected 1 or more")
     if not cfg.snr or not all(snr > 0 for snr in cfg.snr):
         raise InputError(f"--snr {' '.join(map(str, cfg.snr))}: expected numbers above 0, or inf")
     if len({f"{snr:g}" for snr in cfg.snr}) < len(cfg.snr):
         raise InputError(f"--snr {' '.join(map(str, cfg.snr))}: the same value twice")
-    level, resolution, workers = cfg.expert.map_level, cfg.expert.resolution, cfg.expert.workers
-    if not 0 <= level < 1 or resolution < cfg.imaging.voxel_size:
+    cfg.expert.check(cfg.imaging.voxel_size)
+    if cfg.box < 8 or cfg.expert.workers < 0 or cfg.seed < 0:
         raise InputError(
-            f"--map-level {level:g} --resolution {resolution:g}: expected a level of 0 to 1, and a resolution no finer "
-            f"than the voxel size, {cfg.imaging.voxel_size:g} A"
+            f"--box {cfg.box} --workers {cfg.expert.workers} --seed {cfg.seed}: expected a box of 8 voxels or more, "
+            "and no negative number"
         )
-    if cfg.box < 8 or workers < 0 or cfg.seed < 0:
-        raise InputError(
-            f"--box {cfg.box} --workers {workers} --seed {cfg.seed}: expected a box of 8 voxels or more, and no "
-            "negative number"
-        )
-
-
-def choose_classes(cfg: Config) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The classes' names in order, and for each structure file its SHA-256."""
-    names = cfg.classes
-    if len(names) == 1 and names[0] in CLASS_SETS:
-        if not cfg.structures:
-            raise InputError(f"--classes {names[0]}: these are real structures; say where they are with --structures")
-        names = CLASS_SETS[names[0]].names
-    if len(set(names)) < len(names):
-        raise InputError(f"--classes {' '.join(names)}: a name is there twice")
-    if not cfg.structures and cfg.download:
-        raise InputError("--download: say with --structures in which folder to keep what is fetched")
-    if not cfg.structures:
-        return names or tuple(procedural_name(index) for index in range(cfg.procedural)), {}
-    if cfg.download:
-        download_missing(cfg.structures, names)
-    found = find_structures(cfg.structures, names)
-    return tuple(found), {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()}
 
 
 def prepare_folder(folder: Path, cfg: Config, content: dict) -> None:
@@ -181,19 +151,13 @@ def prepare_folder(folder: Path, cfg: Config, content: dict) -> None:
 
     Raises InputError where the folder holds other data, unless it is to be overwritten.
     """
-    options = recorded(cfg, content)
+    options = record_of(cfg, content)
     record = folder / "simulation.json"
     volumes = [*folder.glob("data*_SNR*/*/*.mrc"), *folder.glob("particles.csv")]
     if cfg.overwrite:
         remove_data_set(folder)
     elif record.is_file():
-        try:
-            before = json.loads(record.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{record}: not the record of a simulation ({error}); --overwrite starts anew") from error
-        before = recorded(Config(), {}) | before  # an option that came later had its default
-        compared = (options | before).keys() - {*NAME_ONLY}
-        changed = sorted(key for key in compared if options.get(key) != before.get(key))
+        changed = changed_options(record, options, record_of(Config(), {}), NAME_ONLY)
         if changed:
             raise InputError(
                 f"{folder}: holds a data set of other options ({', '.join(changed)}); --overwrite replaces it"
@@ -206,13 +170,9 @@ def prepare_folder(folder: Path, cfg: Config, content: dict) -> None:
     write_json(record, options)
 
 
-def recorded(cfg: Config, content: dict) -> dict:
-    """What simulation.json keeps of the options, all on one level as on the command line, with `content`."""
-    options = asdict(cfg)
-    options |= options.pop("imaging") | options.pop("expert")
-    options = {key: value for key, value in options.items() if key not in NAME_ONLY or value}
-    kept = {key: value for key, value in options.items() if key not in RUN_ONLY}
-    return json.loads(json.dumps(kept | content).replace("Infinity", '"inf"'))
+def record_of(cfg: Config, content: dict) -> dict:
+    """What simulation.json keeps of the options, with `content`."""
+    return recorded(cfg, content, (*RUN_ONLY, *(name for name in NAME_ONLY if not getattr(cfg, name))))
 
 
 def make_files(data: ParticleFiles, cfg: Config) -> int:

@@ -42,11 +42,17 @@ def wedge(side: int, tilt_min: float, tilt_max: float, dual_axis: bool = False) 
     The view at tilt t measures the plane through y and (cos t, sin t) in (x, z); kept are the planes of all tilts
     from tilt_min to tilt_max, in degrees; for -60 and 60, |kz| <= |kx| tan 60. `dual_axis` adds the same about x.
     """
-    kz, ky, kx = frequencies(side)
+    return measured(*frequencies(side), tilt_min, tilt_max, dual_axis).expand(side, side, side // 2 + 1)
+
+
+def measured(
+    kz: torch.Tensor, ky: torch.Tensor, kx: torch.Tensor, tilt_min: float, tilt_max: float, dual_axis: bool
+) -> torch.Tensor:
+    """As `wedge`, at frequencies of one unit that broadcast; without `dual_axis` ky is left out of the result."""
     kept = _between(kz, kx, tilt_min, tilt_max)
     if dual_axis:
         kept = kept | _between(kz, ky, tilt_min, tilt_max)
-    return kept.expand(side, side, side // 2 + 1)
+    return kept
 
 
 def _between(kz: torch.Tensor, across: torch.Tensor, tilt_min: float, tilt_max: float) -> torch.Tensor:
@@ -83,8 +89,7 @@ def geometry(side: int, imaging: Imaging, device: torch.device) -> Geometry:
     if imaging.band_limit < 1:
         if imaging.band_shape == "cube":
             fraction = torch.maximum(torch.maximum(kz.abs(), ky.abs()), kx).double() / (side / 2)
-        start = (1 - imaging.band_edge) * imaging.band_limit
-        kept *= 0.5 + 0.5 * torch.cos(torch.pi * ((fraction - start) / (imaging.band_limit - start)).clamp(0, 1))
+        kept *= band(fraction, imaging)
     if side % 2 == 0:  # the Nyquist planes stand for both signs of k at once, which a wedge may tell apart
         kept[side // 2], kept[:, side // 2], kept[..., side // 2] = 0, 0, 0
     weight = torch.full((side // 2 + 1,), 2.0)
@@ -94,6 +99,17 @@ def geometry(side: int, imaging: Imaging, device: torch.device) -> Geometry:
     k = torch.arange(int(shell.max()) + 1).double().sqrt() / (side * imaging.voxel_size)
     parts = (shell, kept.float(), weight / side**3, k)
     return Geometry(*(part.to(device) for part in parts))
+
+
+def band(fraction: torch.Tensor, imaging: Imaging) -> torch.Tensor:
+    """What the band limit leaves of the amplitude at a fraction of Nyquist: 1, and 0 from the limit on."""
+    start = (1 - imaging.band_edge) * imaging.band_limit
+    return 0.5 + 0.5 * torch.cos(torch.pi * ((fraction - start) / (imaging.band_limit - start)).clamp(0, 1))
+
+
+def colour(fraction: torch.Tensor, imaging: Imaging) -> torch.Tensor:
+    """How the noise's amplitude goes with the fraction of Nyquist, before it is scaled."""
+    return (fraction + COLOUR_FLOOR) ** -imaging.noise_colour
 
 
 def transfer(defocus: torch.Tensor, shared: Geometry, imaging: Imaging) -> torch.Tensor:
@@ -128,9 +144,8 @@ def noise_filter(target: torch.Tensor, shared: Geometry, imaging: Imaging) -> to
     """
     share, kept = imaging.noise_through_ctf, shared.kept
     if imaging.noise_colour:
-        nyquist = shared.k * 2 * imaging.voxel_size
-        colour = ((nyquist + COLOUR_FLOOR) ** -imaging.noise_colour).float()[shared.shell]
-        target, kept = target * colour, kept * colour
+        shape = colour(shared.k * 2 * imaging.voxel_size, imaging).float()[shared.shell]
+        target, kept = target * shape, kept * shape
     power = (target**2 * shared.weight).sum(dim=(1, 2, 3), keepdim=True)
     white_power = (kept**2 * shared.weight).sum()
     return (target**2 * (share / power) + kept**2 * ((1 - share) / white_power)).sqrt()

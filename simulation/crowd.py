@@ -34,7 +34,7 @@ def outline(densities: torch.Tensor, level: float) -> torch.Tensor:
     offset = torch.arange(densities.shape[-1], device=densities.device) - (densities.shape[-1] - 1) / 2
     z, y, x = torch.meshgrid(offset, offset, offset, indexing="ij")
     points = torch.stack((x, y, z), dim=-1)
-    along = _spiral(DIRECTIONS).to(points)
+    along = spiral(DIRECTIONS).to(points)
     outlines = []
     for density in densities:
         inside = points[density >= min(level, density.max())]  # (V, 3)
@@ -42,7 +42,7 @@ def outline(densities: torch.Tensor, level: float) -> torch.Tensor:
     return torch.stack(outlines)
 
 
-def _spiral(n: int) -> torch.Tensor:
+def spiral(n: int) -> torch.Tensor:
     """n directions (n, 3), evenly spread over the sphere."""
     at = (torch.arange(n) + 0.5) / n
     height, turn = 1 - 2 * at, torch.pi * (1 + 5**0.5) * (torch.arange(n) + 0.5)
