@@ -96,7 +96,7 @@ def evaluate(
         views: the sets as the network sees them, then as the floors do.
     """
     calibration, resampling = checkpoint["calibration"], Resampling(cfg.bootstrap, cfg.seed)
-    scores = all_scores(checkpoint, raw)
+    scores = scores_of_sets(checkpoint, raw)
     scored = {name: Scored(views[0].sets[name], of_set) for name, of_set in scores.items()}
     correct = rejection.classify(raw["test"], calibration.prototypes)[0] == splits["test"].labels.numpy()
     refused = scores["test"][calibration.score] < calibration.threshold
@@ -173,7 +173,7 @@ def embedded(embeddings: dict[str, np.ndarray], splits: dict[str, Split]) -> dic
     }
 
 
-def all_scores(checkpoint: dict, raw: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+def scores_of_sets(checkpoint: dict, raw: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     """Every score of every set but train.
 
     Logits are those of the loss's affine softmax head, where it has one, for the known classes: auxiliary ones, that

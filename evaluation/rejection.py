@@ -264,10 +264,13 @@ def refusal_text(rates: np.ndarray, classes: list[str]) -> str:
     Args:
         rates: (C,), as `class_false_rejection` of a calibration, or `class_rates` of other volumes.
     """
-    order = np.argsort(-rates, kind="stable")
-    named = [f"{classes[index]} {rates[index]:.0%}" for index in order[:MOST_NAMED]]
-    rest = rates[order[MOST_NAMED:]]
-    return ", ".join(named) + (f", the other {len(rest)} at most {rest[0]:.0%}" if len(rest) else "")
+    order = np.argsort(-rates, kind="stable")  # NaN, of a class without a row, is last
+    measured, empty = np.split(order, [np.isfinite(rates).sum()])
+    parts = [f"{classes[index]} {rates[index]:.0%}" for index in measured[:MOST_NAMED]]
+    rest = rates[measured[MOST_NAMED:]]
+    parts += [f"the other {len(rest)} at most {rest[0]:.0%}"] if len(rest) else []
+    parts += [f"no volumes of {', '.join(classes[index] for index in empty[:MOST_NAMED])}"] if len(empty) else []
+    return ", ".join(parts)
 
 
 def refusal_warning(rates: np.ndarray, classes: list[str]) -> str:

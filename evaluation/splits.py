@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.cli import InputError
+from common.cli import InputError, named
 from evaluation import rejection
 from evaluation.bootstrap import rows_per_class
 from loader.columns import LABEL
@@ -38,7 +38,10 @@ def load_splits(folder: Path, checkpoint: dict, train_per_class: int, seed: int)
         split = load_split(folder / f"{name}.csv", checkpoint["preprocessing"])
         known = sorted({*split.rows[LABEL]} & {*checkpoint["classes"]})
         if known:
-            raise InputError(f"{folder / name}.csv: holds known classes of the checkpoint: {', '.join(known)}")
+            raise InputError(
+                f"{folder / name}.csv: holds known classes of the checkpoint: {named(known)}; --csv-dir names the folder "
+                "of another split"
+            )
         if len(split):
             splits[name] = split
     return splits

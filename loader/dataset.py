@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from common.cli import InputError, plural
+from common.cli import InputError, named, plural
 from common.threads import in_threads
 from loader.columns import CLASS, LABEL, MASK, PARTICLE
 from loader.packed import load_packed, megabytes, own_preprocessing
@@ -152,7 +152,7 @@ def check_classes(split: Split, path: Path | str, classes: list[str]) -> None:
     found = class_names(split.rows, path)
     if found != classes:
         raise InputError(
-            f"{path}: classes {', '.join(found)}; expected {', '.join(classes)}, as the checkpoint has them; "
+            f"{path}: classes {named(found)}; expected {named(classes)}, as the checkpoint has them; "
             "--csv-dir names the folder of another split"
         )
 

@@ -5,9 +5,9 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from common.cli import InputError, is_first_process
+from common.cli import InputError
+from common.progress import progress
 from physics.grid import Grid
 from simulation.procedural import RESIDUE_VOLUME, procedural_residues
 from simulation.structures import density_from_points
@@ -27,8 +27,7 @@ class Pool:
     @cached_property
     def residues(self) -> list[np.ndarray]:
         """Their residues, (P, 3) each, from the smallest complex on."""
-        hidden = not is_first_process()
-        numbers = tqdm(range(POOL), desc="shapes to compare with", unit="shape", leave=False, disable=hidden)
+        numbers = progress("shapes to compare with", range(POOL), unit="shape")
         return sorted((procedural_residues(FIRST_COHORT + number, self.seed) for number in numbers), key=len)
 
     def of_size(self, volume: float, count: int) -> torch.Tensor:

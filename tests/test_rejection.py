@@ -272,6 +272,7 @@ def test_the_false_rejection_rate_of_each_class_is_that_of_its_validation_volume
 def test_refusals_are_told_from_the_highest_and_warned_of_above_a_half():
     rates = np.array([0.0, 0.5, 1.0])
     assert refusal_text(rates, ["a", "b", "c"]) == "c 100%, b 50%, a 0%"
+    assert refusal_text(np.array([np.nan, 0.5]), ["a", "b"]) == "b 50%, no volumes of a"
     assert "called unknown: c (100%); too few" in refusal_warning(rates, ["a", "b", "c"])
     assert refusal_warning(rates[:2], ["a", "b"]) == ""
     many = np.linspace(1, 0, 21)

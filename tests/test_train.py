@@ -19,6 +19,7 @@ from loss.loss import LOSSES
 from model import embed, load_checkpoint, load_model
 from tests.scripts import REPOSITORY, refuse, small, succeed
 from training.recipes import RECIPES
+from training.record import duration
 from training.state import TrainingSet, TrainingState
 
 
@@ -166,11 +167,16 @@ def test_a_threshold_that_can_reject_no_validation_volume_is_warned_of_once(copy
 def test_the_terms_of_an_epochs_line_add_up_to_its_loss(copy, capsys):
     train.main(small(copy, epochs=1, loss_options={"margin_weight": "0.5"}))
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch 1/1"))
+    assert "  lr near 0  " in line and " left" not in line and line.endswith(" volumes/s  best so far")
     found = re.search(r"loss (\S+) = softmax (\S+) \+ 0\.5 x margin (\S+) \+ 0\.003 x center (\S+)  valid", line)
     loss, softmax, margin, center = map(float, found.groups())
     assert softmax + 0.5 * margin + 0.003 * center == pytest.approx(loss, abs=2e-4)
     train.main(small(copy, epochs=1, loss="lmcl", overwrite=True))
     assert re.search(r"loss \S+  valid", capsys.readouterr().out)
+
+
+def test_the_time_that_is_left_is_told_as_people_read_it():
+    assert [duration(seconds) for seconds in (0.4, 59, 60, 210, 7560)] == ["0 s", "59 s", "1.0 min", "3.5 min", "2.1 h"]
 
 
 def test_accumulated_batches_make_one_step(copy):

@@ -9,6 +9,7 @@ from training.state import TrainingState
 
 BOARD_FOLDER = "tensorboard"
 RUN_FILES = ("checkpoint.pt", "last.pt", "loss.txt", "log.csv")
+LOWEST_SHOWN = 1e-3  # of the peak: a learning rate below it is near 0
 HALF_WRITTEN = ".*.pt"  # what a kill in the middle of a save leaves
 
 
@@ -100,10 +101,19 @@ def weighted(row: dict, criterion: Loss) -> str:
 
 def summary(state: TrainingState, seconds_left: float) -> str:
     """The epoch in one line."""
-    row = state.log[-1]
-    best = " *" if epochs_since_best(state.log) == 0 else "  "
+    row, cfg = state.log[-1], state.cfg
+    rate = f"{row['lr']:.2g}" if row["lr"] > LOWEST_SHOWN * cfg.lr else "near 0"
+    left = "" if row["epoch"] == cfg.epochs else f"  {duration(seconds_left)} left"
+    best = "  best so far" if epochs_since_best(state.log) == 0 else ""
     return (
-        f"epoch {row['epoch']}/{state.cfg.epochs}  loss {row['train_loss']:.4f}{weighted(row, state.criterion)}  "
-        f"valid {row['valid_loss']:.4f}  accuracy {row['accuracy']:.4f}{best}  lr {row['lr']:.1e}  "
-        f"{row['volumes_per_s']:.0f} volumes/s  {seconds_left / 60:.1f} min left"
+        f"epoch {row['epoch']}/{cfg.epochs}  loss {row['train_loss']:.4f}{weighted(row, state.criterion)}  "
+        f"valid {row['valid_loss']:.4f}  accuracy {row['accuracy']:.4f}  lr {rate}  "
+        f"{row['volumes_per_s']:.0f} volumes/s{left}{best}"
     )
+
+
+def duration(seconds: float) -> str:
+    """A time as people read it: `40 s`, `3.5 min`, `2.1 h`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
