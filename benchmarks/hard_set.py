@@ -203,17 +203,12 @@ def page(content: dict) -> str:
         lines += ["", f"## Trained on {trained_on} data: {text}, {network['epochs']} epochs, seed {network['seed']}"]
         for name in first["sets"]:
             labels = next(iter(conditions.values()))["sets"][name]
-            rows = [[label, *(cell(each["sets"][name][label]) for each in conditions.values())] for label in labels]
+            rows = [
+                [label, *(study.format_interval(each["sets"][name][label]) for each in conditions.values())]
+                for label in labels
+            ]
             lines += ["", *study.markdown_table([f"{name}.csv, n = {first['n'][name]:,} volumes", *conditions], rows)]
     return "\n".join(lines) + "\n"
-
-
-def cell(figure: list) -> str:
-    """`0.912 [0.900, 0.921]`, a number of clusters as it is, or a dash."""
-    value, interval = figure
-    if value is None or isinstance(value, int):
-        return "-" if value is None else str(value)
-    return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
 if __name__ == "__main__":

@@ -174,20 +174,14 @@ def page(content: dict) -> str:
             if part in found:
                 columns = [*(found[part][key] for key in UNSEEN), *(found["known"][key] for key in KNOWN)]
                 columns += [found[part]["floors"].get(name, [None, None]) for name in floors]
-                rows.append([name, f"{found['known']['n']:,} / {found[part]['n']:,}", *map(cell, columns)])
+                rows.append(
+                    [name, f"{found['known']['n']:,} / {found[part]['n']:,}", *map(study.format_interval, columns)]
+                )
         if rows:
             lines += ["", f"## {part}: {', '.join(content['classes'][part])}", ""]
             head = [*UNSEEN.values(), *KNOWN.values(), *(f"pair AUC, {name}" for name in floors)]
             lines += study.markdown_table(["set", "n known / unknown", *head], rows)
     return "\n".join(lines) + "\n"
-
-
-def cell(figure: list) -> str:
-    """`0.912 [0.900, 0.921]`, or a dash."""
-    value, interval = figure
-    if value is None:
-        return "-"
-    return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
 if __name__ == "__main__":

@@ -320,6 +320,14 @@ def format_mean_std(figure: Mapping[str, float | None]) -> str:
     return f"{figure['mean']:.3f}" + ("" if figure["std"] is None else f" ± {figure['std']:.3f}")
 
 
+def format_interval(figure: Sequence) -> str:
+    """A value with its interval, `0.912 [0.900, 0.921]`; a whole number as it is, a dash where there is none."""
+    value, low_high = figure
+    if value is None or isinstance(value, int):
+        return "-" if value is None else str(value)
+    return f"{value:.3f}" + (f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else "")
+
+
 def means_table(
     labels: Sequence[str], columns: Mapping[str, tuple[str, ...]], rows: Iterable[tuple[Sequence[str], Mapping]]
 ) -> list[str]:

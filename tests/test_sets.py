@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from benchmarks import sets
+from benchmarks import sets, study
 from common.cli import InputError
 from loader.rows import read_split
 from model import load_checkpoint
@@ -68,5 +68,5 @@ def test_known_classes_are_not_held_out_and_sets_have_to_exist(trained, tmp_path
 
 
 def test_a_figure_stands_with_its_interval():
-    assert sets.cell([0.9123, [0.9, 0.921]]) == "0.912 [0.900, 0.921]"
-    assert sets.cell([None, None]) == "-" and sets.cell([math.pi / 4, None]) == "0.785"
+    assert study.format_interval([0.9123, [0.9, 0.921]]) == "0.912 [0.900, 0.921]"
+    assert study.format_interval([None, None]) == "-" and study.format_interval([math.pi / 4, None]) == "0.785"
