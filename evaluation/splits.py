@@ -39,8 +39,8 @@ def load_splits(folder: Path, checkpoint: dict, train_per_class: int, seed: int)
         known = sorted({*split.rows[LABEL]} & {*checkpoint["classes"]})
         if known:
             raise InputError(
-                f"{folder / name}.csv: holds known classes of the checkpoint: {named(known)}; --csv-dir names the folder "
-                "of another split"
+                f"{folder / name}.csv: holds known classes of the checkpoint: {named(known)}; --csv-dir names the "
+                "folder of another split"
             )
         if len(split):
             splits[name] = split
