@@ -1,6 +1,7 @@
 """Who imports whom: folders only what stands below them, scripts never each other."""
 
 import ast
+import re
 from collections import defaultdict
 from graphlib import TopologicalSorter
 
@@ -53,3 +54,24 @@ def test_scripts_import_no_scripts_and_folders_none_either():
     assert {"simulate", "train", "open_set"} <= scripts
     wrong = {name: graph[name] & scripts for name in graph if name not in ABOVE_SCRIPTS and graph[name] & scripts}
     assert not wrong
+
+
+DESIGN = REPOSITORY / "docs" / "design.md"
+SHORT = {"benchmarks", "tests"}  # folders whose files say their question in the first line
+
+
+def test_the_design_lists_the_folders_in_an_order_in_which_they_can_import():
+    listed = DESIGN.read_text(encoding="utf-8").partition("## Where things are")[2].partition("    *.py ")[0]
+    heads = re.findall(r"^    (\w+)(?:/|\.py)", listed, re.MULTILINE)
+    graph, _ = import_graph()
+    assert {"common", "loader", LIBRARY, "training"} <= {*heads}
+    for place, name in enumerate(heads):
+        assert graph[name] <= {*heads[:place]}, f"{name} imports what stands below it in docs/design.md"
+
+
+def test_the_design_names_every_file():
+    text = DESIGN.read_text(encoding="utf-8")
+    files = [*REPOSITORY.glob("*.py"), *REPOSITORY.glob("[a-z]*/*.py")]
+    named = {path for path in files if path.name != "__init__.py" and path.parent.name not in SHORT}
+    missing = sorted(str(path.relative_to(REPOSITORY)) for path in named if path.name not in text)
+    assert not missing, f"docs/design.md says nothing of {', '.join(missing)}"
