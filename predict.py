@@ -32,6 +32,7 @@ from prediction.outputs import replaced, write_predictions
 from prediction.predicted import Predicted, classified
 from prediction.stream import embed_inputs
 from report.clusters import clusters_text
+from report.explore import draw_page
 from report.predictions import draw, summary, trust, what_was_done
 
 
@@ -45,6 +46,7 @@ class Config:
     voxel_size: float = 0.0  # voxel size (A) of all inputs, where their headers are wrong; 0: as their headers say
     batch_size: int = 256  # volumes embedded at once
     device: Device = "auto"  # where to compute; auto is CUDA where there is one
+    page: bool = True  # write report.html, to look through the predictions; of many, its map takes half a minute
 
 
 def main(cfg: Config) -> None:
@@ -96,6 +98,8 @@ def write(cfg: Config, predicted: Predicted, warnings: Sequence[str]) -> None:
     names = write_predictions(folder, predicted, cfg.checkpoint, asdict(cfg))
     if draw(folder / "predictions.png", predicted, "; ".join(warnings)):
         names.append("predictions.png")
+    if cfg.page and draw_page(folder / "report.html", predicted, warnings):
+        names.append("report.html")
     table, checkpoint = predicted.table, predicted.checkpoint
     print(summary(table[PREDICTION], table[SCORE], checkpoint["calibration"]))
     print(trust(checkpoint))

@@ -18,6 +18,7 @@ RUNNER_UP, RUNNER_UP_COSINE = "Runner-up", "Runner-up Cosine"
 CLUSTER, NEAREST_CLUSTER = "Cluster", "Nearest Cluster"  # names of clusters of the unknown; empty for none
 JUNK_SCORE = "Junk Score"  # higher is more like no particle at all
 UNKNOWN = "unknown"  # the prediction for a particle of no known class, so the name of none
+NO_PARTICLE = "junk"  # the prediction for what is no particle at all
 TABLE_COLUMNS = (INPUT, MASK, SNR, LABEL, PARTICLE, TOMOGRAM, VOXEL_SIZE)
 
 PARTICLES_FILE = "particles.csv"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loader.columns import CLUSTER, PREDICTION, TOMOGRAM, UNKNOWN
+from loader.columns import CLUSTER, NO_PARTICLE, PREDICTION, TOMOGRAM, UNKNOWN
 from report.thumbnails import stretched
 
 if TYPE_CHECKING:
     import pandas as pd
 
-JUNK = "junk"
 MOST_PICTURES = 16  # of a class or cluster on its contact sheet
 # twenty that are told apart on white, as far as possible by all eyes; each ten have another mark
 COLOURS = (
@@ -22,7 +22,7 @@ COLOURS = (
 MARKERS, PER_MARKER = ("circle", "triangle", "square", "diamond", "inverted_triangle"), 10
 NO_GROUP = {  # what is no group of alike particles: its colour, and its place, before or after the groups
     UNKNOWN: ("#9a9ea2", -2),
-    JUNK: ("#54585c", -1),
+    NO_PARTICLE: ("#54585c", -1),
     "no cluster": ("#b4b8bc", 1),
     "no tomogram": ("#b4b8bc", 1),
 }
@@ -66,7 +66,7 @@ def _mark(value: str, number: int) -> dict[str, str]:
     return {"colour": COLOURS[number % len(COLOURS)], "marker": marker}
 
 
-def contact_sheets(made: list[dict], slices: np.ndarray) -> tuple[list[dict], np.ndarray]:
+def contact_sheets(made: list[dict], slices: np.ndarray, remarks: Mapping[str, str]) -> tuple[list[dict], np.ndarray]:
     """For each class and cluster the rows of MOST_PICTURES particles, and the means (M, 3, S, S) of all of each.
 
     The particles are evenly spread over those of the group in their order. `mean` counts on after the particles'
@@ -80,7 +80,7 @@ def contact_sheets(made: list[dict], slices: np.ndarray) -> tuple[list[dict], np
                 continue
             rows = np.flatnonzero(codes == code)
             chosen = rows[np.linspace(0, len(rows) - 1, min(MOST_PICTURES, len(rows))).round().astype(int)]
-            sheet = {"facet": facet["key"], "code": code, "rows": chosen.tolist(), "mean": len(slices) + len(means)}
-            sheets.append(sheet)
+            place = {"facet": facet["key"], "code": code, "remark": remarks.get(value["name"], "")}
+            sheets.append({**place, "rows": chosen.tolist(), "mean": len(slices) + len(means)})
             means.append(stretched(slices[rows].mean(axis=0, dtype=np.float32)))
     return sheets, np.stack(means)

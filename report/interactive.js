@@ -74,7 +74,8 @@ function contactSheet(sheet, place) {
   const value = facets.find(({ key }) => key === sheet.facet).values[sheet.code];
   const grid = make("div", { className: "sheet" });
   const mean = make("img", { src: picture(sheet.mean), alt: "mean, slices across z, y, x" });
-  const text = `mean of ${count(value.count)}, and ${count(sheet.rows.length)} of them`;
+  const shown = `mean of ${count(value.count)}, and ${count(sheet.rows.length)} of them`;
+  const text = [shown, sheet.remark].filter(Boolean).join("; ");
   const line = make("summary", {}, mean, chip(value), nameOf(value), make("span", { className: "quiet" }, text));
   const fill = () => grid.childElementCount || grid.append(...pictures(sheet.rows));
   return make("details", { ontoggle: fill, open: place < OPEN_SHEETS }, line, grid);

@@ -6,7 +6,8 @@ script (interactive.html, .css and .js beside this module).
 
 import html
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 
@@ -15,9 +16,20 @@ import pandas as pd
 
 from common.cli import plural
 from common.files import write_text
-from loader.columns import CLUSTER, INPUT, NEAREST, POSITION, PREDICTION, SCORE, TOMOGRAM, UNKNOWN
+from loader.columns import (
+    CLUSTER,
+    INPUT,
+    NEAREST,
+    NO_PARTICLE,
+    POSITION,
+    PREDICTION,
+    SCORE,
+    THRESHOLD,
+    TOMOGRAM,
+    UNKNOWN,
+)
 from report import plots
-from report.facets import JUNK, contact_sheets, facets, texts
+from report.facets import contact_sheets, facets, texts
 from report.thumbnails import jpeg_texts
 
 MOST_SHOWN = 5000  # particles on the page
@@ -45,12 +57,13 @@ class StarText:
 class InteractivePage:
     """What the page is made from, of N particles of which n are shown.
 
-    table: predictions.csv, N rows; Input Data, Prediction and Score are needed, Cluster, Tomogram and Position Z, Y, X
-        (A) are used where they are there. Every column goes into the CSV that the page saves.
+    table: predictions.csv, N rows; Input Data, Prediction, Score and Threshold are needed; Cluster, Tomogram and
+        Position Z, Y, X (A) are used where they are there. Every column goes into the CSV that the page saves.
     rows: (n,) numbers of the rows that are shown, ascending (`rows_to_show`).
     places: (n, 2) on the map. slices: (n, 3, S, S) uint8, across z, y and x (`central_slices`).
     score: name of the score; threshold: below which a particle is of no known class.
     notes: plain sentences on what the predictions mean. warnings: what the user has to know first.
+    remarks: what is said of a class or cluster on its contact sheet, by its name.
     stars: the STAR files that particles came from; none where they came from others.
     """
 
@@ -62,6 +75,7 @@ class InteractivePage:
     threshold: float
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    remarks: Mapping[str, str] = field(default_factory=dict)
     stars: tuple[StarText, ...] = ()
 
 
@@ -104,7 +118,7 @@ def _content(page: InteractivePage) -> dict:
     table = page.table.iloc[page.rows].reset_index(drop=True)
     scores = table[SCORE].to_numpy(float)
     made = facets(table)
-    sheets, means = contact_sheets(made, page.slices)
+    sheets, means = contact_sheets(made, page.slices, page.remarks)
     start, rests = jpeg_texts(np.concatenate([page.slices, means]))
     head, *lines = _csv_lines(table)
     document = plots.document(_columns(page, table), scores, page.threshold, page.score)
@@ -178,8 +192,8 @@ def _json(content: dict) -> str:
 def verdict(table: pd.DataFrame) -> str:
     """What came out, in words."""
     names, total = texts(table, PREDICTION), len(table)
-    unknown, junk = np.sum(names == UNKNOWN), np.sum(names == JUNK)
-    classes = len({*names} - {UNKNOWN, JUNK})
+    unknown, junk = np.sum(names == UNKNOWN), np.sum(names == NO_PARTICLE)
+    classes = len({*names} - {UNKNOWN, NO_PARTICLE})
     clusters = texts(table, CLUSTER)
     found, within = len({*clusters} - {""}), np.sum(clusters != "")
     known = f"{_share(total - unknown - junk, total)} of {total:,} {plural('particle', total)} are given a known class"
@@ -217,9 +231,14 @@ def _parts(page: InteractivePage) -> dict[str, str]:
         "opening": f'<p class="lead">{_escaped(verdict(page.table))}</p>{warnings}{_counts(page.table)}{notes}',
         "exports": exported,
         "meaning": f"Grey: all particles on this page; blue: those that are chosen. Left of the dashed line, at "
-        f"{page.threshold:.3f}, a particle is unknown.",
+        f"{page.threshold:.3f}, a particle is unknown.{_own_thresholds(page.table)}",
         "tomogram": _tomogram(page.table.iloc[page.rows]),
     }
+
+
+def _own_thresholds(table: pd.DataFrame) -> str:
+    """A word on thresholds that are not drawn."""
+    return " Some classes have a threshold of their own (column Threshold)." if table[THRESHOLD].nunique() > 1 else ""
 
 
 def _counts(table: pd.DataFrame) -> str:

@@ -4,8 +4,6 @@ import base64
 import io
 
 import numpy as np
-from PIL import Image
-from scipy.ndimage import gaussian_filter
 
 SIDE = 32  # pixels of a slice; larger boxes are made smaller
 SIGMA = 1.0  # voxels, of the low-pass filter
@@ -15,14 +13,22 @@ RANGE = (1.0, 99.5)  # percentiles that are drawn black and white
 
 
 def central_slices(volume: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """The central slices of a volume (D, H, W) across z, y and x, low-passed, from black to white: (3, S, S) uint8.
+    """The central slices of a volume (D, D, D) across z, y and x, low-passed, from black to white: (3, S, S) uint8.
 
-    S is the longest side of the box, at most `side`.
+    The low-pass filter is a Gaussian of SIGMA voxels. S is D, at most `side`.
     """
-    volume = np.asarray(volume, dtype=np.float32)
-    size = min(side, max(volume.shape))
-    slices = [_resized(_central(volume, axis), size) for axis in range(3)]
-    return stretched(np.stack(slices))
+    smooth = _smoothing(len(volume))
+    places = np.arange(len(volume)) - (len(volume) - 1) / 2
+    middle = np.exp(-(places**2) / (2 * SIGMA**2))  # of a slice through the centre
+    slices = [np.tensordot(middle, volume, axes=(0, axis)) for axis in range(3)]  # (D, D, D) -> two axes
+    return stretched(np.stack([_resized(smooth @ one @ smooth.T, side) for one in slices]))
+
+
+def _smoothing(size: int) -> np.ndarray:
+    """The matrix (size, size) that low-passes a line, each of its rows of sum 1."""
+    places = np.arange(size)
+    weights = np.exp(-((places[:, None] - places) ** 2) / (2 * SIGMA**2))
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def stretched(slices: np.ndarray) -> np.ndarray:
@@ -32,19 +38,13 @@ def stretched(slices: np.ndarray) -> np.ndarray:
     return np.clip((slices - low) * scale, 0, 255).round().astype(np.uint8)
 
 
-def _central(volume: np.ndarray, axis: int) -> np.ndarray:
-    """The slice through the centre, (side - 1) / 2, of the volume that a Gaussian has smoothed."""
-    places = np.arange(volume.shape[axis]) - (volume.shape[axis] - 1) / 2
-    weights = np.exp(-(places**2) / (2 * SIGMA**2))
-    middle = np.tensordot(weights / weights.sum(), volume, axes=(0, axis))  # (D, H, W) -> two axes
-    return gaussian_filter(middle, SIGMA, mode="nearest")
+def _resized(image: np.ndarray, side: int) -> np.ndarray:
+    """A slice (S, S), made smaller where it is larger than `side`."""
+    from PIL import Image
 
-
-def _resized(image: np.ndarray, size: int) -> np.ndarray:
-    """A slice with `size` pixels along each side."""
-    if image.shape == (size, size):
+    if len(image) <= side:
         return image
-    return np.asarray(Image.fromarray(image.astype(np.float32)).resize((size, size), Image.Resampling.BOX))
+    return np.asarray(Image.fromarray(image.astype(np.float32)).resize((side, side), Image.Resampling.BOX))
 
 
 def jpeg_texts(slices: np.ndarray) -> tuple[str, list[str]]:
@@ -59,6 +59,8 @@ def jpeg_texts(slices: np.ndarray) -> tuple[str, list[str]]:
 
 def _jpeg(image: np.ndarray) -> bytes:
     """A grey picture (H, W) uint8 as a JPEG file."""
+    from PIL import Image
+
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=QUALITY)
     return file.getvalue()

@@ -65,7 +65,8 @@ def saved(content: dict, folder: Path) -> Path:
 def without_pictures():
     """In this process: they take longer than the predictions. Where predict.py runs as a process, it draws."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predict, "draw", lambda *_: True)
+        for name in ("draw", "draw_page"):
+            patch.setattr(predict, name, lambda *_: True)
         yield
 
 

@@ -1,0 +1,86 @@
+"""From what predict.py found to its page (interactive.py): what is shown and said, where on the map, how it looks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from common.threads import in_threads
+from loader.prepare import Input, Preprocessing, prepare
+from prediction.predicted import Predicted
+from report.attempt import attempt
+from report.interactive import InteractivePage, groups, rows_to_show, write_page
+from report.predictions import trust
+from report.thumbnails import central_slices
+
+SEED = 9  # of the map, and of what is shown of many particles
+FEW = 50  # particles, of which principal components make the better map
+
+
+def draw_page(path: Path, predicted: Predicted, warnings: Sequence[str]) -> bool:
+    """Write the page of predictions; says whether it could be."""
+    return attempt(path, lambda path: write_page(path, page_of(predicted, warnings)))
+
+
+def page_of(predicted: Predicted, warnings: Sequence[str]) -> InteractivePage:
+    """What the page shows; the volumes of it are read once more."""
+    calibration = predicted.checkpoint["calibration"]
+    rows = rows_to_show(groups(predicted.table), SEED)
+    shown = [(predicted.inputs[row], predicted.preprocessing) for row in rows.tolist()]
+    slices = np.stack([*in_threads(_slices, shown, "slices")])
+    return InteractivePage(
+        predicted.table,
+        rows,
+        map_places(predicted.embeddings[rows], SEED),
+        slices,
+        calibration.score,
+        calibration.threshold,
+        notes(predicted),
+        (*warnings, *cluster_warnings(predicted.clusters)),
+        remarks=remarks(predicted.clusters),
+    )
+
+
+def _slices(given: tuple[Input, Preprocessing]) -> np.ndarray:
+    """The slices of a volume."""
+    return central_slices(prepare(*given).image)
+
+
+def map_places(embeddings: np.ndarray, seed: int) -> np.ndarray:
+    """Embeddings (N, E) in the plane, (N, 2): by UMAP, or of few by their first principal components."""
+    if len(embeddings) >= FEW:
+        from report.pictures import umap_points  # here, as matplotlib takes a second
+
+        return umap_points(embeddings, seed)
+    left, spread, _ = np.linalg.svd(embeddings - embeddings.mean(axis=0), full_matrices=False)
+    components = (left * spread)[:, :2]
+    return np.pad(components, ((0, 0), (0, 2 - components.shape[1])))
+
+
+def notes(predicted: Predicted) -> tuple[str, ...]:
+    """What the predictions mean, in sentences."""
+    calibration = predicted.checkpoint["calibration"]
+    means = (
+        f"Unknown means that the score, {calibration.score}, is below {calibration.threshold:.3f}. So it is for at "
+        f"most {calibration.false_rejection_rate:.0%} of the {calibration.n} validation volumes of known classes."
+    )
+    trusted, reason = trust(predicted.checkpoint), predicted.clusters.get("reason")
+    none = f"No clusters were sought among {reason}." if reason else ""
+    return tuple(filter(None, (means, f"{trusted[0].upper()}{trusted[1:]}.", none)))
+
+
+def cluster_warnings(clusters: dict) -> list[str]:
+    """What a cluster (of `Predicted.clusters`) may follow beside structure."""
+    return [f"{found['cluster']}: {why['text']}" for found in clusters.get("found", []) for why in found["may_follow"]]
+
+
+def remarks(clusters: dict) -> dict[str, str]:
+    """What is said of each cluster, by its name."""
+    return {found["cluster"]: _remark(found) for found in clusters.get("found", [])}
+
+
+def _remark(found: dict) -> str:
+    """What is said of one."""
+    stable = "" if found["stable"] else " (not stable)"
+    nearest = f"nearest known class {found['nearest_class']}, cosine {found['nearest_cosine']:.2f}"
+    return f"stability {found['stability']:.2f}{stable}, {nearest}"

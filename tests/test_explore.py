@@ -1,0 +1,87 @@
+"""From predictions to their page: what predict.py found is what the page holds."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluation.rejection import Calibration
+from loader.columns import CLUSTER, INPUT, PREDICTION, UNKNOWN
+from loader.prepare import Preprocessing, prepare
+from loader.volume import write_volume
+from prediction.inputs import find_inputs
+from prediction.predicted import Predicted, classified
+from report.explore import FEW, draw_page, map_places, page_of
+from report.thumbnails import central_slices
+from tests.report_page import content
+
+COUNT, BOX = 12, 16
+
+
+@pytest.fixture
+def predicted(tmp_path) -> Predicted:
+    """12 volumes in files, of which the last 6 are unknown and in one cluster."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "new").mkdir()
+    for number in range(COUNT):
+        write_volume(tmp_path / f"new/{number:02d}.mrc", rng.normal(size=(BOX, BOX, BOX)).astype("float32"), 10.0)
+    inputs = find_inputs([str(tmp_path / "new")])
+    embeddings = np.eye(8, dtype=np.float32)[np.arange(COUNT) // 6] + 0.01
+    calibration = Calibration("max_cosine", 0.5, 0.05, 40, np.eye(8)[[0, 3]].astype(np.float32))
+    log = {"log": [{"accuracy": 0.9}]}
+    checkpoint = {"classes": ["ribosome", "other"], "calibration": calibration, "metrics": log}
+    table = classified(embeddings, inputs, checkpoint)
+    clusters = np.where(table[PREDICTION] == UNKNOWN, "cluster_1", "")
+    found = {"cluster": "cluster_1", "stability": 0.4, "stable": False, "nearest_class": "other"}
+    said = {"nearest_cosine": 0.1, "may_follow": [{"text": "it may follow the noise"}]}
+    return Predicted(
+        table.assign(**{CLUSTER: clusters}),
+        embeddings,
+        inputs,
+        Preprocessing(BOX, 10.0),
+        checkpoint,
+        {"n": 6, "found": [found | said]},
+    )
+
+
+def test_the_page_shows_the_volumes_and_says_what_was_found(predicted, tmp_path):
+    assert draw_page(tmp_path / "report.html", predicted, ["the contrast looks inverted"])
+    text, held = (tmp_path / "report.html").read_text(), content(tmp_path / "report.html")
+    assert held["addresses"] == predicted.table[INPUT].tolist()
+    assert held["names"] == ["ribosome"] * 6 + [UNKNOWN] * 6
+    for said in (
+        "6 (50%) of 12 particles are given a known class, 1 in all. 6 (50%) are unknown",
+        '<p class="warning">the contrast looks inverted</p><p class="warning">cluster_1: it may follow the noise</p>',
+        "max_cosine, is below 0.500. So it is for at most 5% of the 40 validation volumes of known classes.",
+        "The checkpoint names 90% of the validation volumes of known classes right (chance 50%).",
+    ):
+        assert said in text
+    remarks = [sheet["remark"] for sheet in held["sheets"]]
+    assert remarks == ["", "", "stability 0.40 (not stable), nearest known class other, cosine 0.10"]
+
+
+def test_slices_are_those_of_the_volumes_as_the_network_sees_them(predicted):
+    page = page_of(predicted, [])
+    np.testing.assert_array_equal(page.rows, np.arange(COUNT))
+    for number in (0, 7):
+        image = prepare(predicted.inputs[number], predicted.preprocessing).image
+        np.testing.assert_array_equal(page.slices[number], central_slices(image))
+
+
+def test_a_page_that_cannot_be_made_is_a_warning(predicted, tmp_path, capsys):
+    Path(predicted.table[INPUT][3]).unlink()
+    (tmp_path / "report.html").write_text("of an earlier run")
+    assert not draw_page(tmp_path / "report.html", predicted, [])
+    assert not (tmp_path / "report.html").exists()
+    assert "report.html could not be drawn" in capsys.readouterr().err
+
+
+def test_few_particles_are_placed_by_their_principal_components():
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(FEW - 1, 5)) * [1, 10, 1, 5, 1]
+    found = map_places(embeddings, seed=0)
+    centred = embeddings - embeddings.mean(axis=0)
+    spread = np.sqrt(np.linalg.eigvalsh(centred.T @ centred)[::-1])
+    np.testing.assert_allclose(np.linalg.norm(found, axis=0), spread[:2])
+    assert map_places(embeddings[:1], seed=0).tolist() == [[0.0, 0.0]]
+    assert map_places(embeddings[:2], seed=0).shape == (2, 2)
