@@ -10,7 +10,9 @@ cd demo
 
 run() {
     printf '\n$ %s\n' "$*"
+    local before=$SECONDS
     "$@"
+    echo "[$((SECONDS - before)) s]"
 }
 
 # Fourteen procedural complexes: eight are known, two help to choose, four stay unseen until the end.
@@ -37,13 +39,23 @@ for _, row in rows[rows["SNR Level"] == "05"].groupby("Actual Label").head(3).it
 EOF
 run python ../predict.py model_save/checkpoint.pt new_particles
 
+# From a tomogram and picks to names: the known and the unseen complexes in one crowded volume, and picks of nothing.
+picks_began=$SECONDS
+run python ../simulate_tomogram.py --per-class 20 --snr 0.3 --classes complex0{0..7} complex1{0..3}
+run python ../extract.py --coordinates tomograms/particles.star --tomograms tomograms --target-voxel-size 10
+run python ../predict.py model_save/checkpoint.pt extracted/particles.csv --contrast dark --name tomogram
+picks_took=$((SECONDS - picks_began))
+
 echo
-PYTHONPATH=.. python - results/model_save-checkpoint "$SECONDS" <<'EOF'
+PYTHONPATH=.. python - results/model_save-checkpoint "$SECONDS" "$picks_took" <<'EOF'
 import json
 import sys
 from pathlib import Path
 
-from loader.columns import snr_text
+import pandas as pd
+
+from loader.columns import LABEL, PREDICTION, SOURCE_ROW, snr_text
+from report.truth import truth_text
 
 folder = Path(sys.argv[1])
 closed = json.loads((folder / "closed_set.json").read_text())
@@ -58,8 +70,13 @@ for row in closed["per_snr"]:
     print(f"    {snr_text(row['snr']):33s} {row['accuracy']:.3f}")
 print(f"{len(unseen['classes'])} unseen classes, AUC of their pairs  {auc:.3f}   (chance 0.500)")
 print(f"known against unseen, AUROC           {auroc:.3f}   (chance 0.500)")
+picks = pd.read_csv(folder / "tomogram" / "predictions.csv")[[SOURCE_ROW, PREDICTION]]
+picks = picks.merge(pd.read_csv("tomograms/truth.csv"), on=SOURCE_ROW, validate="one_to_one")
+print(f"{len(picks)} picks of a simulated tomogram, made, cut and named in {sys.argv[3]} s, and what they truly are:")
+print(truth_text(picks[LABEL], picks[PREDICTION], closed["classes"]))
 print("open demo/results/model_save-checkpoint/open_set.html first")
-print("written in demo/: data_/contact_sheet.png, csv_split/, model_save/checkpoint.pt, log.csv, new_particles/ and")
+print("written in demo/: data_/contact_sheet.png, csv_split/, model_save/checkpoint.pt, log.csv, new_particles/,"
+      " tomograms/tomograms.png, extracted/check.png and")
 for path in sorted(path for path in folder.rglob("*") if path.is_file()):
     print(f"    {path}")
 if closed["accuracy"] < 3 * chance or auc < 0.7:

@@ -64,7 +64,9 @@ def verdict(mean: np.ndarray, count: int) -> tuple[str, bool]:
         return f"{text}: centred; the particles are {contrast}, in train.py and predict.py --contrast {contrast}", False
     if is_off:
         text += ", and it differs most at {:+.1f}, {:+.1f}, {:+.1f} voxels (z, y, x) from there".format(*place)
-    cause = "wrong places, or few and noisy particles?" if is_faint else "not centred:"
+    cause = (
+        "wrong places, or few and noisy particles?" if is_faint else "not centred, or hollow or larger than the box:"
+    )
     return f"{text}; {cause} look at check.png, and at units, pixel size, centre and the sign of the axes", True
 
 

@@ -197,5 +197,6 @@ def contrast_warning(brightness: np.ndarray, contrast: str) -> str:
     other = next(name for name in CONTRASTS if name != contrast)
     return (
         f"the particles look {other}, not {contrast}: the typical centre is {-median:.1f} standard errors {other}er "
-        f"than what is around it; to take them as {other}: --contrast {other}"
+        f"than what is around it; to take them as {other}: --contrast {other} (of tubes and shells the centre tells "
+        "nothing)"
     )

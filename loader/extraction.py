@@ -74,7 +74,8 @@ class Plan:
     def summary(self) -> str:
         """One line."""
         z, y, x = self.tomogram.shape
-        counts = f"{len(self.rows)} taken, {self.at_edge} at the edge, {self.outside} outside"
+        edge = "of them at the edge and filled up" if self.box.pad else "at the edge"
+        counts = f"{len(self.rows)} taken, {self.at_edge} {edge}, {self.outside} outside"
         return (
             f"{self.name}: {z} x {y} x {x} voxels (z, y, x) of {self.tomogram.voxel_size:g} A, binning "
             f"{self.binning:.4g}; {self.given} {plural('particle', self.given)}: {counts}"
@@ -105,7 +106,7 @@ def assign(
     text = (
         f"{sum(missing.values())} particles are of tomograms that were not given: {named(missing)}; tomograms without "
         f"particles: {named(unused) or 'none'}; with: {named(parts) or 'none'} (names without folder, rec_, "
-        "_10.00Apx, _Vol and suffix)"
+        "_10.00Apx, _Vol and suffix; RELION's tomograms.star, given to --tomograms, tells which file is whose)"
     )
     if not skip_missing or not parts:
         raise InputError(f"{text}; --skip-missing leaves them out" if parts else text)

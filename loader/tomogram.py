@@ -7,6 +7,7 @@ handedness gives mirror images of its particles, and no header tells.
 import itertools
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import mrcfile
 import numpy as np
 import pandas as pd
 
-from common.cli import InputError
+from common.cli import InputError, named
 from loader.sources import mrc_files
 from loader.star import read_star
 from loader.volume import UNREADABLE, axes_to_zyx, cubic_voxel_size, unreadable
@@ -118,8 +119,16 @@ def _files(path: Path) -> list[Path]:
     volumes = [file for file in mrc_files(path) if file.suffix.lower() not in STACK_SUFFIXES]
     files = sorted([*volumes, *(folder for folder in path.iterdir() if is_zarr(folder))])
     if not files:
-        raise InputError(f"{path}: holds neither an MRC file nor an OME-Zarr folder; expected tomograms")
+        raise InputError(
+            f"{path}: holds neither an MRC file nor an OME-Zarr folder, but {_kinds(path)}; expected tomograms"
+        )
     return files
+
+
+def _kinds(folder: Path) -> str:
+    """What a folder holds: how many files of which suffix."""
+    counts = Counter(file.suffix.lower() or file.name for file in folder.iterdir())
+    return named(f"{count} {kind}" for kind, count in counts.most_common()) or "nothing"
 
 
 def is_zarr(path: Path) -> bool:
@@ -166,7 +175,7 @@ def _listed(star: Path, voxel_size: float) -> tuple[list[Tomogram], list[str]]:
         if np.abs(expected - shape).max() > 1:
             warnings.append(
                 f"{file}: {shape} voxels (z, y, x) of {size:g} A; by {star} they are {tuple(map(int, expected))}: is "
-                "the voxel size right (--voxel-size)?"
+                "it the tomogram that was picked on, and the voxel size right (--voxel-size)?"
             )
         tomograms.append(tomogram)
     return tomograms, warnings

@@ -96,7 +96,7 @@ def test_boxes_that_leave_the_tomogram_are_dropped_or_padded_and_counted(lab, tm
     assert "6 particles: 1 taken, 3 at the edge, 2 outside" in capsys.readouterr().out
     assert mrcfile.read(tmp_path / "drop" / "TS_01.mrcs").shape[0] == 1
     extract.main(config(lab, tmp_path / "pad", edge="pad", **options))
-    assert "6 particles: 4 taken, 3 at the edge, 2 outside" in capsys.readouterr().out
+    assert "6 particles: 4 taken, 3 of them at the edge and filled up, 2 outside" in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "pad" / "particles.csv")
     assert list(table[SOURCE_ROW]) == [1, 2, 3, 5]
     assert (tmp_path / "pad" / "TS_01.mrcs").stat().st_size == 1024 + 4 * SIDE**3 * 4

@@ -140,11 +140,15 @@ def test_stacks_and_what_is_no_tomogram_are_refused(lab, tmp_path):
         "stack.mrcs": "a stack of images or of volumes; expected a tomogram .2-D stacks of particles",
         "text.mrc": "not a readable MRC file",
         "none.mrc": "no such file or folder; expected tomograms",
-        "empty": "holds neither an MRC file nor an OME-Zarr folder",
+        "empty": "holds neither an MRC file nor an OME-Zarr folder, but nothing; expected tomograms",
+        "pictures": "holds neither an MRC file nor an OME-Zarr folder, but 2 .tif, 1 .txt; expected tomograms",
     }
     write_tomogram(tmp_path / "stack.mrcs", blobs([]))
     (tmp_path / "text.mrc").write_text("hello")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "pictures").mkdir()
+    for name in ("a.tif", "b.TIF", "c.txt"):
+        (tmp_path / "pictures" / name).write_text("")
     for name, message in cases.items():
         with pytest.raises(InputError, match=f"{name}: {message}"):
             extract.prepare(config(lab, tmp_path, tomograms=(str(tmp_path / name),)))
