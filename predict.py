@@ -2,6 +2,7 @@
 
 CHECKPOINT, MRC files | N@stack.mrcs | stacks | folders | CSV files | STAR files
     -> results/<save_dir>-<checkpoint>/predict/{predictions.csv,predictions.json,embeddings.npz,predictions.png}
+       and, for particles of a STAR file, {predictions.star,stars/*.star}
 
     python predict.py model_save/checkpoint.pt new_particles
     python predict.py model_save/checkpoint.pt one.mrc 17@stack.mrcs particles.csv --name second   # -> .../second/
@@ -10,7 +11,8 @@ The files may have another box or voxel size than the training volumes; they are
 where its score is below the checkpoint's threshold; the nearest known class is told nevertheless. predictions.json
 says what the predictions were made from; those that are replaced are named. embeddings.npz (np.load) has the rows of
 predictions.csv: embeddings, predictions (an index into classes, -1 for unknown), and inputs as UTF-8 bytes with a zero
-byte between two.
+byte between two. predictions.star is the STAR file as it came, also the one behind extract.py's particles.csv, with
+class and score of each particle added; stars/ has one file per class and per cluster.
 """
 
 from collections.abc import Sequence
@@ -29,6 +31,7 @@ from model import load_model
 from prediction.inputs import find_inputs
 from prediction.outputs import replaced, write_predictions
 from prediction.predicted import Predicted, classified
+from prediction.star import write_stars
 from prediction.stream import embed_inputs
 from report.predictions import draw, summary, trust, what_was_done
 
@@ -91,6 +94,10 @@ def write(cfg: Config, predicted: Predicted, warnings: Sequence[str]) -> None:
     if before:
         print(before)
     names = write_predictions(folder, predicted, cfg.checkpoint, asdict(cfg))
+    stars, notes = write_stars(folder, predicted)
+    for note in notes:
+        print(note)
+    names += stars
     if draw(folder / "predictions.png", predicted, "; ".join(warnings)):
         names.append("predictions.png")
     table, checkpoint = predicted.table, predicted.checkpoint

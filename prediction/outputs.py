@@ -12,6 +12,7 @@ from common.files import atomic_path, write_csv, write_json
 from loader.columns import INPUT, PREDICTION
 from loader.sources import absolute
 from prediction.predicted import Predicted
+from prediction.star import class_numbers
 
 TABLE_FILE, RECORD_FILE, EMBEDDINGS_FILE = "predictions.csv", "predictions.json", "embeddings.npz"
 MOST_NAMED = 3  # inputs in a line
@@ -44,6 +45,7 @@ def record(predicted: Predicted, checkpoint: str, options: dict) -> dict:
         "voxel_size": options["voxel_size"],
         "score": content["calibration"].score,
         "threshold": float(content["calibration"].threshold),
+        "class_numbers": class_numbers(predicted),
     }
 
 
