@@ -2,38 +2,50 @@
 
 CHECKPOINT, MRC files | N@stack.mrcs | stacks | folders | CSV files | STAR files
     -> results/<save_dir>-<checkpoint>/predict/{predictions.csv,predictions.json,embeddings.npz,predictions.png}
+       and, for particles of a STAR file, {predictions.star,stars/*.star}
 
     python predict.py model_save/checkpoint.pt new_particles
     python predict.py model_save/checkpoint.pt one.mrc 17@stack.mrcs particles.csv --name second   # -> .../second/
+    torchrun --standalone --nproc_per_node=4 predict.py model_save/checkpoint.pt particles.star    # four GPUs
 
 The files may have another box or voxel size than the training volumes; they are brought to these. A particle is unknown
 where its score is below the checkpoint's threshold; the nearest known class is told nevertheless. predictions.json
 says what the predictions were made from; those that are replaced are named. embeddings.npz (np.load) has the rows of
 predictions.csv: embeddings, predictions (an index into classes, -1 for unknown), and inputs as UTF-8 bytes with a zero
-byte between two.
+byte between two. predictions.star is the STAR file as it came, also the one behind extract.py's particles.csv, with
+class and score of each particle added; stars/ has one file per class and per cluster. A volume that cannot be read is
+listed in failed.csv and has no row elsewhere; the exit code is 3 then. A run that was ended goes on when called again.
 """
 
+import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
+import torch
 import tyro
+from torch import nn
 
 from common.cli import Device, InputError, check_choices, choose_device, run, warn
 from common.files import claim_results, results_folder
+from common.group import Group, join
 from evaluation.rejection import accuracy_warning
 from loader.columns import PREDICTION, SCORE
 from loader.dataset import contrast_warning
 from model import load_model
 from prediction.clusters import clustered
 from prediction.inputs import find_inputs
-from prediction.outputs import replaced, write_predictions
+from prediction.outputs import failures, replaced, write_failures, write_predictions
+from prediction.parts import PARTS_FOLDER, Embedded, Parts, fingerprint
 from prediction.predicted import Predicted, classified
-from prediction.stream import embed_inputs
+from prediction.star import write_stars
+from prediction.stream import Work, embed_inputs
 from report.clusters import clusters_text
 from report.explore import draw_page
-from report.predictions import draw, summary, trust, what_was_done
+from report.predictions import draw, failure_warning, summary, trust, what_was_done
 
 
 @dataclass(frozen=True)
@@ -49,26 +61,37 @@ class Config:
     page: bool = True  # write report.html, to look through the predictions; of many, its map takes half a minute
 
 
+PARTLY = 3  # exit code where some volumes could not be read
+
+
 def main(cfg: Config) -> None:
     device = choose_device(cfg.device)
     check(cfg)
-    model, checkpoint = load_model(cfg.checkpoint, device)
-    preprocessing = replace(checkpoint["preprocessing"], **({"contrast": cfg.contrast} if cfg.contrast else {}))
-    inputs = find_inputs(cfg.inputs, cfg.voxel_size)
-
-    embedded = embed_inputs(model, inputs, preprocessing, cfg.batch_size, device)
+    with join(device) as (group, device):
+        model, checkpoint = load_model(cfg.checkpoint, device)
+        changed = {"contrast": cfg.contrast} if cfg.contrast else {}
+        work = Work(
+            find_inputs(cfg.inputs, cfg.voxel_size), replace(checkpoint["preprocessing"], **changed), cfg.batch_size
+        )
+        embedded = embed(cfg, model, work, group, device)
+    if embedded is None:
+        return  # the first process goes on
     if embedded.notes:
         print(what_was_done(embedded.notes))
-    warnings = [contrast_warning(embedded.brightness, preprocessing.contrast), chance(checkpoint)]
+    warnings = [contrast_warning(embedded.brightness, work.preprocessing.contrast), chance(checkpoint)]
+    warnings.append(failure_warning(embedded.failed, len(work.inputs)))
 
+    inputs = work.inputs.take(embedded.rows)
     table = classified(embedded.embeddings, inputs, checkpoint)
-    predicted = Predicted(table, embedded.embeddings, inputs, preprocessing, checkpoint)
+    predicted = Predicted(table, embedded.embeddings, inputs, work.preprocessing, checkpoint)
     predicted = clustered(predicted, embedded)
 
     warnings = [*filter(None, warnings)]
     for warning in warnings:
         warn(warning)
-    write(cfg, predicted, warnings)
+    write(cfg, predicted, warnings, failures(embedded.failed, work.inputs))
+    if embedded.failed:
+        sys.exit(PARTLY)
 
 
 def check(cfg: Config) -> None:
@@ -84,18 +107,35 @@ def check(cfg: Config) -> None:
         raise InputError(f"--name {cfg.name}: a file of the results; expected the name of a folder")
 
 
+def embed(cfg: Config, model: nn.Module, work: Work, group: Group, device: torch.device) -> Embedded | None:
+    """The embeddings, kept in the results folder until all is written; None on other processes than the first."""
+    folder = results_folder(cfg.results_dir, cfg.checkpoint) / cfg.name / PARTS_FOLDER
+    settings = {"batch_size": cfg.batch_size, "device": device.type}
+    parts = Parts(folder, fingerprint(work.inputs, work.preprocessing, cfg.checkpoint, settings))
+    if group.first:
+        claim_results(cfg.results_dir, cfg.checkpoint)
+        if parts.open():
+            print(f"{folder}: embeddings of other inputs or settings, from a run that was ended, are removed")
+    group.wait()
+    return embed_inputs(model, work, parts, group, device)
+
+
 def chance(checkpoint: dict) -> str:
     """The warning of a network that names known classes hardly better than chance; empty where it does better."""
     return accuracy_warning(checkpoint["metrics"]["log"][-1]["accuracy"], len(checkpoint["classes"]))
 
 
-def write(cfg: Config, predicted: Predicted, warnings: Sequence[str]) -> None:
+def write(cfg: Config, predicted: Predicted, warnings: Sequence[str], failed: pd.DataFrame) -> None:
     """Write everything into the results folder, and say what was found."""
-    folder = claim_results(cfg.results_dir, cfg.checkpoint) / cfg.name
+    folder = results_folder(cfg.results_dir, cfg.checkpoint) / cfg.name
     before = replaced(folder)
     if before:
         print(before)
-    names = write_predictions(folder, predicted, cfg.checkpoint, asdict(cfg))
+    names = write_predictions(folder, predicted, cfg.checkpoint, asdict(cfg)) + write_failures(folder, failed)
+    stars, notes = write_stars(folder, predicted)
+    for note in notes:
+        print(note)
+    names += stars
     if draw(folder / "predictions.png", predicted, "; ".join(warnings)):
         names.append("predictions.png")
     if cfg.page and draw_page(folder / "report.html", predicted, warnings):
@@ -105,6 +145,7 @@ def write(cfg: Config, predicted: Predicted, warnings: Sequence[str]) -> None:
     print(trust(checkpoint))
     print(clusters_text(predicted.clusters))
     print(f"written: {', '.join(str(folder / name) for name in names)}")
+    shutil.rmtree(folder / PARTS_FOLDER)
 
 
 if __name__ == "__main__":

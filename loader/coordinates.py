@@ -80,12 +80,12 @@ def read_picks(path: Path, flavour: str = "", pixel_size: float = 0.0) -> Picks:
 
 def _star(path: Path, flavour: str, pixel_size: float) -> Picks:
     blocks = read_star(path)
-    block = _particles(path, blocks)
+    block = particles_block(path, blocks)
     optics = isinstance(blocks.get("optics"), pd.DataFrame)
     return star_picks(path, block, blocks, flavour or star_flavour(blocks[block], optics), pixel_size)
 
 
-def _particles(path: Path, blocks: dict[str, Block]) -> str:
+def particles_block(path: Path, blocks: dict[str, Block]) -> str:
     """The name of the block that holds the particles."""
     tables = {name: block for name, block in blocks.items() if isinstance(block, pd.DataFrame)}
     found = [name for name, table in tables.items() if PLACES & set(table.columns)]

@@ -1,8 +1,8 @@
 """STAR files with every value as text: blocks of keys and values, and tables, in their order, read and written back.
 
-`00255` stays `00255` and `nan` stays `nan`, so what is read and written again holds the same text. Comments, the
-numbers behind the labels and the width of white space are not kept. Libraries that read STAR into numbers cannot do
-this.
+`00255` stays `00255` and `nan` stays `nan`, so what is read and written again holds the same text. Comments (but for
+RELION's version), the numbers behind the labels and the width of white space are not kept. Libraries that read STAR
+into numbers cannot do this.
 """
 
 import re
@@ -17,6 +17,7 @@ Block = dict[str, str] | pd.DataFrame  # key -> value, or a table of text with t
 
 # a value in quotes ends at a quote before white space; else white space ends it
 TOKEN = re.compile(r""" "(.*?)"(?=\s|$) | '(.*?)'(?=\s|$) | (\S+) """, re.VERBOSE)
+VERSION = re.compile(r"# version (\d+)\s*$")
 UNSAFE = r"""\s|^$|^["'#]"""  # what has to be written in quotes
 UNSAFE_FIRST = UNSAFE + "|^_|^data_|^loop_"  # and what has to be at the start of a line
 
@@ -101,12 +102,22 @@ class _Reader:
         return self.pairs if self.labels is None else pd.DataFrame(self.rows, columns=self.labels, dtype=str)
 
 
-def write_star(path: Path | str, blocks: dict[str, Block]) -> None:
+def star_version(path: Path | str) -> str:
+    """What RELION states of its format in a comment, as `50001`; empty where the file states nothing."""
+    with Path(path).open(encoding="utf-8-sig") as file:
+        found = (VERSION.match(line) for line in file)
+        return next((match[1] for match in found if match), "")
+
+
+def write_star(path: Path | str, blocks: dict[str, Block], version: str = "") -> None:
     """Write blocks in their order, in one step; values that hold white space, or could be taken for a mark, in quotes.
+
+    Args:
+        version: of RELION's format, stated before each block; empty for none.
 
     Raises InputError for a value that a line of a STAR file cannot hold.
     """
-    texts = [_block_text(path, name, block) for name, block in blocks.items()]
+    texts = [_block_text(path, name, block, version) for name, block in blocks.items()]
     write_text(path, "".join([*(head + "".join(rows) for head, rows in texts), "\n"]))
 
 
@@ -123,9 +134,9 @@ def star_lines(path: Path | str, blocks: dict[str, Block], name: str) -> tuple[s
     return "".join([*before, head]), rows, "".join([*after, "\n"])
 
 
-def _block_text(path: Path | str, name: str, block: Block) -> tuple[str, list[str]]:
-    """A block as text: all before the rows of its table, and these rows, a line each."""
-    head = f"\ndata_{name}\n\n"
+def _block_text(path: Path | str, name: str, block: Block, version: str = "") -> tuple[str, list[str]]:
+    """A block as text: all before the rows of its table, and these rows, a line each; `version` as `write_star`."""
+    head = (f"\n# version {version}\n" if version else "") + f"\ndata_{name}\n\n"
     if isinstance(block, pd.DataFrame):
         head += "loop_\n" + "".join(f"_{label} #{n}\n" for n, label in enumerate(block.columns, start=1))
         patterns = [UNSAFE_FIRST, *[UNSAFE] * (len(block.columns) - 1)]

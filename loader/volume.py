@@ -6,6 +6,7 @@ import math
 import os
 import re
 import zlib
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -56,12 +57,14 @@ def read_volume(address: str | Path) -> tuple[np.ndarray, float | None]:
     number, path = split_address(str(address))
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such file")
-    # of a stack only the volume asked for is read; what is compressed has to be read whole
-    read = mrcfile.open if number is None or path.suffix in (".gz", ".bz2") else mrcfile.mmap
     try:
-        with read(path, permissive=False) as mrc:
-            data, axes = np.array(_take(mrc, number, path)), axes_to_zyx(mrc, path)
-            voxel = np.array(mrc.voxel_size.tolist(), dtype=float)  # x, y, z
+        # of a stack only the volume asked for is read; what is compressed has to be read whole
+        if number is not None and path.suffix not in (".gz", ".bz2"):
+            state = os.stat(path)
+            data, axes, voxel = _header(path, state.st_size, state.st_mtime_ns).volume(number)
+        else:
+            with mrcfile.open(path, permissive=False) as mrc:
+                data, axes, voxel = np.array(_take(mrc, number, path)), axes_to_zyx(mrc, path), _voxel_size(mrc)
     except InputError:
         raise
     except UNREADABLE as error:
@@ -110,6 +113,53 @@ def _fault(path: Path, error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+@dataclass(frozen=True)
+class _Stack:
+    """What the header of a volume stack says, so that it is read once and not for each volume.
+
+    shape: (N, sections, rows, columns). start: byte of the first volume. axes: as `axes_to_zyx`; voxel: A, (x, y, z).
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    start: int
+    axes: tuple[int, int, int]
+    voxel: np.ndarray
+
+    def volume(self, number: int) -> tuple[np.ndarray, tuple[int, int, int], np.ndarray]:
+        """Volume `number`, from 1, as it lies in the file; axes and voxel."""
+        _check_number(number, self.shape, self.path)
+        shape = self.shape[1:]
+        count = math.prod(shape)
+        first = self.start + (number - 1) * count * self.dtype.itemsize
+        return np.fromfile(self.path, self.dtype, count, offset=first).reshape(shape), self.axes, self.voxel
+
+
+@lru_cache(maxsize=256)
+def _header(path: Path, size: int, changed: int) -> _Stack:
+    """The header of a stack, kept while the file has that size in bytes and that time of its last change in ns."""
+    with mrcfile.mmap(path, permissive=False) as mrc:
+        data = mrc.data
+        return _Stack(path, data.shape, data.dtype, int(data.offset), axes_to_zyx(mrc, path), _voxel_size(mrc))
+
+
+def _voxel_size(mrc: mrcfile.mrcfile.MrcFile) -> np.ndarray:
+    """A, (x, y, z)."""
+    return np.array(mrc.voxel_size.tolist(), dtype=float)
+
+
+def _check_number(number: int, shape: tuple[int, ...], path: Path) -> None:
+    """Refuse a volume that an array of this shape does not have."""
+    if len(shape) != 4:
+        raise InputError(
+            f"{path}: holds an array of shape {shape}; '{number}@' needs a 4-D volume stack (a 2-D tilt stack is "
+            "not a subtomogram)"
+        )
+    if not 1 <= number <= shape[0]:
+        raise InputError(f"{path}: has volumes 1 to {shape[0]}; asked for {number}")
+
+
 def _take(mrc: mrcfile.mrcfile.MrcFile, number: int | None, path: Path) -> np.ndarray:
     """The 3-D array that the address names."""
     data = mrc.data
@@ -121,13 +171,7 @@ def _take(mrc: mrcfile.mrcfile.MrcFile, number: int | None, path: Path) -> np.nd
             kind = ", an image stack" if is_stack else ""
             raise InputError(f"{path}: holds {shape}{kind}; expected one 3-D volume (N@stack.mrcs is one of many)")
         return data
-    if data.ndim != 4:
-        raise InputError(
-            f"{path}: holds an array of shape {data.shape}; '{number}@' needs a 4-D volume stack (a 2-D tilt stack is "
-            "not a subtomogram)"
-        )
-    if not 1 <= number <= len(data):
-        raise InputError(f"{path}: has volumes 1 to {len(data)}; asked for {number}")
+    _check_number(number, data.shape, path)
     return data[number - 1]
 
 

@@ -8,8 +8,8 @@ import pandas as pd
 from evaluation.clusters import NOISE, SMALLEST_CLUSTER, STABLE, Clusters, find_clusters, nearest_classes
 from evaluation.factors import Followed, edge_distance, followed
 from loader.columns import CLUSTER, INPUT, NEAREST_CLUSTER, POSITION, RUNNER_UP_COSINE, TOMOGRAM, cluster_name
+from prediction.parts import Embedded
 from prediction.predicted import Predicted
-from prediction.stream import Embedded
 
 SEED = 0  # of everything that clustering draws
 

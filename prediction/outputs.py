@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from common.files import atomic_path, write_csv, write_json
-from loader.columns import INPUT, PREDICTION
+from loader.columns import INPUT, PREDICTION, SOURCE_FILE, SOURCE_ROW
 from loader.sources import absolute
+from prediction.inputs import Inputs
 from prediction.predicted import Predicted
+from prediction.star import class_numbers
 
 TABLE_FILE, RECORD_FILE, EMBEDDINGS_FILE = "predictions.csv", "predictions.json", "embeddings.npz"
+FAILED_FILE, REASON = "failed.csv", "Reason"
 MOST_NAMED = 3  # inputs in a line
 
 
@@ -45,6 +49,7 @@ def record(predicted: Predicted, checkpoint: str, options: dict) -> dict:
         "score": content["calibration"].score,
         "threshold": float(content["calibration"].threshold),
         "clusters": predicted.clusters,
+        "class_numbers": class_numbers(predicted),
     }
 
 
@@ -67,6 +72,21 @@ def save_embeddings(path: Path, predicted: Predicted, checkpoint: str) -> None:
             classes=np.array(classes),
             checkpoint=str(checkpoint),
         )
+
+
+def failures(failed: dict[int, str], inputs: Inputs) -> pd.DataFrame:
+    """The content of failed.csv: the volumes that could not be read, with the row that they were and the reason."""
+    table = inputs.table.iloc[list(failed)][[INPUT, SOURCE_FILE, SOURCE_ROW]].reset_index(drop=True)
+    return table.assign(**{REASON: list(failed.values())})
+
+
+def write_failures(folder: Path, table: pd.DataFrame) -> list[str]:
+    """Write failed.csv, or remove that of before where nothing failed; returns the names of what was written."""
+    if len(table):
+        write_csv(folder / FAILED_FILE, table)
+        return [FAILED_FILE]
+    (folder / FAILED_FILE).unlink(missing_ok=True)
+    return []
 
 
 def replaced(folder: Path) -> str:

@@ -20,6 +20,7 @@ from loader.columns import (
 from loader.prepare import Preprocessing
 from prediction.inputs import Inputs
 
+ROWS = 2**15  # embeddings that are compared with the classes at once
 DECIMALS = 6  # of the numbers in predictions.csv
 
 
@@ -57,7 +58,9 @@ def classified(embeddings: np.ndarray, inputs: Inputs, checkpoint: dict) -> pd.D
 
     Of what the source tells, the columns that are empty throughout are left out.
     """
-    table = rounded(predictions(embeddings, checkpoint))
+    starts = range(0, len(embeddings), ROWS)
+    parts = [rounded(predictions(np.array(embeddings[start : start + ROWS]), checkpoint)) for start in starts]
+    table = pd.concat(parts, ignore_index=True)
     table.insert(0, INPUT, inputs.table[INPUT])
     told = [name for name in inputs.table if name != INPUT and (inputs.table[name] != "").any()]
     return pd.concat([table, inputs.table[told]], axis=1)

@@ -1,57 +1,131 @@
-"""Volumes read and embedded a part at a time."""
+"""Volumes read and embedded in a stream: while the network has one batch, threads read the next ones."""
 
+import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 from tqdm import tqdm
 
-from common.threads import READERS
-from loader.prepare import Preprocessing, prepare
-from model import embed
+from common.cli import InputError
+from common.group import Group
+from common.progress import progress
+from loader.dataset import on_device
+from loader.prepare import Preprocessing
 from prediction.inputs import Inputs
+from prediction.parts import Embedded, Parts
+from prediction.reading import Batch, read_batches
 
-CHUNK = 2**25  # voxels in memory at once: 1,024 volumes of 32^3
+PART = 2048  # volumes, at most about, whose embeddings are kept in a file: no more are lost with a run that is ended
+PARTS = 64  # at least, where a part holds a batch or more, so that several processes have their share
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """What became of N volumes.
+class Work:
+    """What is to be embedded, in parts of whole batches: (n,) `inputs`, as `preprocessing` says."""
 
-    embeddings: (N, E) float32, length 1. brightness: (N,) of the centres, as `central_brightness`.
-    noise: (N,), as `outer_spread`.
-    notes: how often each thing was done to a volume, in words.
+    inputs: Inputs
+    preprocessing: Preprocessing
+    batch_size: int
+
+    @property
+    def part(self) -> int:
+        """Volumes in a part."""
+        return max(1, min(PART, len(self.inputs) // PARTS) // self.batch_size) * self.batch_size
+
+    @property
+    def parts(self) -> int:
+        """How many there are."""
+        return -(-len(self.inputs) // self.part)
+
+    def batches(self, part: int) -> list[range]:
+        """The rows of each batch of a part."""
+        end = min((part + 1) * self.part, len(self.inputs))
+        starts = range(part * self.part, end, self.batch_size)
+        return [range(start, min(start + self.batch_size, end)) for start in starts]
+
+
+def embed_inputs(model: nn.Module, work: Work, parts: Parts, group: Group, device: torch.device) -> Embedded | None:
+    """Read and embed what is not yet among the parts, and give all of them; None on other processes than the first.
+
+    Of several processes each takes every n-th part that is missing; they must see the same folder of parts.
+
+    Raises InputError, on the first process, where no volume could be read.
     """
+    missing = group.share([number for number in range(work.parts) if not parts.has(number)])
+    own = missing[group.rank :: group.size]
+    volumes = [sum(map(len, work.batches(number))) for number in range(work.parts)]
+    begun = sum(volumes) - sum(volumes[number] for number in missing)
+    if begun and group.first:
+        print(f"{parts.folder}: goes on after {begun} of {len(work.inputs)} volumes, which were embedded before")
+    count, start = sum(volumes[number] for number in own), time.perf_counter()
+    with progress("embedding", total=begun + count, begun=begun, hidden=not group.first) as bar:
+        for number, part in _embedded(model, work, own, device, bar):
+            parts.save(number, part)
+    group.wait()
+    if group.first and count:
+        seconds = time.perf_counter() - start
+        print(f"embedding: {seconds:.1f} s, {sum(volumes[number] for number in missing) / seconds:.0f} per second")
+    if not group.first:
+        return None
+    found = parts.merged(work.parts, model.embedding_dim)
+    if not len(found.rows):
+        parts.remove()
+        reasons = list(found.failed.values())
+        more = f" (none of {len(reasons)} volumes can be read)" if len(reasons) > 1 else ""
+        raise InputError(f"{reasons[0]}{more}")
+    return found
 
-    embeddings: np.ndarray
-    brightness: np.ndarray
-    noise: np.ndarray
-    notes: Counter
+
+def _embedded(
+    model: nn.Module, work: Work, numbers: Sequence[int], device: torch.device, bar: tqdm
+) -> Iterator[tuple[int, Embedded]]:
+    """Some parts, each when it is ready; the batches of the next one are read meanwhile."""
+    spans = [span for number in numbers for span in work.batches(number)]
+    batches = read_batches(work.inputs, spans, work.preprocessing, pinned=device.type == "cuda")
+    embedded = embed_batches(model, batches, device)
+    for number in numbers:
+        done = []
+        for _ in work.batches(number):
+            done.append(next(embedded))
+            bar.update(len(done[-1][0].rows))
+        yield number, _joined(done)
 
 
-def embed_inputs(
-    model: nn.Module, inputs: Inputs, preprocessing: Preprocessing, batch_size: int, device: torch.device
-) -> Embedded:
-    """Read and embed volumes; as many as make CHUNK voxels are in memory at once."""
-    box = preprocessing.box
-    size = max(1, CHUNK // box**3)
-    embeddings = np.empty((len(inputs), model.embedding_dim), dtype=np.float32)
-    (brightness, noise), notes = np.empty((2, len(inputs))), Counter()
-    bar = tqdm(total=len(inputs), desc="reading", unit="volume", leave=False)
-    with bar, ThreadPoolExecutor(READERS) as pool:
-        for start in range(0, len(inputs), size):
-            chunk = [inputs[number] for number in range(start, min(start + size, len(inputs)))]
-            images = torch.empty(len(chunk), 1, box, box, box, dtype=torch.float16)  # as load_split keeps them
-            for number, volume in enumerate(pool.map(partial(prepare, preprocessing=preprocessing), chunk)):
-                images[number, 0] = torch.from_numpy(volume.image)
-                brightness[start + number], noise[start + number] = volume.brightness, volume.noise
-                notes[volume.note] += 1
-                bar.update()
-            rows = slice(start, start + len(chunk))
-            embeddings[rows] = embed(model, images, device, batch_size, "embedding")
-    del notes[""]
-    return Embedded(embeddings, brightness, noise, notes)
+@torch.inference_mode()
+def _launch(model: nn.Module, batch: Batch, device: torch.device) -> torch.Tensor:
+    """The embeddings of a batch, of length 1, still on the device, which may be at work on them."""
+    images = on_device(batch.images, device).contiguous(memory_format=torch.channels_last_3d)
+    return F.normalize(model(images).float())
+
+
+def embed_batches(
+    model: nn.Module, batches: Iterable[Batch], device: torch.device
+) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Each batch with its embeddings (n, E). The next one is on its way to a GPU before those of one are fetched."""
+    before = None
+    for batch in batches:
+        launched = batch, _launch(model, batch, device)
+        if before is not None:
+            yield before[0], before[1].cpu().numpy()
+        before = launched
+    if before is not None:
+        yield before[0], before[1].cpu().numpy()
+
+
+def _joined(done: list[tuple[Batch, np.ndarray]]) -> Embedded:
+    """Batches as one part, less the volumes that could not be read."""
+    pairs = [(batch, embeddings, np.array([not reason for reason in batch.reasons])) for batch, embeddings in done]
+    told = [entry for batch, _ in done for entry in zip(batch.rows.tolist(), batch.notes, batch.reasons, strict=True)]
+    return Embedded(
+        np.concatenate([batch.rows[good] for batch, _, good in pairs]),
+        np.concatenate([embeddings[good] for _, embeddings, good in pairs]),
+        np.concatenate([batch.brightness[good] for batch, _, good in pairs]),
+        np.concatenate([batch.noise[good] for batch, _, good in pairs]),
+        Counter(note for _, note, _ in told if note),
+        {row: reason for row, _, reason in told if reason},
+    )

@@ -23,6 +23,14 @@ def what_was_done(notes: Counter) -> str:
     return "\n".join(lines)
 
 
+def failure_warning(failed: dict[int, str], count: int) -> str:
+    """Says how many of `count` volumes could not be read, and why the first of them; empty where all could."""
+    if not failed:
+        return ""
+    first = next(iter(failed.values()))
+    return f"{len(failed)} of {count} volumes could not be read and are left out, see failed.csv; the first: {first}"
+
+
 def summary(predictions: pd.Series, scores: pd.Series, calibration: Calibration) -> str:
     """How many volumes of each class, with their median score, and what the threshold means."""
     groups = scores.groupby(predictions).agg(["size", "median"]).sort_values("size", ascending=False)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import mrcfile
@@ -20,7 +21,6 @@ from loader.rows import read_split
 from loader.volume import read_volume, write_volume
 from model import embed, load_checkpoint, load_model
 from physics.resample import fourier_resample
-from prediction import stream
 from prediction.inputs import find_inputs
 from prediction.outputs import save_embeddings
 from prediction.predicted import Predicted, rounded
@@ -212,19 +212,6 @@ def test_of_a_folder_without_mrc_files_those_below_it_are_taken_but_no_masks(tra
     assert found == sorted(map(str, (trained / "data_").glob("data*/subtomogram_mrc/*.mrc")))
 
 
-def test_volumes_are_read_and_embedded_a_few_at_a_time(checkpoint, files, expected, tmp_path, monkeypatch):
-    counts = []
-
-    def spy(model, images, *options, **more):
-        counts.append(len(images))
-        return embed(model, images, *options, **more)
-
-    monkeypatch.setattr(stream, "embed", spy)
-    monkeypatch.setattr(stream, "CHUNK", 4 * BOX**3)
-    same(predicted(tmp_path, checkpoint, *files), expected)
-    assert counts == [4, COUNT - 4]
-
-
 def test_another_box_is_cut_or_filled(checkpoint, files, expected, tmp_path, capsys):
     larger = copies(files, tmp_path / "larger", lambda volume: np.pad(volume, 3, mode="reflect"), VOXEL_SIZE)
     same(predicted(tmp_path / "r", checkpoint, larger), expected)
@@ -295,8 +282,8 @@ def test_the_contrast_of_almost_every_single_volume_is_recognised(trained, level
 
 def test_a_mistake_is_one_line_and_leaves_nothing(checkpoint, files, tmp_path):
     (tmp_path / "text.mrc").write_text("hello")
-    line = refuse("predict.py", str(checkpoint), *files, "text.mrc", cwd=tmp_path)
-    assert line.startswith(f"predict.py: error: {tmp_path}/text.mrc: not a readable MRC file")
+    line = refuse("predict.py", str(checkpoint), *files, "none.mrc", cwd=tmp_path)
+    assert line.startswith("predict.py: error: none.mrc: no such file or folder")
     with pytest.raises(InputError, match=r"text\.mrc: not a checkpoint"):
         predicted(tmp_path / "results", tmp_path / "text.mrc", *files)
     assert not (tmp_path / "results").exists()
@@ -313,6 +300,7 @@ def faulty(tmp_path):
     write_volume(tmp_path / "nan.mrc", good, VOXEL_SIZE)
     with mrcfile.mmap(tmp_path / "nan.mrc", mode="r+") as mrc:
         mrc.data[0, 0, 0] = np.nan
+    (tmp_path / "text.mrc").write_text("hello")
     (tmp_path / "empty").mkdir()
     (tmp_path / "other.csv").write_text("File\ngood.mrc\n")
     (tmp_path / "gone.csv").write_text("Input Data\ngood.mrc\nnone.mrc\n")
@@ -335,19 +323,57 @@ def faulty(tmp_path):
         ("gone.csv", r"none\.mrc: no such file; named in .*gone\.csv, line 3"),
         ("header.csv", r"header\.csv: holds no row"),
         ("size.csv", r"size\.csv, line 2: Voxel Size 'ten'; expected a number in A"),
-        ("nan.mrc", r"nan\.mrc: 1 values are NaN or infinite"),
-        ("brick.mrc", r"brick\.mrc: a volume of \(8, 16, 16\) voxels \(z, y, x\); expected a cube"),
-        ("flat.mrc", r"flat\.mrc: the volume is constant"),
-        ("2@good.mrc", r"good\.mrc: holds an array of shape .* needs a 4-D volume stack"),
     ],
 )
-def test_bad_input_is_named(checkpoint, faulty, name, message):
+def test_input_that_is_wrong_as_a_whole_is_named_before_anything_is_read(checkpoint, faulty, name, message):
     number, _, path = name.rpartition("@")
     with pytest.raises(InputError, match=message):
         predicted(
             faulty / "r", checkpoint, faulty / "good.mrc", f"{number}@{faulty / path}" if number else faulty / path
         )
     assert not (faulty / "r").exists()
+
+
+BAD = {  # a volume, and why it cannot be read
+    "nan.mrc": r"nan\.mrc: 1 values are NaN or infinite",
+    "brick.mrc": r"brick\.mrc: a volume of \(8, 16, 16\) voxels \(z, y, x\); expected a cube",
+    "flat.mrc": r"flat\.mrc: the volume is constant",
+    "text.mrc": r"text\.mrc: not a readable MRC file",
+}
+
+
+def test_volumes_that_cannot_be_read_are_listed_and_the_others_are_predicted(
+    checkpoint, faulty, files, expected, capsys
+):
+    rows = [*files[:2], faulty / "nan.mrc", faulty / "brick.mrc", *files[2:4], faulty / "flat.mrc", faulty / "text.mrc"]
+    text = "\n".join(["Input Data", *map(str, rows), *files[4:], f"2@{faulty / 'good.mrc'}"])
+    (faulty / "list.csv").write_text(f"{text}\n")
+    with pytest.raises(SystemExit) as end:
+        predicted(faulty / "r", checkpoint, faulty / "list.csv", batch_size=3)
+    assert end.value.code == 3
+    folder = faulty / "r" / "model_save-checkpoint" / "predict"
+    same(pd.read_csv(folder / "predictions.csv", keep_default_na=False), expected)
+    with np.load(folder / "embeddings.npz") as kept:
+        assert len(kept["embeddings"]) == COUNT
+    failed = pd.read_csv(folder / "failed.csv")
+    assert list(failed["Source Row"]) == [3, 4, 7, 8, 11]
+    for name, reason in zip(failed["Input Data"][:4], failed["Reason"][:4], strict=True):
+        assert re.search(BAD[Path(name).name], reason)
+    assert "needs a 4-D volume stack" in failed["Reason"][4]
+    assert (
+        "warning: 5 of 11 volumes could not be read and are left out, see failed.csv; the first: "
+        in capsys.readouterr().err
+    )
+    assert not (folder / "parts").exists()
+    predicted(faulty / "r", checkpoint, *files)
+    assert not (folder / "failed.csv").exists()
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_where_no_volume_can_be_read_the_first_reason_is_the_error(checkpoint, faulty, name):
+    with pytest.raises(InputError, match=BAD[name] + r".*none of 2 volumes can be read"):
+        predicted(faulty / "r", checkpoint, faulty / name, faulty / name)
+    assert not [*(faulty / "r").rglob("predict*/*")]
 
 
 def test_bad_options_and_calibrations_are_named(checkpoint, files, tmp_path):

@@ -1,7 +1,6 @@
 """Clusters in predict.py: columns of the table, content of predictions.json, and the words on the terminal."""
 
 import json
-from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -36,7 +35,7 @@ def given() -> tuple[Predicted, Embedded]:
     calibration = Calibration("max_cosine", 0.5, 0.05, 10, np.eye(16)[[2, 1]].astype(np.float32))
     checkpoint = {"classes": ["known", "other"], "calibration": calibration}
     inputs = Inputs(told, np.full(count, np.nan))
-    embedded = Embedded(embeddings, rng.normal(size=count), rng.normal(size=count), Counter())
+    embedded = Embedded(np.arange(count), embeddings, rng.normal(size=count), rng.normal(size=count))
     return Predicted(table, embeddings, inputs, Preprocessing(32, 10.0), checkpoint), embedded
 
 

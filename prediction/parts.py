@@ -1,0 +1,127 @@
+"""Embeddings kept on the disk, some thousand volumes to a file, until all are there: a run that was ended goes on."""
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.files import atomic_path, write_json
+from loader.columns import INPUT
+from loader.prepare import Preprocessing
+from loader.sources import file_states
+from prediction.inputs import Inputs
+
+PARTS_FOLDER, RECORD_FILE, WHOLE_FILE = "parts", "record.json", "embeddings.npy"
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What became of volumes.
+
+    rows: (n,) the numbers of those that could be read, among the inputs. embeddings: (n, E) float32, length 1.
+    brightness: (n,) of their centres, as `central_brightness`. noise: (n,), as `outer_spread`.
+    notes: how often each thing was done to one, in words.
+    failed: for each that could not be read, by its number, why.
+    """
+
+    rows: np.ndarray
+    embeddings: np.ndarray
+    brightness: np.ndarray
+    noise: np.ndarray
+    notes: Counter = field(default_factory=Counter)
+    failed: dict[int, str] = field(default_factory=dict)
+
+
+def fingerprint(inputs: Inputs, preprocessing: Preprocessing, checkpoint: Path | str, settings: dict) -> dict:
+    """What embeddings follow from: the inputs and their files' states, the checkpoint, and how volumes are prepared.
+
+    Args:
+        settings: what else embeddings follow from, to the last digit.
+    """
+    addresses = inputs.table[INPUT].tolist()
+    digest = hashlib.sha256("\0".join(addresses).encode("utf-8", "surrogateescape"))
+    digest.update(inputs.voxel_sizes.tobytes())
+    digest.update(file_states(addresses).tobytes())
+    return {
+        "volumes": len(inputs),
+        "inputs": digest.hexdigest(),
+        "checkpoint": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
+        "preprocessing": preprocessing.content(),
+        "torch": torch.__version__,
+        **settings,
+    }
+
+
+class Parts:
+    """The folder of the embeddings so far.
+
+    Args:
+        folder: need not be there.
+        record: what the embeddings follow from; parts of another record are not taken.
+    """
+
+    def __init__(self, folder: Path, record: dict):
+        self.folder, self.record = folder, json.loads(json.dumps(record))
+
+    def open(self) -> bool:
+        """Make the folder ready; says whether it held parts of another record, which are removed."""
+        try:
+            before = json.loads((self.folder / RECORD_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            before = None
+        if before == self.record:
+            return False
+        others = self.folder.is_dir() and any(self.folder.glob("part_*.npz"))
+        self.remove()
+        write_json(self.folder / RECORD_FILE, self.record)
+        return others
+
+    def has(self, number: int) -> bool:
+        """Whether a part is there."""
+        return self._path(number).is_file()
+
+    def save(self, number: int, part: Embedded) -> None:
+        """Write a part in one step."""
+        told = json.dumps({"notes": part.notes, "failed": part.failed})
+        with atomic_path(self._path(number)) as temporary:
+            arrays = {name: getattr(part, name) for name in ("rows", "embeddings", "brightness", "noise")}
+            np.savez(temporary, told=told, **arrays)
+
+    def merged(self, count: int, width: int) -> Embedded:
+        """All of `count` parts in their order; the embeddings, (n, width), are a file that is mapped."""
+        rows, brightness, noise, notes, failed = [], [], [], Counter(), {}
+        for number in range(count):
+            with np.load(self._path(number)) as part:
+                rows.append(part["rows"])
+                brightness.append(part["brightness"])
+                noise.append(part["noise"])
+                told = json.loads(str(part["told"]))
+            notes.update(told["notes"])
+            failed |= {int(row): reason for row, reason in told["failed"].items()}
+        rows = np.concatenate(rows)
+        shape = (len(rows), width)
+        if not len(rows):
+            return Embedded(rows, np.empty(shape, np.float32), np.empty(0), np.empty(0), notes, failed)
+        whole = np.lib.format.open_memmap(self.folder / WHOLE_FILE, "w+", np.float32, shape)
+        start = 0
+        for number in range(count):
+            with np.load(self._path(number)) as part:
+                embeddings = part["embeddings"]
+            whole[start : start + len(embeddings)] = embeddings
+            start += len(embeddings)
+        whole.flush()
+        del whole
+        whole = np.load(self.folder / WHOLE_FILE, mmap_mode="c")  # what is written to it stays in memory
+        return Embedded(rows, whole, np.concatenate(brightness), np.concatenate(noise), notes, failed)
+
+    def remove(self) -> None:
+        """Remove the folder; what of it is mapped stays readable."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"part_{number:06d}.npz"
