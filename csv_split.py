@@ -24,7 +24,7 @@ from simulation.class_sets import CLASS_SETS
 
 FILES = (*PARTS, "valid_unseen", "unseen")
 HEADER = [INPUT, MASK, CLASS, SNR, LABEL, PARTICLE, TOMOGRAM, VOXEL_SIZE]
-FEWEST = len(PARTS)  # particles of a known class: one a part
+FEWEST = len(PARTS)  # particles of a known class: one per part
 
 
 @dataclass(frozen=True)

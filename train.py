@@ -8,7 +8,7 @@ csv_split/{train,valid}.csv -> model_save/{checkpoint<epoch>,checkpoint,last}.pt
     python train.py --init pretrained/universal.pt --lr 1e-3    # from the weights of a trained network, of any classes
     python train.py --recipe universal --structures structures    # diverse, original, authors; options override it
     python train.py --simulate-online --auxiliary 600 # fresh volumes every step, and shapes of no known class
-    torchrun --standalone --nproc_per_node=4 train.py --batch-size 256    # a process a GPU; the batch is that of all
+    torchrun --standalone --nproc_per_node=4 train.py --batch-size 256    # a process per GPU; the batch is that of all
 
 checkpoint.pt is the best so far: the highest validation accuracy by class prototypes, ties by validation loss.
 """

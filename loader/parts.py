@@ -20,7 +20,7 @@ def split_particles(particles: pd.DataFrame, fractions: Sequence[float], seed: i
     """Particle -> part, at random within each class, at least one of each class in each part.
 
     Args:
-        particles: one row a particle; of each class as many as there are parts, at least.
+        particles: one row per particle; of each class as many as there are parts, at least.
         fractions: of train, valid and test.
     """
     rng = np.random.default_rng(seed)

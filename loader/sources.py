@@ -1,6 +1,6 @@
 """Who is what: four readers that give one table of particles. The first whose input is there is used.
 
-A table has one row a volume. Its columns are text, empty where unknown: Input Data and Segmentation Ground Truth
+A table has one row per volume. Its columns are text, empty where unknown: Input Data and Segmentation Ground Truth
 (absolute paths, or N@stack), Actual Label, SNR Level, Particle, Tomogram, Voxel Size; further columns are kept.
 """
 
@@ -65,7 +65,7 @@ def read_particles(data_dir: Path, star: str, class_names: tuple[str, ...], per_
     if any(mrc_files(folder) for folder in data_dir.iterdir() if folder.is_dir()):
         return read_class_folders(data_dir), f"class folders in {data_dir}"
     raise InputError(
-        f"{data_dir}: found no {PARTICLES_FILE}, no data1_SNR.../{TARGET_FOLDER} and no folder of MRC files a class; "
+        f"{data_dir}: found no {PARTICLES_FILE}, no data1_SNR.../{TARGET_FOLDER} and no folder of MRC files per class; "
         "expected one of these, or a STAR file (--star)"
     )
 
@@ -243,7 +243,7 @@ def read_file_numbers(data_dir: Path, class_names: tuple[str, ...], per_class: i
 
 
 def read_class_folders(data_dir: Path) -> pd.DataFrame:
-    """One folder a class, named as the class, with its MRC files; a folder without any is warned of."""
+    """One folder per class, named as the class, with its MRC files; a folder without any is warned of."""
     import pandas as pd
 
     rows, empty = [], []

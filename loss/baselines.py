@@ -64,12 +64,12 @@ class ArcFace(_ClassLoss):
 
 
 class SubCenterArcFace(_ClassLoss):
-    """ArcFace with several weights a class, of which the nearest counts (Deng et al., ECCV 2020).
+    """ArcFace with several weights per class, of which the nearest counts (Deng et al., ECCV 2020).
 
     Args:
         s: scale of the cosines.
         m: margin, radians.
-        sub_centers: weights a class.
+        sub_centers: weights per class.
     """
 
     def __init__(

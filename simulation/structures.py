@@ -54,7 +54,7 @@ def find_structures(folder: Path | str, names: tuple[str, ...] = ()) -> dict[str
     for name in wanted:
         if len(by_lower[name.lower()]) > 1:
             files = " and ".join(path.name for path in by_lower[name.lower()])
-            raise InputError(f"{folder}: {files} have the same name, {name}; expected one file a class")
+            raise InputError(f"{folder}: {files} have the same name, {name}; expected one file per class")
     return {name: by_lower[name.lower()][0] for name in wanted}
 
 
