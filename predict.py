@@ -1,7 +1,7 @@
 """Which known class is each of these volumes, or is it unknown?
 
 CHECKPOINT, MRC files | N@stack.mrcs | stacks | folders | CSV files | STAR files
-    -> results/<save_dir>-<checkpoint>/predict/{predictions.csv,predictions.json,embeddings.npz,predictions.png}
+    -> results/<save_dir>-<checkpoint>/predict/{predictions.{csv,json,png},embeddings.npz,report.html}
 
     python predict.py model_save/checkpoint.pt new_particles
     python predict.py model_save/checkpoint.pt one.mrc 17@stack.mrcs particles.csv --name second   # -> .../second/
@@ -10,7 +10,8 @@ The files may have another box or voxel size than the training volumes; they are
 where its score is below the checkpoint's threshold; the nearest known class is told nevertheless. predictions.json
 says what the predictions were made from; those that are replaced are named. embeddings.npz (np.load) has the rows of
 predictions.csv: embeddings, predictions (an index into classes, -1 for unknown), and inputs as UTF-8 bytes with a zero
-byte between two.
+byte between two. report.html is a page to look through the predictions with: map, slices, filters; what one selects
+there is saved as CSV and as STAR.
 """
 
 from collections.abc import Sequence
