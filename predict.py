@@ -1,7 +1,7 @@
 """Which known class is each of these volumes, or is it unknown?
 
 CHECKPOINT, MRC files | N@stack.mrcs | stacks | folders | CSV files | STAR files
-    -> results/<save_dir>-<checkpoint>/predict/{predictions.csv,predictions.json,embeddings.npz,predictions.png}
+    -> results/<save_dir>-<checkpoint>/predict/{predictions.{csv,json,png},embeddings.npz,report.html}
        and, for particles of a STAR file, {predictions.star,stars/*.star}
 
     python predict.py model_save/checkpoint.pt new_particles
@@ -12,9 +12,11 @@ The files may have another box or voxel size than the training volumes; they are
 where its score is below the checkpoint's threshold; the nearest known class is told nevertheless. predictions.json
 says what the predictions were made from; those that are replaced are named. embeddings.npz (np.load) has the rows of
 predictions.csv: embeddings, predictions (an index into classes, -1 for unknown), and inputs as UTF-8 bytes with a zero
-byte between two. predictions.star is the STAR file as it came, also the one behind extract.py's particles.csv, with
-class and score of each particle added; stars/ has one file per class and per cluster. A volume that cannot be read is
-listed in failed.csv and has no row elsewhere; the exit code is 3 then. A run that was ended goes on when called again.
+byte between two. report.html is a page to look through the predictions with: map, slices, filters; what one selects
+there is saved as CSV and as STAR. predictions.star is the STAR file as it came, also the one behind extract.py's
+particles.csv, with class and score of each particle added; stars/ has one file per class and per cluster. A volume that
+cannot be read is listed in failed.csv and has no row elsewhere; the exit code is 3 then. A run that was ended goes on
+when called again.
 """
 
 import shutil

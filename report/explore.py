@@ -14,6 +14,7 @@ from report.predictions import trust
 from report.thumbnails import central_slices
 
 SEED = 9  # of the map, and of what is shown of many particles
+MOST_WARNED = 5  # lines on clusters that may follow something beside structure
 FEW = 50  # particles, of which principal components make the better map
 
 
@@ -70,8 +71,10 @@ def notes(predicted: Predicted) -> tuple[str, ...]:
 
 
 def cluster_warnings(clusters: dict) -> list[str]:
-    """What a cluster (of `Predicted.clusters`) may follow beside structure."""
-    return [f"{found['cluster']}: {why['text']}" for found in clusters.get("found", []) for why in found["may_follow"]]
+    """What clusters (of `Predicted.clusters`) may follow beside structure: MOST_WARNED lines, and how many more."""
+    said = [f"{found['cluster']}: {why['text']}" for found in clusters.get("found", []) for why in found["may_follow"]]
+    more = len(said) - MOST_WARNED
+    return said[:MOST_WARNED] + ([f"and {more} more such words on clusters in predictions.json"] if more > 0 else [])
 
 
 def remarks(clusters: dict) -> dict[str, str]:
