@@ -183,9 +183,13 @@ def cluster_centres(centres: np.ndarray, shares: np.ndarray, sample: np.ndarray)
     copies = np.repeat(np.arange(len(centres)), np.round(COPIES * shares).astype(int))
     size = max(round(SMALLEST_SHARE * len(copies)), 2)
     model = HDBSCAN(min_cluster_size=size, min_samples=1, metric="precomputed", copy=True)
-    result = np.full(len(centres), NOISE)
-    result[copies] = model.fit_predict(reach[np.ix_(copies, copies)])
-    return result
+    labels = model.fit_predict(reach[np.ix_(copies, copies)])
+    votes = np.zeros((len(centres), labels.max() + 2), dtype=int)  # the last column: noise
+    np.add.at(votes, (copies, labels), 1)
+    votes[votes.sum(axis=1) == 0, -1] = 1
+    winners = votes.argmax(axis=1)  # copies of a centre lie equally far from each other, and may be told apart
+    used = np.unique(winners[winners < votes.shape[1] - 1])
+    return np.where(np.isin(winners, used), np.searchsorted(used, winners), NOISE)
 
 
 def largest_first(found: np.ndarray) -> np.ndarray:

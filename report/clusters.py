@@ -21,8 +21,13 @@ def clusters_text(content: dict) -> str:
     rows = [HEAD, *(_cells(each) for each in found)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    said = [f"{each['cluster']}: {why['text']}" for each in found for why in each["may_follow"]]
+    said = what_they_may_follow(content)
     return "\n".join([f"{len(found)} {plural('cluster', len(found))} among {counts}", *lines, *said])
+
+
+def what_they_may_follow(content: dict) -> list[str]:
+    """A sentence for each cluster and what it may follow beside structure; `content` as above."""
+    return [f"{each['cluster']}: {why['text']}" for each in content.get("found", ()) for why in each["may_follow"]]
 
 
 def _cells(each: dict) -> tuple[str, ...]:
