@@ -144,7 +144,7 @@ def test_a_centre_of_hardly_any_particles_is_left_out():
 
 
 def test_clusters_of_centres_are_numbered_without_gaps_where_a_centre_is_a_cluster_of_its_own():
-    for seed in range(5):
+    for seed in range(2):
         points = np.random.default_rng(seed).normal(size=(40, 4))
         found = cluster_by_centres(points, seed=seed)  # as many centres as points: some stand 75 times
         assert set(found) - {NOISE} == set(range(found.max() + 1))
