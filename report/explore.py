@@ -9,6 +9,7 @@ from common.threads import in_threads
 from loader.prepare import Input, Preprocessing, prepare
 from prediction.predicted import Predicted
 from report.attempt import attempt
+from report.clusters import what_they_may_follow
 from report.interactive import InteractivePage, groups, rows_to_show, write_page
 from report.predictions import trust
 from report.thumbnails import central_slices
@@ -36,7 +37,7 @@ def page_of(predicted: Predicted, warnings: Sequence[str]) -> InteractivePage:
         calibration.score,
         calibration.threshold,
         notes(predicted),
-        (*warnings, *cluster_warnings(predicted.clusters)),
+        (*warnings, *what_they_may_follow(predicted.clusters)),
         remarks=remarks(predicted.clusters),
     )
 
@@ -67,11 +68,6 @@ def notes(predicted: Predicted) -> tuple[str, ...]:
     trusted, reason = trust(predicted.checkpoint), predicted.clusters.get("reason")
     none = f"No clusters were sought among {reason}." if reason else ""
     return tuple(filter(None, (means, f"{trusted[0].upper()}{trusted[1:]}.", none)))
-
-
-def cluster_warnings(clusters: dict) -> list[str]:
-    """What a cluster (of `Predicted.clusters`) may follow beside structure."""
-    return [f"{found['cluster']}: {why['text']}" for found in clusters.get("found", []) for why in found["may_follow"]]
 
 
 def remarks(clusters: dict) -> dict[str, str]:
