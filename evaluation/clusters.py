@@ -172,7 +172,9 @@ def cluster_centres(centres: np.ndarray, shares: np.ndarray, sample: np.ndarray)
 
     Centres lie thinner than the particles where these lie close, so that density is not theirs: the core distance of a
     centre is the radius that holds DENSITY_NEIGHBOURS of a sample (S, F) of the particles. A centre stands COPIES times
-    its share; where that is less than a half it is left out as noise.
+    its share; where that is less than a half it is left out as noise. Clusters are the leaves of HDBSCAN's tree:
+    centres are smooth enough not to be split by chance, and by excess of mass, as `hdbscan` has it, one cluster
+    swallowed most classes with some seeds.
     """
     from scipy.spatial.distance import cdist  # here, for the same reason
     from sklearn.cluster import HDBSCAN
@@ -182,10 +184,15 @@ def cluster_centres(centres: np.ndarray, shares: np.ndarray, sample: np.ndarray)
     reach = np.maximum(cdist(centres, centres), np.maximum(core[:, None], core))  # (C, C) mutual reachability
     copies = np.repeat(np.arange(len(centres)), np.round(COPIES * shares).astype(int))
     size = max(round(SMALLEST_SHARE * len(copies)), 2)
-    model = HDBSCAN(min_cluster_size=size, min_samples=1, metric="precomputed", copy=True)
-    result = np.full(len(centres), NOISE)
-    result[copies] = model.fit_predict(reach[np.ix_(copies, copies)])
-    return result
+    options = {"metric": "precomputed", "cluster_selection_method": "leaf", "copy": True}
+    model = HDBSCAN(min_cluster_size=size, min_samples=1, **options)
+    labels = model.fit_predict(reach[np.ix_(copies, copies)])
+    votes = np.zeros((len(centres), labels.max() + 2), dtype=int)  # the last column: noise
+    np.add.at(votes, (copies, labels), 1)
+    votes[votes.sum(axis=1) == 0, -1] = 1
+    winners = votes.argmax(axis=1)  # copies of a centre lie equally far from each other, and may be told apart
+    used = np.unique(winners[winners < votes.shape[1] - 1])
+    return np.where(np.isin(winners, used), np.searchsorted(used, winners), NOISE)
 
 
 def largest_first(found: np.ndarray) -> np.ndarray:

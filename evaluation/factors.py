@@ -14,7 +14,7 @@ import numpy as np
 from evaluation.clusters import NOISE
 
 CHANCE = 0.05  # largest chance that any factor of a call is named where all are independent of the clusters
-LEAST_AUC = 0.75  # of a number: chance that one of the cluster has the larger (or smaller) value than one of the others
+LEAST_AUC = 0.85  # of a number: chance that one of the cluster has the larger (or smaller) value than one of the others
 LEAST_EXCESS = 0.3  # of groups: share of the cluster that would have to change its group, beyond what chance asks for
 FEWEST = 5  # particles in a cluster, and beside it, that are compared; particles per group, on average
 PERMUTATIONS = 1999

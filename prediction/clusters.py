@@ -52,8 +52,12 @@ def with_columns(table: pd.DataFrame, own: np.ndarray, nearest: np.ndarray) -> p
 
 
 def factors_at_hand(told: pd.DataFrame, embedded: Embedded) -> dict[str, np.ndarray]:
-    """What a cluster must not follow, as far as it is known: of the volumes themselves, and of what a table told."""
-    factors = {"brightness": embedded.brightness, "noise": embedded.noise}
+    """What a cluster must not follow, as far as it is known: of the volumes themselves, and of what a table told.
+
+    The names stand in a sentence. The brightness of the centre goes with the size of a complex, so that clusters of
+    true structures may differ in it.
+    """
+    factors = {"brightness or size": embedded.brightness, "noise": embedded.noise}
     tomograms = told[TOMOGRAM].to_numpy(str)
     if len(np.unique(tomograms)) > 1:
         factors["tomogram"] = tomograms

@@ -2,6 +2,7 @@
 
 from common.cli import plural
 
+MOST_SAID = 5  # sentences on what clusters may follow beside structure
 HEAD = ("cluster", "particles", "stability", "nearest known class", "cosine", "medoid")
 
 
@@ -21,8 +22,15 @@ def clusters_text(content: dict) -> str:
     rows = [HEAD, *(_cells(each) for each in found)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    said = [f"{each['cluster']}: {why['text']}" for each in found for why in each["may_follow"]]
+    said = what_they_may_follow(content)
     return "\n".join([f"{len(found)} {plural('cluster', len(found))} among {counts}", *lines, *said])
+
+
+def what_they_may_follow(content: dict) -> list[str]:
+    """A sentence for each cluster and what it may follow beside structure, of the first few; `content` as above."""
+    said = [f"{each['cluster']}: {why['text']}" for each in content.get("found", ()) for why in each["may_follow"]]
+    more = len(said) - MOST_SAID
+    return said[:MOST_SAID] + ([f"and {more} more such words on clusters in predictions.json"] if more > 0 else [])
 
 
 def _cells(each: dict) -> tuple[str, ...]:

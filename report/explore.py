@@ -9,12 +9,12 @@ from common.threads import in_threads
 from loader.prepare import Input, Preprocessing, prepare
 from prediction.predicted import Predicted
 from report.attempt import attempt
+from report.clusters import what_they_may_follow
 from report.interactive import InteractivePage, groups, rows_to_show, write_page
 from report.predictions import trust
 from report.thumbnails import central_slices
 
 SEED = 9  # of the map, and of what is shown of many particles
-MOST_WARNED = 5  # lines on clusters that may follow something beside structure
 FEW = 50  # particles, of which principal components make the better map
 
 
@@ -37,7 +37,7 @@ def page_of(predicted: Predicted, warnings: Sequence[str]) -> InteractivePage:
         calibration.score,
         calibration.threshold,
         notes(predicted),
-        (*warnings, *cluster_warnings(predicted.clusters)),
+        (*warnings, *what_they_may_follow(predicted.clusters)),
         remarks=remarks(predicted.clusters),
     )
 
@@ -68,13 +68,6 @@ def notes(predicted: Predicted) -> tuple[str, ...]:
     trusted, reason = trust(predicted.checkpoint), predicted.clusters.get("reason")
     none = f"No clusters were sought among {reason}." if reason else ""
     return tuple(filter(None, (means, f"{trusted[0].upper()}{trusted[1:]}.", none)))
-
-
-def cluster_warnings(clusters: dict) -> list[str]:
-    """What clusters (of `Predicted.clusters`) may follow beside structure: MOST_WARNED lines, and how many more."""
-    said = [f"{found['cluster']}: {why['text']}" for found in clusters.get("found", []) for why in found["may_follow"]]
-    more = len(said) - MOST_WARNED
-    return said[:MOST_WARNED] + ([f"and {more} more such words on clusters in predictions.json"] if more > 0 else [])
 
 
 def remarks(clusters: dict) -> dict[str, str]:

@@ -143,6 +143,13 @@ def test_a_centre_of_hardly_any_particles_is_left_out():
     assert len(set(found[:300]) - {NOISE}) == len(set(found[300:600]) - {NOISE}) == 1
 
 
+def test_clusters_of_centres_are_numbered_without_gaps_where_a_centre_is_a_cluster_of_its_own():
+    for seed in range(2):
+        points = np.random.default_rng(seed).normal(size=(40, 4))
+        found = cluster_by_centres(points, seed=seed)  # as many centres as points: some stand 75 times
+        assert set(found) - {NOISE} == set(range(found.max() + 1))
+
+
 def test_components_of_a_sample_span_what_those_of_all_do(monkeypatch):
     embeddings, _ = mixture(2000, 0.05)
     monkeypatch.setattr(module, "FITTED_ROWS", 1000)

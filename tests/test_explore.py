@@ -11,7 +11,8 @@ from loader.prepare import Preprocessing, prepare
 from loader.volume import write_volume
 from prediction.inputs import find_inputs
 from prediction.predicted import Predicted, classified
-from report.explore import FEW, cluster_warnings, draw_page, map_places, page_of
+from report.clusters import what_they_may_follow
+from report.explore import FEW, draw_page, map_places, page_of
 from report.thumbnails import central_slices
 from tests.report_page import content
 
@@ -60,11 +61,11 @@ def test_the_page_shows_the_volumes_and_says_what_was_found(predicted, tmp_path)
     assert remarks == ["", "", "stability 0.40 (not stable), nearest known class other, cosine 0.10"]
 
 
-def test_of_many_words_on_clusters_the_first_five_stand_on_the_page():
+def test_of_many_words_on_clusters_the_first_five_are_said():
     found = [{"cluster": f"cluster_{number}", "may_follow": [{"text": "noise"}] * 2} for number in (1, 2, 3, 4)]
     said = ["cluster_1: noise"] * 2 + ["cluster_2: noise"] * 2 + ["cluster_3: noise"]
-    assert cluster_warnings({"found": found}) == [*said, "and 3 more such words on clusters in predictions.json"]
-    assert cluster_warnings({}) == []
+    assert what_they_may_follow({"found": found}) == [*said, "and 3 more such words on clusters in predictions.json"]
+    assert what_they_may_follow({}) == []
 
 
 def test_slices_are_those_of_the_volumes_as_the_network_sees_them(predicted):

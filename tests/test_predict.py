@@ -170,10 +170,12 @@ def test_rounding_moves_no_score_across_the_threshold():
 
 def test_predictions_say_what_they_were_made_from_and_what_they_replace(checkpoint, files, tmp_path, capsys):
     predicted(tmp_path, checkpoint, *files[:4])
-    assert "replaces" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "replaces" not in said and "unknown particles; 20 are needed" in said
     folder = tmp_path / "model_save-checkpoint"
     made = json.loads((folder / "predict" / "predictions.json").read_text())
     assert (made["checkpoint"], made["inputs"], made["volumes"]) == (str(checkpoint), files[:4], 4)
+    assert made["clusters"]["n"] <= 4 and "20 are needed" in made["clusters"]["reason"]
     predicted(tmp_path, checkpoint, *files[4:], name="second")
     assert "replaces" not in capsys.readouterr().out
     assert len(pd.read_csv(folder / "predict" / "predictions.csv")) == 4

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.cli import InputError
-from loader.volume import central_brightness, normalise, read_volume, split_address, write_volume
+from loader.volume import central_brightness, normalise, outer_spread, read_volume, split_address, write_volume
 
 
 @pytest.fixture
@@ -38,6 +38,16 @@ def test_every_real_mode_becomes_float32(tmp_path, mode):
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, values)
     assert voxel_size is None  # the header says 0: unknown
+
+
+def test_what_is_outside_of_the_enclosed_sphere_tells_how_noisy_a_volume_is():
+    rng, axis = np.random.default_rng(0), np.arange(16) - 7.5
+    distance = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
+    spreads = [
+        outer_spread(normalise(level * rng.normal(size=(16,) * 3) + (distance < 5), "")) for level in (2, 1, 0.3)
+    ]
+    assert 0.95 < spreads[0] < 1.05 and spreads[0] > spreads[1] + 0.03 > spreads[2] + 0.2
+    assert outer_spread(np.where(distance > 8, 3.0, distance)) == 0
 
 
 def test_complex_values_are_refused(tmp_path):
