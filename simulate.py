@@ -30,11 +30,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from tqdm import tqdm
 
 from common.cli import Device, InputError, choose_device, plural, run
 from common.files import write_json
 from common.machine import processors
+from common.progress import progress
 from loader.volume import read_volume
 from physics.grid import Grid
 from physics.imaging import Imaging
@@ -184,7 +184,7 @@ def make_files(data: ParticleFiles, cfg: Config) -> int:
         if not data.exists(label, chunk, cfg.per_class)
     ]
     total = sum(len(chunk) for _, chunk in todo) * len(cfg.snr)
-    with ThreadPoolExecutor(cfg.expert.workers or processors()) as pool, tqdm(total=total, unit="volume") as bar:
+    with ThreadPoolExecutor(cfg.expert.workers or processors()) as pool, progress("volumes", total=total) as bar:
         try:
             for count in pool.map(lambda job: data.make(*job, cfg.per_class) or len(job[1]), todo):
                 bar.update(count * len(cfg.snr))

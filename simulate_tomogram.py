@@ -28,10 +28,10 @@ import mrcfile
 import pandas as pd
 import torch
 import tyro
-from tqdm import tqdm
 
 from common.cli import Contrast, InputError, check_choices, plural, run
 from common.files import write_csv, write_json
+from common.progress import progress
 from loader.star import write_star
 from loader.volume import write_volume
 from physics.grid import Grid
@@ -98,7 +98,7 @@ def main(cfg: Config) -> None:
     drawn = [draw(cfg, len(names), simulator, f"TS_{number:02d}") for number in range(1, cfg.tomograms + 1)]
     folder = Path(cfg.out)
     prepare_folder(folder, cfg, {"classes": list(names), "files": files})
-    for tomogram in tqdm(drawn, unit="tomogram"):
+    for tomogram in progress("tomograms", drawn, unit="tomogram"):
         if not (folder / tomogram.file).is_file():
             volume = make(cfg, simulator, tomogram).numpy().astype(cfg.dtype)
             write_volume(folder / tomogram.file, volume, cfg.imaging.voxel_size)

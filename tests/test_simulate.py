@@ -80,7 +80,7 @@ def made(tmp_path_factory) -> Path:
     done = subprocess.run(command(folder), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "3 classes x 5 particles x 3 SNRs (variance convention), 45 volumes" in done.stdout
-    assert "volume/s" in done.stderr  # the bar shows its rate
+    assert done.stderr == ""  # bars are for terminals
     return folder
 
 
