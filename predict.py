@@ -27,10 +27,11 @@ from common.files import claim_results, results_folder
 from evaluation.rejection import accuracy_warning
 from loader.columns import PREDICTION, SCORE
 from loader.dataset import contrast_warning
+from loader.rows import tilt_ranges
 from model import load_model, trained_classes
 from prediction.clusters import clustered
 from prediction.enrol import Enrolling, Setting, Wanted, enrolled, read_wanted
-from prediction.inputs import coarsest, find_inputs, tilt_ranges
+from prediction.inputs import coarsest, find_inputs
 from prediction.outputs import replaced, write_predictions
 from prediction.predicted import Predicted, classified
 from prediction.stream import embed_inputs
@@ -67,7 +68,7 @@ def main(cfg: Config) -> None:
     if embedded.notes:
         print(what_was_done(embedded.notes))
     warnings = [contrast_warning(embedded.brightness, preprocessing.contrast), chance(checkpoint)]
-    warnings.append(outside_training(checkpoint["config"], coarsest(inputs), tilt_ranges(inputs)))
+    warnings.append(outside_training(checkpoint["config"], coarsest(inputs), tilt_ranges([inputs.table])))
 
     if wanted:
         checkpoint = with_enrolled(cfg, wanted, model, checkpoint, coarsest(inputs) or 0.0, device)
