@@ -190,12 +190,12 @@ def test_a_single_unseen_class_says_what_cannot_be_measured_in_words(evaluated):
     alone = unseen.rows.classes == "1qvr"
     unseen = Scored(unseen.rows.keep(alone), {name: values[alone] for name, values in unseen.scores.items()})
     correct = np.full(len(known.rows), True)
-    gallery = evaluated["gate"].prototypes
+    gallery = evaluated["calibration"].prototypes
     part = {
         **evaluated["report"]["unseen"],
         "classes": ["1qvr"],
         "verification": sections.verify(unseen.rows, known.rows, DRAWS),
-        "rejection": sections.reject(known, unseen, correct, evaluated["gate"], DRAWS),
+        "rejection": sections.reject(known, unseen, correct, evaluated["calibration"], DRAWS),
         "enrolment": sections.enrol(unseen.rows, gallery, DRAWS),
     }
     found = {table.section: table for table in tables(part)}
