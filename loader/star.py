@@ -121,12 +121,12 @@ def write_star(path: Path | str, blocks: dict[str, Block], version: str = "") ->
     write_text(path, "".join([*(head + "".join(rows) for head, rows in texts), "\n"]))
 
 
-def star_lines(path: Path | str, blocks: dict[str, Block], name: str) -> tuple[str, list[str], str]:
+def star_lines(path: Path | str, blocks: dict[str, Block], name: str, version: str = "") -> tuple[str, list[str], str]:
     """What `write_star` writes to `path`: all before the rows of one block's table, these rows, and all behind them.
 
     Raises InputError as it does.
     """
-    texts = {other: _block_text(path, other, block) for other, block in blocks.items()}
+    texts = {other: _block_text(path, other, block, version) for other, block in blocks.items()}
     whole = {other: head + "".join(rows) for other, (head, rows) in texts.items()}
     place = list(blocks).index(name)
     before, after = list(whole.values())[:place], list(whole.values())[place + 1 :]

@@ -82,7 +82,7 @@ def write_stars(folder: Path, predicted: Predicted) -> tuple[list[str], list[str
     """
     for old in [*folder.glob("predictions*.star"), *(folder / STARS_FOLDER).glob("*.star")]:
         old.unlink()
-    found, notes = _sources(predicted)
+    found, notes = star_sources(predicted)
     written = []
     for source, name in zip(found, _file_names([source.path for source in found]), strict=True):
         table, replaced = with_predictions(source, predicted)
@@ -97,7 +97,7 @@ def write_stars(folder: Path, predicted: Predicted) -> tuple[list[str], list[str
     return written + ([STARS_FOLDER] if written else []), notes
 
 
-def _sources(predicted: Predicted) -> tuple[list[Source], list[str]]:
+def star_sources(predicted: Predicted) -> tuple[list[Source], list[str]]:
     """The STAR files that the particles are rows of, and a word on those that cannot be had."""
     table = predicted.inputs.table
     sources, notes = [], []

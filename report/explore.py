@@ -7,10 +7,12 @@ import numpy as np
 
 from common.threads import in_threads
 from loader.prepare import Input, Preprocessing, prepare
+from loader.star import star_lines
 from prediction.predicted import Predicted
+from prediction.star import star_sources
 from report.attempt import attempt
 from report.clusters import what_they_may_follow
-from report.interactive import InteractivePage, groups, rows_to_show, write_page
+from report.interactive import InteractivePage, StarText, groups, rows_to_show, write_page
 from report.predictions import trust
 from report.thumbnails import central_slices
 
@@ -39,6 +41,7 @@ def page_of(predicted: Predicted, warnings: Sequence[str]) -> InteractivePage:
         notes(predicted),
         (*warnings, *what_they_may_follow(predicted.clusters)),
         remarks=remarks(predicted.clusters),
+        stars=star_texts(predicted),
     )
 
 
@@ -56,6 +59,22 @@ def map_places(embeddings: np.ndarray, seed: int) -> np.ndarray:
     left, spread, _ = np.linalg.svd(embeddings - embeddings.mean(axis=0), full_matrices=False)
     components = (left * spread)[:, :2]
     return np.pad(components, ((0, 0), (0, 2 - components.shape[1])))
+
+
+def star_texts(predicted: Predicted) -> tuple[StarText, ...]:
+    """The STAR files that particles came from; those that differ in nothing but the rows of particles are one."""
+    same: dict[tuple[str, str], list[tuple[str, dict[int, str]]]] = {}
+    for source in star_sources(predicted)[0]:  # what could not be read is told with predictions.star
+        head, lines, tail = star_lines(source.path, source.blocks, source.block, source.version)
+        rows = {row: line for row, line in zip(source.numbers.tolist(), lines, strict=True) if row >= 0}
+        same.setdefault((head, tail), []).append((source.path.name, rows))
+    made = []
+    for (head, tail), files in same.items():
+        more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        made.append(
+            StarText(files[0][0] + more, head, {row: line for _, rows in files for row, line in rows.items()}, tail)
+        )
+    return tuple(made)
 
 
 def notes(predicted: Predicted) -> tuple[str, ...]:

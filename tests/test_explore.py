@@ -1,18 +1,22 @@
 """From predictions to their page: what predict.py found is what the page holds."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from common.files import write_csv
 from evaluation.rejection import Calibration
 from loader.columns import CLUSTER, INPUT, PREDICTION, UNKNOWN
 from loader.prepare import Preprocessing, prepare
+from loader.star import read_star, write_star
 from loader.volume import write_volume
 from prediction.inputs import find_inputs
 from prediction.predicted import Predicted, classified
 from report.clusters import what_they_may_follow
-from report.explore import FEW, draw_page, map_places, page_of
+from report.explore import FEW, draw_page, map_places, page_of, star_texts
 from report.thumbnails import central_slices
 from tests.report_page import content
 
@@ -21,12 +25,16 @@ COUNT, BOX = 12, 16
 
 @pytest.fixture
 def predicted(tmp_path) -> Predicted:
-    """12 volumes in files, of which the last 6 are unknown and in one cluster."""
+    """12 volumes in files that a STAR file names, of which the last 6 are unknown and in one cluster."""
     rng = np.random.default_rng(0)
     (tmp_path / "new").mkdir()
     for number in range(COUNT):
         write_volume(tmp_path / f"new/{number:02d}.mrc", rng.normal(size=(BOX, BOX, BOX)).astype("float32"), 10.0)
-    inputs = find_inputs([str(tmp_path / "new")])
+    optics = pd.DataFrame({"rlnOpticsGroup": ["1"], "rlnOpticsGroupName": ["the first"]})
+    names = [f"new/{number:02d}.mrc" for number in range(COUNT)]
+    rows = pd.DataFrame({"rlnImageName": names, "rlnOpticsGroup": "1", "rlnRandomSubset": "00255"})
+    write_star(tmp_path / "picks.star", {"optics": optics, "particles": rows}, "50001")
+    inputs = find_inputs([str(tmp_path / "picks.star")])
     embeddings = np.eye(8, dtype=np.float32)[np.arange(COUNT) // 6] + 0.01
     calibration = Calibration("max_cosine", 0.5, 0.05, 40, np.eye(8)[[0, 3]].astype(np.float32))
     log = {"log": [{"accuracy": 0.9}]}
@@ -49,6 +57,8 @@ def test_the_page_shows_the_volumes_and_says_what_was_found(predicted, tmp_path)
     assert draw_page(tmp_path / "report.html", predicted, ["the contrast looks inverted"])
     text, held = (tmp_path / "report.html").read_text(), content(tmp_path / "report.html")
     assert held["addresses"] == predicted.table[INPUT].tolist()
+    write_csv(tmp_path / "predictions.csv", predicted.table)
+    assert held["csv"]["head"] + "".join(held["csv"]["rows"]) == (tmp_path / "predictions.csv").read_text()
     assert held["names"] == ["ribosome"] * 6 + [UNKNOWN] * 6
     for said in (
         "6 (50%) of 12 particles are given a known class, 1 in all. 6 (50%) are unknown",
@@ -74,6 +84,29 @@ def test_slices_are_those_of_the_volumes_as_the_network_sees_them(predicted):
     for number in (0, 7):
         image = prepare(predicted.inputs[number], predicted.preprocessing).image
         np.testing.assert_array_equal(page.slices[number], central_slices(image))
+
+
+def test_rows_of_star_files_go_back_as_they_came(predicted, tmp_path):
+    (made,) = star_texts(predicted)
+    (tmp_path / "again.star").write_text(made.head + "".join(made.rows[row] for row in range(COUNT)) + made.tail)
+    assert (tmp_path / "again.star").read_bytes() == (tmp_path / "picks.star").read_bytes()
+    assert page_of(predicted, []).stars == (made,) and made.name == "picks.star"
+
+
+def test_star_files_that_differ_in_their_rows_alone_are_one(predicted, tmp_path):
+    blocks = read_star(tmp_path / "picks.star")
+    first, second = (blocks["particles"].iloc[part] for part in (slice(0, 4), slice(4, 8)))
+    other = blocks["particles"].iloc[8:].assign(rlnNote="x")
+    for name, rows in (("a", first), ("b", second), ("c", other)):
+        write_star(tmp_path / f"{name}.star", {**blocks, "particles": rows}, "50001")
+    inputs = find_inputs([str(tmp_path / f"{name}.star") for name in "abc"])
+    made = star_texts(replace(predicted, inputs=inputs))
+    assert [star.name for star in made] == ["a.star and 1 more", "c.star"]
+    assert [[*star.rows] for star in made] == [[*range(8)], [*range(8, 12)]]
+
+
+def test_particles_of_other_files_have_no_star(predicted, tmp_path):
+    assert star_texts(replace(predicted, inputs=find_inputs([str(tmp_path / "new")]))) == ()
 
 
 def test_a_page_that_cannot_be_made_is_a_warning(predicted, tmp_path, capsys):

@@ -5,7 +5,7 @@ import pytest
 import starfile
 
 from common.cli import InputError
-from loader.star import read_star, split_values, write_star
+from loader.star import read_star, split_values, star_lines, write_star
 from tests import picks
 
 EXTRA = """
@@ -127,3 +127,13 @@ def test_a_value_that_no_line_can_hold_is_refused(tmp_path):
         write_star(tmp_path / "a.star", {"": {"a": "two\nlines"}})
     with pytest.raises(InputError, match="not a readable STAR file"):
         read_star(tmp_path / "none.star")
+
+
+def test_the_lines_of_a_file_joined_are_the_file(tmp_path):
+    table = pd.DataFrame({"rlnTomoName": ["00255", "two words"], "rlnNote": ["_x", "#y"]})
+    blocks = {"optics": {"rlnOpticsGroup": "1"}, "particles": table, "": pd.DataFrame({"a": ["1"]})}
+    for version in ("", "50001"):
+        write_star(tmp_path / "a.star", blocks, version)
+        head, rows, tail = star_lines(tmp_path / "a.star", blocks, "particles", version)
+        assert head + "".join(rows) + tail == (tmp_path / "a.star").read_text()
+        assert [len(split_values(row)) for row in rows] == [2, 2] and not any(row in head + tail for row in rows)
