@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from common.cli import InputError
 from common.files import atomic_path
 from common.progress import progress
+from evaluation.junk import JunkCalibration
 from evaluation.rejection import Calibration
 from loader.augment import HALF_TURNS, safe_half_turns
 from loader.dataset import on_device
@@ -24,6 +25,7 @@ CONTENT = {
     "epoch", "state_dict", "criterion", "optimizer", "scheduler", "scaler", "rng",
     "config", "classes", "preprocessing", "calibration", "metrics", "progress", "version",
 }  # fmt: skip
+OPTIONAL = {"junk"}  # what checkpoints of before lack: {} where training had no junk
 
 
 class Conv3D(nn.Module):
@@ -132,12 +134,17 @@ def save_checkpoint(path: Path | str, **content: object) -> None:
     Raises ValueError when something is missing or unknown.
     """
     content = {**content, "version": VERSION}
-    if content.keys() != CONTENT:
+    if content.keys() - OPTIONAL != CONTENT:
         raise ValueError(f"a checkpoint holds {sorted(CONTENT)}; got {sorted(content)}")
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         torch.save(content, file)
         file.flush()
         os.fsync(file.fileno())  # a machine that crashes after the rename must find it whole
+
+
+def trained_classes(checkpoint: dict) -> list[str]:
+    """The classes that the loss was trained on, in the order of its weights; those of enrol.py came later."""
+    return checkpoint["config"].get("trained_classes", checkpoint["classes"])
 
 
 def load_checkpoint(path: Path | str) -> dict:
@@ -157,7 +164,8 @@ def load_checkpoint(path: Path | str) -> dict:
         raise InputError(f"{path}: not a checkpoint of train.py: missing {missing}")
     if content["version"] != VERSION:
         raise InputError(f"{path}: checkpoint format {content['version']}; this code reads {VERSION}")
-    return content | {key: single(content[key]) for key in ("state_dict", "criterion", "calibration")}
+    content = {key: {} for key in OPTIONAL} | content
+    return content | {key: single(content[key]) for key in ("state_dict", "criterion", "calibration", "junk")}
 
 
 def single(values: dict) -> dict:
@@ -167,8 +175,8 @@ def single(values: dict) -> dict:
 
 
 def load_model(path: Path | str, device: torch.device) -> tuple[nn.Module, dict]:
-    """The trained network, in eval mode on `device`, and the checkpoint (on the CPU), in which preprocessing and
-    calibration are dataclasses.
+    """The trained network, in eval mode on `device`, and the checkpoint (on the CPU), in which preprocessing,
+    calibration and junk are dataclasses; junk is None where training had none.
 
     The network is averaged over views where the checkpoint's configuration says so, see `with_views`.
 
@@ -185,6 +193,7 @@ def load_model(path: Path | str, device: torch.device) -> tuple[nn.Module, dict]
         )
     try:
         checkpoint["calibration"] = Calibration.read(checkpoint["calibration"])
+        checkpoint["junk"] = JunkCalibration.read(checkpoint["junk"])
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
     try:

@@ -17,7 +17,8 @@ import tyro
 
 from common.cli import InputError, run
 from common.files import atomic_path
-from model import load_checkpoint, load_model, save_checkpoint
+from evaluation.junk import junk_of_loss
+from model import load_checkpoint, load_model, save_checkpoint, trained_classes
 from simulation.junk import JUNK
 
 LARGEST = 10e6  # bytes of the file
@@ -48,7 +49,7 @@ def light(checkpoint: dict) -> dict:
 
     Raises InputError where a number is too large for float16.
     """
-    config, classes = checkpoint["config"], checkpoint["classes"]
+    config, classes = checkpoint["config"], trained_classes(checkpoint)
     junk = len(JUNK) if config.get("online_junk") else 0
     trained = len(classes) + config.get("auxiliary", 0) + junk
     criterion = {
@@ -61,10 +62,23 @@ def light(checkpoint: dict) -> dict:
         "state_dict": half(checkpoint["state_dict"]),
         "criterion": half(criterion),
         "calibration": checkpoint["calibration"] | half(reference),
+        "junk": light_junk(checkpoint),
         "config": config | names,
         "progress": {key: checkpoint["progress"][key] for key in ("steps_per_epoch", "step", "particles")},
         **{key: {} for key in ("optimizer", "scheduler", "scaler", "rng")},
     }
+
+
+def light_junk(checkpoint: dict) -> dict:
+    """What tells particles from junk, in float16.
+
+    Where training had junk but was before this was kept, it is fitted to the reference embeddings of known classes.
+    """
+    junk, reference = checkpoint["junk"], checkpoint["calibration"].get("reference")
+    if not junk and checkpoint["config"].get("online_junk") and reference is not None:
+        found = junk_of_loss(checkpoint["criterion"], len(JUNK), reference.numpy())
+        junk = found.content() if found else {}
+    return junk | half({name: value for name, value in junk.items() if name != "threshold"})
 
 
 def half(values: dict) -> dict:

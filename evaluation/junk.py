@@ -4,13 +4,16 @@ Cosines decide: to the directions of junk that training had as classes, and to t
 all auxiliary ones. Higher is more like junk. Which known class a particle is, or none, is decided apart from it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from evaluation.rejection import unit
 
 FALSE_JUNK_RATE = 0.01  # share of validation knowns that the threshold may call junk
+CLASS_WEIGHTS = ("head.weight", "weight")  # of losses: (C, E), one row for each class
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,20 @@ class JunkCalibration:
     particles: np.ndarray  # (P, E) unit directions
     junk: np.ndarray  # (J, E) unit directions
     threshold: float
+
+    @classmethod
+    def read(cls, content: dict[str, Any]) -> "JunkCalibration | None":
+        """From a checkpoint's dictionary of tensors and a number; None from an empty one, of training without junk."""
+        if not content:
+            return None
+        return cls(content["particles"].numpy(), content["junk"].numpy(), float(content["threshold"]))
+
+    def content(self) -> dict[str, Any]:
+        """For a checkpoint: a plain number and tensors alone."""
+        import torch
+
+        directions = {name: torch.from_numpy(getattr(self, name)) for name in ("particles", "junk")}
+        return directions | {"threshold": self.threshold}
 
     def score(self, embeddings: np.ndarray) -> np.ndarray:
         """The cosine to the nearest junk less that to the nearest particle, (N, E) -> (N,)."""
@@ -49,3 +66,17 @@ def calibrate_junk(
     """
     threshold = float(np.quantile(junk_score(known, particles, junk), 1 - rate, method="higher"))
     return JunkCalibration(unit(particles), unit(junk), threshold)
+
+
+def junk_of_loss(weights: Mapping[str, Any], kinds: int, known: np.ndarray) -> JunkCalibration | None:
+    """The same from a loss's weights, whose last `kinds` classes are junk; None for a loss without weights of classes.
+
+    Args:
+        weights: by name, tensors; those of the softmax head are taken where there is one.
+        known: (M, E) as `calibrate_junk`.
+    """
+    found = next((weights[name] for name in CLASS_WEIGHTS if name in weights), None)
+    if found is None:
+        return None
+    found = found.detach().float().cpu().numpy()
+    return calibrate_junk(found[:-kinds], found[-kinds:], known)

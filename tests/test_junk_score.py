@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from evaluation.junk import calibrate_junk, junk_score
+from evaluation.junk import JunkCalibration, calibrate_junk, junk_of_loss, junk_score
 from evaluation.rejection import prototypes
 
 
@@ -25,3 +26,20 @@ def test_the_threshold_leaves_the_stated_share_of_knowns_and_finds_junk():
     assert calibration.is_junk(known).mean() == pytest.approx(0.02, abs=0.002)
     assert calibration.is_junk(junk).mean() > 0.95
     assert np.array_equal(calibration.score(known), junk_score(known, particles, calibration.junk))
+
+
+def test_a_checkpoints_record_gives_the_calibration_again_and_an_empty_one_none():
+    generator = np.random.default_rng(1)
+    made = calibrate_junk(*(generator.normal(size=(n, 4)).astype(np.float32) for n in (5, 2, 30)))
+    read = JunkCalibration.read(made.content())
+    volumes = generator.normal(size=(9, 4))
+    assert np.array_equal(read.score(volumes), made.score(volumes)) and read.threshold == made.threshold
+    assert JunkCalibration.read({}) is None
+
+
+def test_the_last_classes_of_a_loss_are_junk():
+    weights = {"head.bias": torch.zeros(5), "head.weight": torch.eye(5), "center.centers": torch.ones(5, 5)}
+    found = junk_of_loss(weights, 2, np.eye(5)[:3])
+    assert np.array_equal(found.particles, np.eye(5)[:3]) and np.array_equal(found.junk, np.eye(5)[3:])
+    assert junk_of_loss({"weight": torch.eye(5)}, 2, np.eye(5)[:3]).score(np.eye(5)[4:]) == pytest.approx([1.0])
+    assert junk_of_loss({"center.centers": torch.ones(5, 5)}, 2, np.eye(5)[:3]) is None

@@ -9,6 +9,7 @@ import torch
 import ship
 import train
 from common.cli import InputError
+from evaluation.junk import JunkCalibration
 from evaluation.rejection import calibrated_score, classify
 from loader.dataset import load_split
 from loader.prepare import Preprocessing
@@ -65,6 +66,7 @@ def test_the_losss_auxiliary_classes_are_left_out():
             "criterion": weights,
             "state_dict": {},
             "calibration": {},
+            "junk": {},
             "progress": {"steps_per_epoch": 1, "step": 0, "particles": torch.arange(2), "weights": {}},
         }
     )
@@ -73,6 +75,20 @@ def test_the_losss_auxiliary_classes_are_left_out():
     }
     assert torch.equal(light["criterion"]["head.bias"], weights["head.bias"][:3])
     assert light["config"]["structures"] == "pdb" and "weights" not in light["progress"]
+
+
+def test_what_tells_junk_is_kept_and_made_where_a_run_of_before_lacks_it():
+    weights, reference = torch.randn(3 + 6, 4), torch.randn(50, 4)
+    before = {"config": {"online_junk": 0.1}, "criterion": {"head.weight": weights}, "junk": {}}
+    made = ship.light_junk(before | {"calibration": {"reference": reference}})
+    assert made["junk"].shape == (6, 4) and made["particles"].dtype == torch.float16
+    found = JunkCalibration.read(made)
+    assert found.is_junk(reference.numpy()).mean() == pytest.approx(0.02)  # of 50, 1 at least
+    again = ship.light_junk(before | {"calibration": {}, "junk": made})
+    assert again["threshold"] == made["threshold"] and torch.equal(again["particles"], made["particles"])
+    assert ship.light_junk(before | {"calibration": {}}) == {}
+    without = {"config": {}, "criterion": {}, "junk": {}, "calibration": {"reference": reference}}
+    assert ship.light_junk(without) == {}
 
 
 def test_what_is_too_large_or_beyond_float16_is_not_written(trained, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import train
 from common.cli import InputError
 from common.group import Group
 from loader.prepare import Preprocessing
-from model import load_checkpoint
+from model import load_checkpoint, load_model
 from physics.filters import geometry
 from physics.imaging import Imaging
 from simulation.conditions import ImagingRanges
@@ -119,6 +119,9 @@ def test_a_cut_off_run_on_a_stream_ends_with_the_same_weights(shared, tmp_path):
     assert ImagingRanges.read(whole["config"]["imaging"]) == ImagingRanges(neighbours=0)
     assert whole["config"]["imaging"]["voxel_size"] == 20.0
     assert whole["criterion"]["head.weight"].shape[0] == 3 + 4 + len(JUNK) and whole["classes"] == CLASSES
+    assert whole["junk"]["threshold"] == parts["junk"]["threshold"]
+    junk = load_model(tmp_path / "whole" / "last.pt", CPU)[1]["junk"]
+    assert junk.particles.shape[0] == 3 + 4 and junk.junk.shape[0] == len(JUNK)
 
 
 def test_what_a_stream_cannot_be_is_refused(shared, tmp_path):

@@ -15,9 +15,11 @@ from torch import nn
 
 from common.cli import InputError
 from common.progress import progress
+from evaluation.junk import JunkCalibration, junk_of_loss
 from evaluation.rejection import Calibration, calibrate, classify
 from loader.dataset import Split
 from model import embed, with_views
+from simulation.junk import JUNK
 from training.batches import Batches, Labelled
 from training.record import save_epoch, summary
 from training.state import TrainingState
@@ -120,7 +122,7 @@ def finish_epoch(state: TrainingState, sets: Validation, started: float, before:
     terms = dict(zip(("train_loss", "softmax", "margin", "center"), (state.sums / state.seen).tolist(), strict=True))
     speed = round((state.seen - before) / seconds, 1)
     found = validate(state, sets) if state.group.first else None
-    figures, state.calibration = state.group.share(found)
+    figures, state.calibration, state.junk = state.group.share(found)
     state.end_epoch(figures["valid_loss"])
     state.log.append({"epoch": state.epoch, **terms, **figures, "lr": state.lr, "volumes_per_s": speed})
     if state.group.first:
@@ -130,8 +132,8 @@ def finish_epoch(state: TrainingState, sets: Validation, started: float, before:
 
 
 @torch.inference_mode()
-def validate(state: TrainingState, sets: Validation) -> tuple[dict[str, float], Calibration]:
-    """Validation loss, accuracy by class prototypes, and what tells known from unknown.
+def validate(state: TrainingState, sets: Validation) -> tuple[dict[str, float], Calibration, JunkCalibration | None]:
+    """Validation loss, accuracy by class prototypes, what tells known from unknown, and particle from junk.
 
     With averaged weights, network and loss are both the averaged ones, as the checkpoint keeps them.
     """
@@ -153,7 +155,8 @@ def validate(state: TrainingState, sets: Validation) -> tuple[dict[str, float], 
         for part, own in zip(*parts, strict=True)
     ]
     accuracy = float(np.mean(predictions == labels.numpy()))
-    return {"valid_loss": sum(losses) / len(labels), "accuracy": accuracy}, calibration
+    junk = junk_of_loss(criterion.state_dict(), len(JUNK), raw) if cfg.online_junk else None
+    return {"valid_loss": sum(losses) / len(labels), "accuracy": accuracy}, calibration, junk
 
 
 def draw_gallery(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from common.cli import InputError
 from common.group import Group
+from evaluation.junk import JunkCalibration
 from evaluation.rejection import Calibration
 from loader.prepare import Preprocessing
 from loss.base import Loss, LossTerms
@@ -109,6 +110,7 @@ class TrainingState:
         self.sums, self.seen = torch.zeros(4, dtype=torch.float64), 0  # of its loss terms, each times its volumes
         self.log: list[dict] = []
         self.calibration: Calibration | None = None
+        self.junk: JunkCalibration | None = None
         self.imaging: dict | None = None  # that volumes are simulated under, for the checkpoint to say
 
     def _together(self) -> nn.Module:
@@ -201,6 +203,7 @@ class TrainingState:
         torch.set_rng_state(saved["rng"]["torch"])
         self.epoch, self.log = saved["epoch"], saved["metrics"]["log"]
         self.calibration = Calibration.read(saved["calibration"]) if saved["calibration"] else None
+        self.junk = JunkCalibration.read(saved["junk"])
         self.step, self.sums, self.seen = progress["step"], progress["sums"], progress["seen"]
 
     def save(self, path: Path) -> None:
@@ -224,6 +227,7 @@ class TrainingState:
             classes=self.data.classes,
             preprocessing=self.data.preprocessing.content(),
             calibration=self.calibration.content() if self.calibration else {},
+            junk=self.junk.content() if self.junk else {},
             metrics={"log": self.log},
             progress=progress,
         )
