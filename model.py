@@ -1,5 +1,6 @@
 """The network that maps volumes to embeddings, and the checkpoints that hold it."""
 
+import hashlib
 import os
 import pickle
 import zipfile
@@ -145,6 +146,14 @@ def save_checkpoint(path: Path | str, **content: object) -> None:
 def trained_classes(checkpoint: dict) -> list[str]:
     """The classes that the loss was trained on, in the order of its weights; those of enrol.py came later."""
     return checkpoint["config"].get("trained_classes", checkpoint["classes"])
+
+
+def network_code(checkpoint: dict) -> str:
+    """What tells a network from any other: of its weights, the same in every checkpoint that has them."""
+    digest = hashlib.sha256()
+    for name, value in sorted(checkpoint["state_dict"].items()):
+        digest.update(name.encode() + value.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def load_checkpoint(path: Path | str) -> dict:

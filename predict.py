@@ -22,7 +22,7 @@ when called again.
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -37,17 +37,20 @@ from common.group import Group, join
 from evaluation.rejection import accuracy_warning
 from loader.columns import PREDICTION, SCORE
 from loader.dataset import contrast_warning
-from model import load_model
+from model import load_model, trained_classes
 from prediction.clusters import clustered
-from prediction.inputs import find_inputs
+from prediction.enrol import Enrolling, Setting, Wanted, enrolled, read_wanted
+from prediction.inputs import coarsest, find_inputs, tilt_ranges
 from prediction.outputs import failures, replaced, write_failures, write_predictions
 from prediction.parts import PARTS_FOLDER, Embedded, Parts, fingerprint
 from prediction.predicted import Predicted, classified
 from prediction.star import write_stars
 from prediction.stream import Work, embed_inputs
 from report.clusters import clusters_text
+from report.enrolment import enrolment_text
 from report.explore import draw_page
 from report.predictions import draw, failure_warning, summary, trust, what_was_done
+from simulation.conditions import outside_training
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Config:
     name: str = "predict"  # name of the folder in it; another one keeps earlier predictions
     contrast: Literal["", "bright", "dark"] = ""  # contrast of the particles; empty: as in the training files
     voxel_size: float = 0.0  # voxel size (A) of all inputs, where their headers are wrong; 0: as their headers say
+    enrolling: tyro.conf.OmitArgPrefixes[Enrolling] = field(default_factory=Enrolling)
     batch_size: int = 256  # volumes embedded at once
     device: Device = "auto"  # where to compute; auto is CUDA where there is one
     page: bool = True  # write report.html, to look through the predictions; of many, its map takes half a minute
@@ -69,6 +73,7 @@ PARTLY = 3  # exit code where some volumes could not be read
 def main(cfg: Config) -> None:
     device = choose_device(cfg.device)
     check(cfg)
+    wanted = read_wanted(cfg.enrolling)
     with join(device) as (group, device):
         model, checkpoint = load_model(cfg.checkpoint, device)
         changed = {"contrast": cfg.contrast} if cfg.contrast else {}
@@ -84,6 +89,10 @@ def main(cfg: Config) -> None:
     warnings.append(failure_warning(embedded.failed, len(work.inputs)))
 
     inputs = work.inputs.take(embedded.rows)
+    warnings.append(outside_training(checkpoint["config"], coarsest(inputs), tilt_ranges(inputs)))
+
+    if wanted:
+        checkpoint = with_enrolled(cfg, wanted, model, checkpoint, coarsest(inputs) or 0.0, device)
     table = classified(embedded.embeddings, inputs, checkpoint)
     predicted = Predicted(table, embedded.embeddings, inputs, work.preprocessing, checkpoint)
     predicted = clustered(predicted, embedded)
@@ -124,7 +133,19 @@ def embed(cfg: Config, model: nn.Module, work: Work, group: Group, device: torch
 
 def chance(checkpoint: dict) -> str:
     """The warning of a network that names known classes hardly better than chance; empty where it does better."""
-    return accuracy_warning(checkpoint["metrics"]["log"][-1]["accuracy"], len(checkpoint["classes"]))
+    return accuracy_warning(checkpoint["metrics"]["log"][-1]["accuracy"], len(trained_classes(checkpoint)))
+
+
+def with_enrolled(
+    cfg: Config, wanted: Wanted, model: nn.Module, checkpoint: dict, voxel_size: float, device: torch.device
+) -> dict:
+    """The checkpoint with the classes that are asked for, in data of a voxel size (A); says how sure they are."""
+    changed = {"contrast": cfg.contrast} if cfg.contrast else {}
+    preprocessing = replace(checkpoint["preprocessing"], **changed)
+    setting = Setting(model, preprocessing, device, cfg.batch_size, cfg.voxel_size, voxel_size)
+    checkpoint, found, imaging = enrolled(checkpoint, wanted, cfg.enrolling, setting)
+    print(enrolment_text(found, imaging))
+    return checkpoint
 
 
 def write(cfg: Config, predicted: Predicted, warnings: Sequence[str], failed: pd.DataFrame) -> None:

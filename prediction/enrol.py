@@ -15,22 +15,21 @@ subtomogram look alike.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from common.cli import InputError
+from common.cli import InputError, plural
+from common.threads import in_threads
 from evaluation.enrolled import FALSE_ACCEPTANCE_RATE, Enlarged, NewClass, enrol, with_prototypes
 from loader.columns import NO_PARTICLE, PARTICLE, UNKNOWN
-from loader.prepare import Preprocessing
+from loader.prepare import Input, Preprocessing, prepare
 from loader.volume import MRC_SUFFIXES
 from model import embed, trained_classes
 from prediction.inputs import find_inputs
-from prediction.stream import embed_inputs
 from prediction.structures import structure_classes, with_alike_shapes
 from simulation.as_trained import AsTrained, Declared
 from simulation.structures import ATOM_SUFFIXES, STRUCTURE_SUFFIXES, find_structures
@@ -57,6 +56,8 @@ class Enrolling:
             if len(value) not in (0, 2) or sorted(value) != list(value):
                 words = " ".join(f"{number:g}" for number in value)
                 raise InputError(f"--{name.replace('_', '-')} {words}: expected two numbers, the smaller first")
+        if self.only_enrolled and not self.enrol:
+            raise InputError("--only-enrolled: leaves no class; say with --enrol which are to be told")
         if not 0 < self.false_acceptance_rate < 1:
             raise InputError(
                 f"--false-acceptance-rate {self.false_acceptance_rate:g}: expected a share between 0 and 1"
@@ -70,6 +71,9 @@ class Wanted:
     examples: dict[str, list[str]]
     structures: dict[str, Path]
 
+    def __bool__(self) -> bool:
+        return bool(self.examples or self.structures)
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -79,17 +83,23 @@ class Setting:
     preprocessing: Preprocessing
     device: torch.device
     batch_size: int
-    voxel_size: float = 0.0  # A, of examples and data, where it is given; 0: as tables and headers say
+    voxel_size: float = 0.0  # A, of examples where their tables and headers are wrong; 0: as these say
+    of_data: float = 0.0  # A, of the data that structures are to be found in; 0: the checkpoint's
+
+    def embed(self, images: torch.Tensor) -> np.ndarray:
+        """Volumes (N, 1, D, H, W) -> embeddings (N, E) of length 1."""
+        return embed(self.model, images, self.device, self.batch_size)
 
 
-def read_wanted(texts: Sequence[str]) -> Wanted:
+def read_wanted(options: Enrolling) -> Wanted:
     """What `--enrol` asks for, by the rules above.
 
-    Raises InputError for what is none of it, or could be two things.
+    Raises InputError for what is none of it, or could be two things, and for other options that make no sense.
     """
+    options.check()
     examples: dict[str, list[str]] = {}
     structures: dict[str, Path] = {}
-    for text in texts:
+    for text in options.enrol:
         name, found, path = text.partition("=")
         if not found:
             new = _unnamed(text)
@@ -131,21 +141,22 @@ def enrolled(
     """
     check_names([*wanted.examples, *wanted.structures, *(one.name for one in more)], checkpoint, options)
     new = [*(examples_of(name, files, setting) for name, files in wanted.examples.items()), *more]
-    declared = Declared(options.tilt_range or None, options.defocus or None, setting.voxel_size)
+    declared = Declared(options.tilt_range or None, options.defocus or None, setting.of_data)
     known_size = setting.preprocessing.voxel_size or declared.voxel_size
     imaging = None
     if wanted.structures or known_size:
         imaging = AsTrained.read(checkpoint["config"], setting.preprocessing, declared)
-        images = partial(embed, setting.model, device=setting.device, batch_size=setting.batch_size)
-        new = with_alike_shapes(new, imaging, images, setting.device, SEED) if new else new
-        new += structure_classes(wanted.structures, imaging, images, setting.device, SEED)
+        new = with_alike_shapes(new, imaging, setting.embed, setting.device, SEED) if new else new
+        new += structure_classes(wanted.structures, imaging, setting.embed, setting.device, SEED)
     for one in new:
         if len(np.unique(one.particles)) < 2 and not len(one.cohort):
             raise InputError(f"--enrol {one.name}: one particle, and no voxel size to simulate other shapes; give more")
     classes, keep = checkpoint["classes"], not options.only_enrolled
     found = enrol(checkpoint["calibration"], classes, new, keep, options.false_acceptance_rate)
     junk, found = with_prototypes(checkpoint["junk"], found, new)
+    before = [] if options.only_enrolled else checkpoint["config"].get("enrolled", [])
     config = checkpoint["config"] | {"trained_classes": trained_classes(checkpoint)}
+    config |= {"enrolled": before + [asdict(one) for one in found.enrolled]}
     parts = {"classes": found.classes, "calibration": found.calibration, "junk": junk, "config": config}
     return checkpoint | parts, found, imaging.text() if imaging else ""
 
@@ -167,9 +178,18 @@ def examples_of(name: str, files: Sequence[str], setting: Setting) -> NewClass:
     inputs = find_inputs(files, setting.voxel_size)
     particles = inputs.table[PARTICLE].where(inputs.table[PARTICLE] != "", inputs.table.index.astype(str)).to_numpy(str)
     rows = chosen_rows(len(inputs))
-    read = embed_inputs(setting.model, inputs.take(rows), setting.preprocessing, setting.batch_size, setting.device)
-    source = f"{len(rows)} examples" + (f" of {len(inputs)}" if len(rows) < len(inputs) else "")
-    return NewClass(name, source, read.embeddings, particles[rows], read.embeddings[:0], "none")
+    read = in_threads(lambda row: torch.from_numpy(_image(inputs[row], setting)), rows.tolist(), name, "example")
+    embeddings = setting.embed(torch.stack(list(read))[:, None])
+    return NewClass(name, examples_text(len(rows), len(inputs)), embeddings, particles[rows], embeddings[:0], "none")
+
+
+def examples_text(chosen: int, count: int) -> str:
+    """`12 examples`, or how many of how many."""
+    return f"{chosen} {plural('example', chosen)}" + (f" of {count}" if chosen < count else "")
+
+
+def _image(given: Input, setting: Setting) -> np.ndarray:
+    return prepare(given, setting.preprocessing).image.astype(np.float16)  # as the inputs are kept
 
 
 def chosen_rows(count: int) -> np.ndarray:

@@ -10,17 +10,28 @@ import numpy as np
 import pandas as pd
 
 from common.cli import InputError
-from loader.columns import INPUT, MASK_FOLDER, PARTICLE, PARTICLES_FILE, POSITION, SOURCE_FILE, SOURCE_ROW, TOMOGRAM
+from loader.columns import (
+    INPUT,
+    MASK_FOLDER,
+    PARTICLE,
+    PARTICLES_FILE,
+    POSITION,
+    SOURCE_FILE,
+    SOURCE_ROW,
+    TILT_MAX,
+    TILT_MIN,
+    TOMOGRAM,
+)
 from loader.coordinates import PLACES
 from loader.flavours import ANGSTROM, FLAVOURS, SHARE, star_flavour, star_picks
 from loader.prepare import Input
 from loader.sources import StarVolumes, absolute, absolute_all, mrc_files, read_csv, star_volumes, voxel_sizes
-from loader.volume import MRC_SUFFIXES, address_path, join_address, split_address
+from loader.volume import MRC_SUFFIXES, address_path, join_address, read_volume, split_address
 
 EXPECTED = "an MRC file, N@stack.mrcs, a stack, a folder, a CSV file or a STAR file"
 STACK_SUFFIXES = (".mrcs", ".mrcs.gz")
 VOLUME_STACKS = range(401, 631)  # space groups of the MRC format that mark a stack of volumes
-COLUMNS = (INPUT, PARTICLE, TOMOGRAM, *POSITION, SOURCE_FILE, SOURCE_ROW)
+COLUMNS = (INPUT, PARTICLE, TOMOGRAM, *POSITION, TILT_MIN, TILT_MAX, SOURCE_FILE, SOURCE_ROW)
 
 
 @dataclass(frozen=True)
@@ -28,9 +39,9 @@ class Inputs:
     """N volumes to be read.
 
     table: N rows of text, an empty one where something is not known. Input Data: a file, or volume N of a stack,
-        absolute. Particle, Tomogram, and Position Z, Y, X (A from the centre of the tomogram's first voxel) where the
-        source tells them. Source File and Source Row (from 1): the row of a STAR or CSV file that is the particle's;
-        where a CSV has these columns itself, what they say.
+        absolute. Particle, Tomogram, Position Z, Y, X (A from the centre of the tomogram's first voxel) and Tilt Min,
+        Max (degrees) where the source tells them. Source File and Source Row (from 1): the row of a STAR or CSV file
+        that is the particle's; where a CSV has these columns itself, what they say.
     voxel_sizes: (N,) A, as a table or the user states them; NaN where the header's counts.
     """
 
@@ -48,6 +59,26 @@ class Inputs:
     def take(self, rows: np.ndarray | slice) -> "Inputs":
         """Some of them."""
         return Inputs(self.table.iloc[rows].reset_index(drop=True), self.voxel_sizes[rows])
+
+
+def tilt_ranges(inputs: Inputs) -> list[tuple[float, float]]:
+    """The tilt ranges that the inputs' tables state, each once. Raises InputError for a cell that is no number."""
+    stated = inputs.table[[TILT_MIN, TILT_MAX]].drop_duplicates()
+    stated = stated[(stated != "").all(axis=1)]
+    try:
+        return [(float(low), float(high)) for low, high in stated.itertuples(index=False)]
+    except ValueError as error:
+        raise InputError(f"columns {TILT_MIN}, {TILT_MAX} of the inputs: expected degrees ({error})") from error
+
+
+def coarsest(inputs: Inputs) -> float | None:
+    """The largest voxel size of the inputs in A, as tables or else the first volume's header say; None: unknown."""
+    if not np.isnan(inputs.voxel_sizes).all():
+        return float(np.nanmax(inputs.voxel_sizes))
+    try:
+        return read_volume(inputs.table[INPUT].iloc[0])[1]
+    except InputError:  # who reads the volumes will say so
+        return None
 
 
 def find_inputs(names: Sequence[str], voxel_size: float = 0.0) -> Inputs:

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from common.files import atomic_path, write_csv, write_json
-from loader.columns import INPUT, PREDICTION, SOURCE_FILE, SOURCE_ROW
+from loader.columns import INPUT, NO_PARTICLE, PREDICTION, SOURCE_FILE, SOURCE_ROW
 from loader.sources import absolute
+from model import network_code
 from prediction.inputs import Inputs
 from prediction.predicted import Predicted
 from prediction.star import class_numbers
@@ -40,6 +41,7 @@ def record(predicted: Predicted, checkpoint: str, options: dict) -> dict:
     return {
         "made": time.strftime("%Y-%m-%d %H:%M:%S"),
         "checkpoint": os.path.abspath(checkpoint),
+        "network": network_code(content),
         "epoch": content["epoch"],
         "validation_accuracy": content["metrics"]["log"][-1]["accuracy"],
         "inputs": [absolute(name, Path()) for name in options["inputs"]],
@@ -50,18 +52,19 @@ def record(predicted: Predicted, checkpoint: str, options: dict) -> dict:
         "threshold": float(content["calibration"].threshold),
         "clusters": predicted.clusters,
         "class_numbers": class_numbers(predicted),
+        "enrolled": content["config"].get("enrolled", []),
     }
 
 
 def save_embeddings(path: Path, predicted: Predicted, checkpoint: str) -> None:
     """Write what np.load reads, one row per volume in the order of predictions.csv.
 
-    embeddings: (N, E), length 1; predictions: (N,) an index into classes, -1 for unknown; classes: (C,) names;
-    checkpoint: its path; inputs: the addresses as UTF-8 bytes, a zero byte between two, so that
+    embeddings: (N, E), length 1; predictions: (N,) an index into classes, -1 for unknown, -2 for junk; classes: (C,)
+    names; checkpoint: its path; inputs: the addresses as UTF-8 bytes, a zero byte between two, so that
     bytes(file["inputs"]).decode().split("\\0") gives them.
     """
     classes = predicted.checkpoint["classes"]
-    number = {name: index for index, name in enumerate(classes)}
+    number = {NO_PARTICLE: -2} | {name: index for index, name in enumerate(classes)}
     addresses = "\0".join(predicted.table[INPUT]).encode("utf-8", "surrogateescape")  # no path holds a zero byte
     with atomic_path(path) as temporary:
         np.savez(

@@ -8,8 +8,10 @@ import pandas as pd
 from evaluation.rejection import calibrated_score, unit
 from loader.columns import (
     INPUT,
+    JUNK_SCORE,
     NEAREST,
     NEAREST_COSINE,
+    NO_PARTICLE,
     PREDICTION,
     RUNNER_UP,
     RUNNER_UP_COSINE,
@@ -67,7 +69,10 @@ def classified(embeddings: np.ndarray, inputs: Inputs, checkpoint: dict) -> pd.D
 
 
 def predictions(embeddings: np.ndarray, checkpoint: dict) -> pd.DataFrame:
-    """One row an embedding of (N, E): class or unknown, score, threshold, the nearest class and the runner-up."""
+    """One row an embedding of (N, E): class, unknown or junk, score, threshold, nearest class and runner-up.
+
+    Where the checkpoint tells junk, what is junk is so whatever its score is, and the table has a column Junk Score.
+    """
     calibration = checkpoint["calibration"]
     classes = np.array([*checkpoint["classes"], ""])
     cosines = unit(embeddings) @ unit(calibration.prototypes).T  # (N, E) -> (N, C)
@@ -75,9 +80,13 @@ def predictions(embeddings: np.ndarray, checkpoint: dict) -> pd.DataFrame:
     first, second = np.argsort(-cosines, axis=1, kind="stable")[:, :2].T
     scores = calibrated_score(embeddings, calibration)
     rows = np.arange(len(embeddings))
-    return pd.DataFrame(
+    named, junk = np.where(scores >= calibration.threshold, classes[first], UNKNOWN), checkpoint["junk"]
+    if junk is not None:
+        junk_scores = junk.score(embeddings)
+        named = np.where(junk_scores >= junk.threshold, NO_PARTICLE, named)
+    table = pd.DataFrame(
         {
-            PREDICTION: np.where(scores >= calibration.threshold, classes[first], UNKNOWN),
+            PREDICTION: named,
             SCORE: scores.astype(float),
             THRESHOLD: calibration.threshold,
             NEAREST: classes[first],
@@ -86,6 +95,7 @@ def predictions(embeddings: np.ndarray, checkpoint: dict) -> pd.DataFrame:
             RUNNER_UP_COSINE: cosines[rows, second].astype(float),
         }
     )
+    return table if junk is None else table.assign(**{JUNK_SCORE: junk_scores.astype(float)})
 
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:

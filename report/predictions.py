@@ -9,6 +9,7 @@ from common.cli import plural
 from evaluation.rejection import Calibration
 from loader.columns import PREDICTION, SCORE, UNKNOWN
 from loader.prepare import prepare
+from model import trained_classes
 from prediction.predicted import Predicted
 
 MOST_NOTES = 10  # lines on what was done to the volumes
@@ -37,16 +38,22 @@ def summary(predictions: pd.Series, scores: pd.Series, calibration: Calibration)
     width = max(len(predictions.name), *(len(name) for name in groups.index))
     lines = [f"{predictions.name:{width}s}  volumes  median score"]
     lines += [f"{name:{width}s}  {row['size']:7.0f}  {row['median']:12.3f}" for name, row in groups.iterrows()]
-    lines.append(
-        f"unknown: {calibration.score} below {calibration.threshold:.3f}, as are at most "
-        f"{calibration.false_rejection_rate:.0%} of the {calibration.n} validation volumes of known classes"
-    )
+    if calibration.class_thresholds is None:
+        lines.append(
+            f"unknown: {calibration.score} below {calibration.threshold:.3f}, as are at most "
+            f"{calibration.false_rejection_rate:.0%} of the {calibration.n} validation volumes of known classes"
+        )
+    else:
+        lines.append(
+            f"unknown: {calibration.score} below the threshold of the nearest class; scores are moved so that "
+            f"{calibration.threshold:.3f} is every class's"
+        )
     return "\n".join(lines)
 
 
 def trust(checkpoint: dict) -> str:
     """How often the checkpoint names known classes rightly."""
-    accuracy, chance = checkpoint["metrics"]["log"][-1]["accuracy"], 1 / len(checkpoint["classes"])
+    accuracy, chance = checkpoint["metrics"]["log"][-1]["accuracy"], 1 / len(trained_classes(checkpoint))
     return f"the checkpoint names {accuracy:.0%} of the validation volumes of known classes right (chance {chance:.0%})"
 
 

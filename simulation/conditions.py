@@ -1,6 +1,7 @@
 """Imaging drawn at random: the ranges that the microscopes and scenes of the world lie in, and what lies outside."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import NamedTuple
 
@@ -142,3 +143,18 @@ def imaging_warning(
         elif abs(left - right) > TILT_SLACK and not ranges.lopsided:
             found.append(f"{given}: training had none that differ from side to side")
     return "; ".join(found)
+
+
+def outside_training(config: dict, voxel_size: float | None, tilt_ranges: Iterable[tuple[float, float]] = ()) -> str:
+    """The same for a checkpoint's configuration and all tilt ranges of some data, as a warning.
+
+    Empty for a checkpoint that does not say the imaging of its training.
+    """
+    record = config.get("imaging")
+    if not record:
+        return ""
+    ranges, trained_on = ImagingRanges.read(record), record["voxel_size"]
+    found = [imaging_warning(ranges, trained_on, voxel_size, None)]
+    found += [imaging_warning(ranges, trained_on, None, tilt_range) for tilt_range in tilt_ranges]
+    found = [text for text in found if text]
+    return f"imaging that training did not have, so thresholds may not hold: {'; '.join(found)}" if found else ""
