@@ -30,8 +30,9 @@ from loader.prepare import Input, Preprocessing, prepare
 from loader.volume import MRC_SUFFIXES
 from model import embed, trained_classes
 from prediction.inputs import find_inputs
-from prediction.structures import structure_classes, with_alike_shapes
+from prediction.structures import Bench, structure_classes, with_alike_shapes
 from simulation.as_trained import AsTrained, Declared
+from simulation.cohort import Pool
 from simulation.structures import ATOM_SUFFIXES, STRUCTURE_SUFFIXES, find_structures
 
 STRUCTURE, EXAMPLES = "structure:", "examples:"
@@ -146,8 +147,8 @@ def enrolled(
     imaging = None
     if wanted.structures or known_size:
         imaging = AsTrained.read(checkpoint["config"], setting.preprocessing, declared)
-        new = with_alike_shapes(new, imaging, setting.embed, setting.device, SEED) if new else new
-        new += structure_classes(wanted.structures, imaging, setting.embed, setting.device, SEED)
+        bench = Bench(imaging, Pool(imaging.grid), setting.embed, setting.device, SEED)
+        new = (with_alike_shapes(new, bench) if new else []) + structure_classes(wanted.structures, bench)
     for one in new:
         if len(np.unique(one.particles)) < 2 and not len(one.cohort):
             raise InputError(f"--enrol {one.name}: one particle, and no voxel size to simulate other shapes; give more")

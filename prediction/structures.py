@@ -1,6 +1,7 @@
 """Classes to be enrolled from structures alone: simulated in many poses and embedded, beside a cohort of their size."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,25 +30,35 @@ def read_structure(path: Path, imaging: AsTrained) -> torch.Tensor:
     return torch.from_numpy(read(path, imaging.grid))
 
 
-def structure_classes(
-    files: dict[str, Path], imaging: AsTrained, embed: Embed, device: torch.device, seed: int
-) -> list[NewClass]:
+@dataclass(frozen=True)
+class Bench:
+    """What volumes are simulated and embedded with; the seed is of poses, conditions and noise."""
+
+    imaging: AsTrained
+    pool: Pool
+    embed: Embed
+    device: torch.device
+    seed: int
+
+
+def structure_classes(files: dict[str, Path], bench: Bench) -> list[NewClass]:
     """Structures (name -> file) under an imaging, each POSES times, and as many volumes of shapes of its size.
 
     All files are read before anything is simulated. Raises InputError as `read_structure`.
     """
+    imaging = bench.imaging
     densities = {name: read_structure(path, imaging) for name, path in files.items()}
-    pool, names, found = Pool(imaging.grid), list(files), []
+    names, found = list(files), []
     bar = tqdm(total=len(names), desc="simulating structures", unit="structure", leave=False)
     with bar:
         for start in range(0, len(names), AT_ONCE):
             part = names[start : start + AT_ONCE]
             volumes = [protein_volume(densities[name], imaging.grid.voxel_size) for name in part]
-            cohorts = [pool.of_size(volume, SHAPES) for volume in volumes]
+            cohorts = [bench.pool.of_size(volume, SHAPES) for volume in volumes]
             stack = torch.cat([torch.stack([densities[name] for name in part]), *cohorts])
             owners = np.repeat(np.arange(len(part)), [len(cohort) for cohort in cohorts])  # of the cohorts' shapes
             counts = torch.tensor([POSES] * len(part) + [PER_SHAPE] * len(owners))
-            embeddings, labels = embed_densities(stack.to(device), counts, imaging, embed, seed + start)
+            embeddings, labels = embed_densities(stack, counts, bench, start)
             for number, name in enumerate(part):
                 own = embeddings[labels == number]
                 shapes = len(part) + np.flatnonzero(owners == number)
@@ -61,25 +72,27 @@ def structure_classes(
 
 
 def embed_densities(
-    densities: torch.Tensor, counts: torch.Tensor, imaging: AsTrained, embed: Embed, seed: int
+    densities: torch.Tensor, counts: torch.Tensor, bench: Bench, number: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings of volumes of densities (C, D, H, W), (C,) of each: (N, E), and their labels (N,)."""
-    simulator = imaging.simulator(densities)
+    """Embeddings of volumes of densities (C, D, H, W), (C,) of each: (N, E), and their labels (N,).
+
+    Another number gives other poses, conditions and noise.
+    """
+    imaging, embed, seed = bench.imaging, bench.embed, bench.seed + number
+    simulator = imaging.simulator(densities.to(bench.device))
     labels = torch.arange(len(densities)).repeat_interleave(counts)
     parts = [(embed(volumes), found.cpu()) for volumes, found in imaging.volumes(simulator, labels, seed)]
     return np.concatenate([part[0] for part in parts]), torch.cat([part[1] for part in parts]).numpy()
 
 
-def with_alike_shapes(
-    new: list[NewClass], imaging: AsTrained, embed: Embed, device: torch.device, seed: int
-) -> list[NewClass]:
+def with_alike_shapes(new: list[NewClass], bench: Bench) -> list[NewClass]:
     """The same classes, of examples whose size nobody knows, compared with the shapes most alike to the network.
 
     Shapes are simulated in every size; for each class those count whose mean embedding is nearest to its own.
     """
-    densities = Pool(imaging.grid).of_all_sizes(ALL_SIZES).to(device)
+    densities = bench.pool.of_all_sizes(ALL_SIZES)
     counts = torch.full((len(densities),), PER_SHAPE)
-    embeddings, labels = embed_densities(densities, counts, imaging, embed, seed)
+    embeddings, labels = embed_densities(densities, counts, bench)
     means = prototypes(embeddings, labels, len(densities))
     found = []
     for one in new:
