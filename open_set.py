@@ -19,20 +19,23 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from torch import nn
 
 from common.cli import Device, InputError, choose_device, plural, run, warn
 from common.files import claim_results, results_folder, write_json
 from evaluation import floors, rejection, sections
 from evaluation.bootstrap import CONFIDENCE, Resampling, number_particles
 from evaluation.sections import Embedded, Evaluated, Scored, View
-from evaluation.splits import enrolled, load_splits, unseen_sets
+from evaluation.splits import UNSEEN_SETS, enrolled, load_splits, unseen_sets
 from loader.columns import LABEL, PARTICLE, SNR
 from loader.dataset import Split, mask_sizes, overlap_warning
-from loader.rows import snr_convention
-from model import build_model, embed, load_model, with_views
+from loader.rows import snr_convention, tilt_ranges
+from model import build_model, embed, load_model, trained_classes, with_views
 from report.page import Picture, write_page
 from report.terminal import format_open_set
 from report.verdict import format_verdict, verdict
+from simulation.as_trained import junk_volumes
+from simulation.conditions import outside_training
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Config:
     discovery: bool = True  # group the particles that are called unknown, and count the groups
     floors: bool = True  # give the same figures for an untrained network, brightness and size
     umap: bool = True  # draw the map of all embeddings; it takes a quarter of a minute
+    junk: int = 240  # simulated volumes of junk that particles are told from, where training had junk; 0 for none
     batch_size: int = 256  # volumes embedded at once
     seed: int = 9  # seed of the pairs, the named examples and the resamples
     device: Device = "auto"  # where to compute; auto is CUDA where there is one
@@ -52,15 +56,16 @@ class Config:
 
 def main(cfg: Config) -> None:
     device = choose_device(cfg.device)
-    for name in ("train_per_class", "bootstrap", "batch_size"):
-        if getattr(cfg, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: expected at least 1")
+    for name, least in {"train_per_class": 1, "bootstrap": 1, "batch_size": 1, "junk": 0}.items():
+        if getattr(cfg, name) < least:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: expected at least {least}")
     model, checkpoint = load_model(cfg.checkpoint, device)
     results_folder(cfg.results_dir, cfg.checkpoint)  # refuses that of another checkpoint before the work
     splits = load_splits(Path(cfg.csv_dir), checkpoint, cfg.train_per_class, cfg.seed)
-    warning = overlap_warning(splits["test"].rows, checkpoint["progress"]["particles"], Path(cfg.csv_dir) / "test.csv")
-    if warning:
-        warn(warning)
+    outside = outside_training(checkpoint["config"], None, tilt_ranges(split.rows for split in splits.values()))
+    overlap = overlap_warning(splits["test"].rows, checkpoint["progress"]["particles"], Path(cfg.csv_dir) / "test.csv")
+    for text in filter(None, (overlap, outside)):
+        warn(text)
     raw = {
         name: embed(model, split.images, device, cfg.batch_size, f"embedding {name}.csv", normalised=False)
         for name, split in splits.items()
@@ -74,6 +79,8 @@ def main(cfg: Config) -> None:
         views += floor_views(cfg, checkpoint, splits, device)
     report, evaluated = evaluate(cfg, checkpoint, splits, raw, views)
     report["note"] = note
+    if checkpoint["junk"] and cfg.junk:
+        report["junk"] = particle_or_junk(cfg, model, checkpoint, views[0].sets, device)
 
     folder = claim_results(cfg.results_dir, cfg.checkpoint)
     write_json(folder / "open_set.json", report)
@@ -100,6 +107,7 @@ def evaluate(
     scored = {name: Scored(views[0].sets[name], of_set) for name, of_set in scores.items()}
     correct = rejection.classify(raw["test"], calibration.prototypes)[0] == splits["test"].labels.numpy()
     refused = scores["test"][calibration.score] < calibration.threshold
+    rates = sections.valid_rates(calibration, checkpoint["classes"])
     report = {
         "checkpoint": str(cfg.checkpoint),
         "known_classes": checkpoint["classes"],
@@ -107,7 +115,7 @@ def evaluate(
         "confidence": CONFIDENCE,
         "bootstrap": cfg.bootstrap,
         "seed": cfg.seed,
-        "known": sections.known_only(views[0].sets["test"], correct, refused, valid_rates(checkpoint), resampling),
+        "known": sections.known_only(views[0].sets["test"], correct, refused, rates, resampling),
     }
     evaluated = []
     for name in unseen_sets(splits):
@@ -135,13 +143,6 @@ def evaluate(
         report[name] = part
         evaluated.append(Evaluated(name, part, known, unseen))
     return report, evaluated
-
-
-def valid_rates(checkpoint: dict) -> dict[str, float]:
-    """Share of each known class's validation volumes that the threshold calls unknown, where the checkpoint says so."""
-    rates = checkpoint["calibration"].class_false_rejection
-    named = {} if rates is None else dict(zip(checkpoint["classes"], map(float, rates), strict=True))
-    return {name: rate for name, rate in named.items() if np.isfinite(rate)}
 
 
 def draw(
@@ -174,19 +175,24 @@ def embedded(embeddings: dict[str, np.ndarray], splits: dict[str, Split]) -> dic
 
 
 def scores_of_sets(checkpoint: dict, raw: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """Every score of every set but train.
-
-    Logits are those of the loss's affine softmax head, where it has one, for the known classes: auxiliary ones, that
-    only training had, come after.
-    """
-    known = len(checkpoint["classes"])
-    weight, bias = (checkpoint["criterion"].get(f"head.{key}") for key in ("weight", "bias"))
+    """Every score of every set but train; those of the loss's head where it knows the classes, enrolled ones too."""
+    calibration, classes = checkpoint["calibration"], checkpoint["classes"]
+    known = len(classes) if trained_classes(checkpoint) == classes else 0
     scores = {}
-    for name, embeddings in raw.items():
-        if name != "train":
-            logits = None if weight is None else embeddings @ weight[:known].numpy().T + bias[:known].numpy()
-            scores[name] = rejection.all_scores(embeddings, checkpoint["calibration"], logits)
+    for name in (name for name in raw if name != "train"):
+        logits = rejection.head_logits(raw[name], checkpoint["criterion"], known)
+        scores[name] = rejection.all_scores(raw[name], calibration, logits)
     return scores
+
+
+def particle_or_junk(
+    cfg: Config, model: nn.Module, checkpoint: dict, sets: dict[str, Embedded], device: torch.device
+) -> dict:
+    """How well particles of the sets are told from junk, which is simulated as training had it."""
+    volumes, kinds = junk_volumes(checkpoint["config"], checkpoint["preprocessing"], cfg.junk, cfg.seed, device)
+    embeddings = embed(model, volumes, device, cfg.batch_size, "embedding junk")
+    sets = {name: sets[name] for name in ("test", *UNSEEN_SETS) if name in sets}
+    return sections.junk(checkpoint["junk"], embeddings, kinds, sets, Resampling(cfg.bootstrap, cfg.seed))
 
 
 def floor_views(cfg: Config, checkpoint: dict, splits: dict[str, Split], device: torch.device) -> list[View]:

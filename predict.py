@@ -37,10 +37,11 @@ from common.group import Group, join
 from evaluation.rejection import accuracy_warning
 from loader.columns import PREDICTION, SCORE
 from loader.dataset import contrast_warning
+from loader.rows import tilt_ranges
 from model import load_model, trained_classes
 from prediction.clusters import clustered
 from prediction.enrol import Enrolling, Setting, Wanted, enrolled, read_wanted
-from prediction.inputs import coarsest, find_inputs, tilt_ranges
+from prediction.inputs import coarsest, find_inputs
 from prediction.outputs import failures, replaced, write_failures, write_predictions
 from prediction.parts import PARTS_FOLDER, Embedded, Parts, fingerprint
 from prediction.predicted import Predicted, classified
@@ -89,7 +90,7 @@ def main(cfg: Config) -> None:
     warnings.append(failure_warning(embedded.failed, len(work.inputs)))
 
     inputs = work.inputs.take(embedded.rows)
-    warnings.append(outside_training(checkpoint["config"], coarsest(inputs), tilt_ranges(inputs)))
+    warnings.append(outside_training(checkpoint["config"], coarsest(inputs), tilt_ranges([inputs.table])))
 
     if wanted:
         checkpoint = with_enrolled(cfg, wanted, model, checkpoint, coarsest(inputs) or 0.0, device)

@@ -4,6 +4,7 @@ Higher is more known, for every score. Thresholds are inclusive: a particle is a
 least the threshold.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -140,6 +141,18 @@ def class_mahalanobis(embeddings: np.ndarray, gaussian: SharedGaussian) -> np.nd
         offset = embeddings - mean
         distances.append(np.einsum("ne,ne->n", offset @ gaussian.precision, offset))  # (N, E) -> (N,)
     return -np.stack(distances, axis=1)
+
+
+def head_logits(embeddings: np.ndarray, weights: Mapping[str, Any], known: int) -> np.ndarray | None:
+    """The logits of the known classes, the first of a loss's affine softmax head, (N, E) -> (N, C); None without both.
+
+    Args:
+        weights: of the loss, by name, tensors; those of auxiliary classes, that only training had, come after.
+    """
+    if "head.weight" not in weights or not known:
+        return None
+    weight, bias = (weights[f"head.{key}"][:known].numpy() for key in ("weight", "bias"))
+    return embeddings @ weight.T + bias
 
 
 def max_logit(logits: np.ndarray) -> np.ndarray:

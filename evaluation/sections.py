@@ -11,6 +11,7 @@ from evaluation.bootstrap import Resampling, interval, known_unknown_weights, me
 from evaluation.discovery import discover
 from evaluation.enrolment import SHOTS, Enrolment, few_shot
 from evaluation.floors import known_correct
+from evaluation.junk import JunkCalibration
 from evaluation.ranking import Ranking, measures, rank
 from evaluation.verification import AUTHORS, SCALE, PairPlan, authors_protocol, pairs_at_scale
 from loader.columns import snr_order
@@ -107,6 +108,13 @@ def verify(unseen: Embedded, known: Embedded, resampling: Resampling) -> dict:
         for level in unseen.levels()
     ]
     return {**figures(unseen, known), "per_snr": per_snr}
+
+
+def valid_rates(calibration: rejection.Calibration, classes: list[str]) -> dict[str, float]:
+    """Share of each known class's validation volumes that the threshold calls unknown, where that is known."""
+    rates = calibration.class_false_rejection
+    named = {} if rates is None else dict(zip(classes, map(float, rates), strict=True))
+    return {name: rate for name, rate in named.items() if np.isfinite(rate)}
 
 
 def known_only(
@@ -306,4 +314,44 @@ def floor(view: View, name: str, resampling: Resampling) -> dict:
         "known_accuracy_interval": mean_interval(correct, known.particles, resampling),
         "n_unseen": len(unseen),
         "n_known": len(known),
+    }
+
+
+def junk(
+    calibration: JunkCalibration,
+    embeddings: np.ndarray,
+    kinds: list[str],
+    sets: dict[str, Embedded],
+    resampling: Resampling,
+) -> dict:
+    """Particles of each set against junk: AUROC, how much junk the threshold finds, and how many particles it costs.
+
+    Args:
+        embeddings, kinds: (M, E) and (M,) of junk.
+        sets: of particles, known and unseen.
+    """
+    scores, names = calibration.score(embeddings), np.array(kinds)
+    numbers = np.arange(len(scores)) + max(int(rows.particles.max()) for rows in sets.values()) + 1
+    found = scores >= calibration.threshold
+
+    def against(rows: Embedded) -> dict:
+        own = calibration.score(rows.embeddings)
+        called, particles = own >= calibration.threshold, rows.particles
+        ranked = _with_intervals(rank(-own, -scores), (particles, numbers), resampling, ("auroc",))
+        lost = {
+            "called_junk": float(called.mean()),
+            "called_junk_interval": mean_interval(called, particles, resampling),
+        }
+        return ranked | lost | {"n": len(rows)}
+
+    return {
+        "n": len(scores),
+        "threshold": calibration.threshold,
+        "found": float(found.mean()),
+        "found_interval": mean_interval(found, numbers, resampling),
+        "sets": {name: against(rows) for name, rows in sets.items()},
+        "per_kind": [
+            {"kind": str(kind), "found": float(found[names == kind].mean()), "n": int((names == kind).sum())}
+            for kind in np.unique(names)
+        ],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -109,6 +110,20 @@ def class_names(rows: pd.DataFrame, csv_path: Path | str) -> list[str]:
         raise InputError(f"{csv_path}: classes {found or 'none'}; expected one name for each of 0, 1, 2, ...")
     check_known(list(pairs[LABEL]), csv_path)
     return list(pairs[LABEL])
+
+
+def tilt_ranges(tables: Iterable[pd.DataFrame]) -> list[tuple[float, float]]:
+    """The tilt ranges that tables of volumes state, each once. Raises InputError for a cell that is no number."""
+    found: dict[tuple[float, float], None] = {}
+    for table in tables:
+        if TILT_MIN in table and TILT_MAX in table:
+            stated = table[[TILT_MIN, TILT_MAX]].drop_duplicates()
+            for low, high in stated[(stated != "").all(axis=1)].itertuples(index=False):
+                try:
+                    found[float(low), float(high)] = None
+                except ValueError as error:
+                    raise InputError(f"columns {TILT_MIN}, {TILT_MAX}: expected degrees ({error})") from error
+    return list(found)
 
 
 def snr_convention(rows: pd.DataFrame) -> str:

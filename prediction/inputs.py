@@ -61,16 +61,6 @@ class Inputs:
         return Inputs(self.table.iloc[rows].reset_index(drop=True), self.voxel_sizes[rows])
 
 
-def tilt_ranges(inputs: Inputs) -> list[tuple[float, float]]:
-    """The tilt ranges that the inputs' tables state, each once. Raises InputError for a cell that is no number."""
-    stated = inputs.table[[TILT_MIN, TILT_MAX]].drop_duplicates()
-    stated = stated[(stated != "").all(axis=1)]
-    try:
-        return [(float(low), float(high)) for low, high in stated.itertuples(index=False)]
-    except ValueError as error:
-        raise InputError(f"columns {TILT_MIN}, {TILT_MAX} of the inputs: expected degrees ({error})") from error
-
-
 def coarsest(inputs: Inputs) -> float | None:
     """The largest voxel size of the inputs in A, as tables or else the first volume's header say; None: unknown."""
     if not np.isnan(inputs.voxel_sizes).all():

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from common.progress import progress
 from evaluation.enrolled import NewClass
 from evaluation.rejection import prototypes, unit
 from loader.volume import MRC_SUFFIXES
@@ -49,8 +49,7 @@ def structure_classes(files: dict[str, Path], bench: Bench) -> list[NewClass]:
     imaging = bench.imaging
     densities = {name: read_structure(path, imaging) for name, path in files.items()}
     names, found = list(files), []
-    bar = tqdm(total=len(names), desc="simulating structures", unit="structure", leave=False)
-    with bar:
+    with progress("simulating structures", total=len(names), unit="structure") as bar:
         for start in range(0, len(names), AT_ONCE):
             part = names[start : start + AT_ONCE]
             volumes = [protein_volume(densities[name], imaging.grid.voxel_size) for name in part]

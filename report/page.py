@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.cli import named, plural
 from common.files import write_text
+from report.junk import junk_tables
 from report.tables import MOST_NAMED, SETS, Cell, Table, heading, known, refused, tables, warnings
 from report.terms import TERMS
 from report.verdict import LIMITS, Answer, Verdict, verdict
@@ -58,7 +59,7 @@ def write_page(path: Path | str, report: dict, pictures: dict[str, list[Picture]
     """
     page = _Page(pictures)
     body = [*_opening(report, verdict(report)), "<h2>Known classes</h2>", *map(_warning, refused(report))]
-    body += [page.section(table, "all") for table in known(report)]
+    body += [page.section(table, "all") for table in (*known(report), *junk_tables(report))]
     body += page.rest("all")
     for name, title in SETS.items():
         if name in report:

@@ -1,5 +1,6 @@
 """How the tables of the open-set report look on the terminal."""
 
+from report.junk import junk_tables
 from report.tables import SETS, Table, heading, known, refused, tables, warnings
 
 LABEL_WIDTH, COLUMN_WIDTH = 34, 13
@@ -9,7 +10,7 @@ MOST_ROWS = 30  # of a table, and classes of a confusion matrix
 def format_open_set(report: dict) -> str:
     """Every table of an open-set report as text, without intervals."""
     lines = [f"SNR convention: {report['snr_convention']}"]
-    for table in known(report):
+    for table in (*known(report), *junk_tables(report)):
         lines += _text_table(table)
     lines += [f"WARNING: {warning}" for warning in refused(report)]
     for name in SETS:

@@ -32,6 +32,10 @@ TERMS = {
         "of one known and one unknown particle, how often the known one has the higher score: 0.5 is guessing, 1 is "
         "never wrong."
     ),
+    "junk": (
+        "what a picker takes for a particle and is none: noise, membrane, gold beads, carbon, a box beside its "
+        "particle. AUROC here: how often a particle looks less like junk than junk does."
+    ),
     "AUPR": "the mean share of knowns among the particles above a threshold (precision), over all thresholds.",
     "FPR95": "the share of unknown particles that are let in as known where 95 % of the known ones are; 0 is best.",
     "OSCR": "as AUROC, but a known particle counts only where its class is right too; at most the accuracy.",

@@ -12,6 +12,7 @@ from physics.grid import Grid
 from physics.imaging import Imaging
 from simulation.auxiliary import neighbour_densities
 from simulation.conditions import Condition, ImagingRanges
+from simulation.junk import JUNK
 from simulation.simulator import Simulator
 from simulation.stream import GROUP, STREAM_PADDING, PieceMaker, Stock, numbered_generator, room_for
 
@@ -124,3 +125,21 @@ class AsTrained:
             drawn = numbered_generator(seed, "draw", first)
             volumes, found = stock.read(stock.draw(stock.count * GROUP, self.snr, self.noise_free, drawn))
             yield volumes, found
+
+
+def junk_volumes(
+    config: dict[str, Any], preprocessing: Preprocessing, count: int, seed: int, device: torch.device
+) -> tuple[torch.Tensor, list[str]]:
+    """Volumes of junk as training had it, (n, 1, D, H, W) float16, and their kinds, keys of JUNK.
+
+    n is `count` rounded up to whole groups, as many of each kind as may be.
+    """
+    imaging = AsTrained.read(config, preprocessing, Declared())
+    shapes = neighbour_densities(imaging.grid, 0).to(device)  # what lies off the centre, or beside
+    kinds = torch.arange(count) % len(JUNK)
+    parts = [
+        (volumes.half().cpu(), labels.cpu() - len(shapes))
+        for volumes, labels in imaging.volumes(imaging.simulator(shapes), len(shapes) + kinds, seed)
+    ]
+    names = [list(JUNK)[kind] for _, part in parts for kind in part.tolist()]
+    return torch.cat([volumes for volumes, _ in parts]), names

@@ -1,11 +1,19 @@
 """Particle or junk, by cosines to directions of both."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+from evaluation import sections
+from evaluation.bootstrap import Resampling
 from evaluation.junk import JunkCalibration, calibrate_junk, junk_of_loss, junk_score
+from evaluation.ranking import auroc
 from evaluation.rejection import prototypes
+from evaluation.sections import Embedded
+from report.junk import junk_tables
+from report.terms import TERMS
 
 
 def test_the_score_is_the_nearest_junk_less_the_nearest_particle():
@@ -43,3 +51,30 @@ def test_the_last_classes_of_a_loss_are_junk():
     assert np.array_equal(found.particles, np.eye(5)[:3]) and np.array_equal(found.junk, np.eye(5)[3:])
     assert junk_of_loss({"weight": torch.eye(5)}, 2, np.eye(5)[:3]).score(np.eye(5)[4:]) == pytest.approx([1.0])
     assert junk_of_loss({"center.centers": torch.ones(5, 5)}, 2, np.eye(5)[:3]) is None
+
+
+def test_particles_of_each_set_are_told_from_junk():
+    generator, axes = np.random.default_rng(2), np.eye(6)
+
+    def about(axis: int, n: int) -> np.ndarray:
+        return axes[axis] + 0.2 * generator.normal(size=(n, 6))
+
+    def rows(axis: int, first: int) -> Embedded:
+        particles = first + np.arange(30) // 2
+        return Embedded(about(axis, 30), np.full(30, "a"), particles, np.full(30, "003"))
+
+    calibration = JunkCalibration(axes[:3], axes[4:], -0.2)
+    volumes, kinds = np.concatenate([about(4, 20), about(0, 5)]), ["junk_bead"] * 20 + ["junk_off_centre"] * 5
+    sets = {"test": rows(0, 0), "unseen": rows(5, 15)}  # the unseen class looks like junk
+    found = sections.junk(calibration, volumes, kinds, sets, Resampling(5))
+    json.dumps(found, allow_nan=False)
+    assert [one["kind"] for one in found["per_kind"]] == ["junk_bead", "junk_off_centre"]
+    assert [one["found"] for one in found["per_kind"]] == [1.0, 0.0] and found["found"] == 0.8 and found["n"] == 25
+    known, unseen = found["sets"]["test"], found["sets"]["unseen"]
+    score = {name: -junk_score(part.embeddings, axes[:3], axes[4:]) for name, part in sets.items()}
+    assert known["auroc"] == auroc(score["test"], -calibration.score(volumes)) > 0.8 > unseen["auroc"]
+    assert known["called_junk"] == 0 and unseen["called_junk"] == 1
+    (table,) = junk_tables({"junk": found})
+    assert "bead 100%, off centre 0%" in table.note and set(table.terms) <= set(TERMS)
+    assert [label for label, _ in table.rows] == ["known classes (test.csv)", "unseen.csv"]
+    assert junk_tables({}) == []
