@@ -31,6 +31,7 @@ from simulation.sets import SETS
 QUICK_PER_CLASS = 30
 # of a set's known classes, and of each of its unseen parts against them; the head of the column
 KNOWN = {"accuracy": "known accuracy, prototypes", "refused": "knowns refused"}
+JUNK = {"junk": "known particles against junk, AUROC"}  # where the checkpoint tells junk, as training had it
 UNSEEN = {"auc": "pair AUC", "val": "VAL at FAR 1e-2", "auroc": "rejection AUROC", "detected": "unknowns detected"}
 
 
@@ -130,6 +131,9 @@ def measure(cfg: Config, folder: Path, csv_dir: Path) -> dict:
         "refused": [refused["false_rejection_rate"], refused["false_rejection_rate_interval"]],
         "n": known["n"],
     }
+    if "junk" in opened:
+        junk = opened["junk"]["sets"]["test"]
+        found["junk"] = [junk["auroc"], junk["auroc_interval"]]
     return {"snr_convention": opened["snr_convention"], "known": found} | {
         part: unseen_figures(opened[part]) for part in present
     }
@@ -167,19 +171,23 @@ def page(content: dict) -> str:
         "",
         *[f"* {name}: `simulate.py {' '.join(study.arguments(found['simulate']))}`" for name, found in sets.items()],
     ]
+    of_known = KNOWN | (JUNK if any("junk" in found["known"] for found in sets.values()) else {})
     for part in ("valid_unseen", "unseen"):
         rows = []
         floors = list(dict.fromkeys(name for found in sets.values() for name in found.get(part, {}).get("floors", ())))
         for name, found in sets.items():
             if part in found:
-                columns = [*(found[part][key] for key in UNSEEN), *(found["known"][key] for key in KNOWN)]
+                columns = [
+                    *(found[part][key] for key in UNSEEN),
+                    *(found["known"].get(key, [None, None]) for key in of_known),
+                ]
                 columns += [found[part]["floors"].get(name, [None, None]) for name in floors]
                 rows.append(
                     [name, f"{found['known']['n']:,} / {found[part]['n']:,}", *map(study.format_interval, columns)]
                 )
         if rows:
             lines += ["", f"## {part}: {', '.join(content['classes'][part])}", ""]
-            head = [*UNSEEN.values(), *KNOWN.values(), *(f"pair AUC, {name}" for name in floors)]
+            head = [*UNSEEN.values(), *of_known.values(), *(f"pair AUC, {name}" for name in floors)]
             lines += study.markdown_table(["set", "n known / unknown", *head], rows)
     return "\n".join(lines) + "\n"
 

@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+import torch
 
 from benchmarks import sets, study
 from common.cli import InputError
@@ -70,3 +71,16 @@ def test_known_classes_are_not_held_out_and_sets_have_to_exist(trained, tmp_path
 def test_a_figure_stands_with_its_interval():
     assert study.format_interval([0.9123, [0.9, 0.921]]) == "0.912 [0.900, 0.921]"
     assert study.format_interval([None, None]) == "-" and study.format_interval([math.pi / 4, None]) == "0.785"
+
+
+def test_a_checkpoint_that_tells_junk_has_a_column_for_it(trained, tmp_path, in_process):
+    content = load_checkpoint(trained / "model_save" / "checkpoint.pt")
+    directions = content["calibration"]["prototypes"]
+    content["junk"] = {"particles": directions, "junk": -directions, "threshold": 0.0}
+    (tmp_path / "model_save").mkdir()
+    torch.save(content, tmp_path / "model_save" / "checkpoint.pt")
+    cfg = config(tmp_path, tmp_path, sets=("benchmark",), simulate_options={"per_class": "8", "snr": "inf"})
+    sets.main(cfg)
+    found = json.loads((tmp_path / "sets.json").read_text())["sets"]["benchmark"]["known"]["junk"]
+    table = (tmp_path / "sets.md").read_text()
+    assert 0 <= found[0] <= 1 and f"| {found[0]:.3f} [" in table and "known particles against junk, AUROC |" in table
