@@ -86,13 +86,14 @@ def main(cfg: Config) -> None:
         return  # the first process goes on
     if embedded.notes:
         print(what_was_done(embedded.notes))
-    inputs = work.inputs.take(embedded.rows)
     warnings = [contrast_warning(embedded.brightness, work.preprocessing.contrast), chance(checkpoint)]
-    warnings.append(outside_training(checkpoint["config"], coarsest(inputs), tilt_ranges([inputs.table])))
     warnings.append(failure_warning(embedded.failed, len(work.inputs)))
 
+    inputs = work.inputs.take(embedded.rows)
+    warnings.append(outside_training(checkpoint["config"], coarsest(inputs), tilt_ranges([inputs.table])))
+
     if wanted:
-        checkpoint = with_enrolled(cfg, wanted, model, checkpoint, coarsest(inputs) or 0.0, device)
+        checkpoint = with_enrolled(cfg, wanted, model, checkpoint, work, device)
     table = classified(embedded.embeddings, inputs, checkpoint)
     predicted = Predicted(table, embedded.embeddings, inputs, work.preprocessing, checkpoint)
     predicted = clustered(predicted, embedded)
@@ -137,12 +138,10 @@ def chance(checkpoint: dict) -> str:
 
 
 def with_enrolled(
-    cfg: Config, wanted: Wanted, model: nn.Module, checkpoint: dict, voxel_size: float, device: torch.device
+    cfg: Config, wanted: Wanted, model: nn.Module, checkpoint: dict, work: Work, device: torch.device
 ) -> dict:
-    """The checkpoint with the classes that are asked for, in data of a voxel size (A); says how sure they are."""
-    changed = {"contrast": cfg.contrast} if cfg.contrast else {}
-    preprocessing = replace(checkpoint["preprocessing"], **changed)
-    setting = Setting(model, preprocessing, device, cfg.batch_size, cfg.voxel_size, voxel_size)
+    """The checkpoint with the classes that are asked for; says how sure they are."""
+    setting = Setting(model, work.preprocessing, device, cfg.batch_size, cfg.voxel_size, coarsest(work.inputs) or 0.0)
     checkpoint, found, imaging = enrolled(checkpoint, wanted, cfg.enrolling, setting)
     print(enrolment_text(found, imaging))
     return checkpoint

@@ -92,7 +92,12 @@ def written(folder: Path) -> tuple[pd.DataFrame, dict]:
 
 def predicted(folder: Path, checkpoint: Path, inputs: list[str], **options: object) -> tuple[pd.DataFrame, dict]:
     cfg = predict.Config(
-        str(checkpoint), tuple(inputs), results_dir=str(folder), device="cpu", enrolling=Enrolling(**options)
+        str(checkpoint),
+        tuple(inputs),
+        results_dir=str(folder),
+        device="cpu",
+        page=False,
+        enrolling=Enrolling(**options),
     )
     predict.main(cfg)
     return written(folder)
