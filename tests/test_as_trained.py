@@ -10,7 +10,7 @@ from common.cli import InputError
 from loader.prepare import Preprocessing
 from physics.grid import Grid
 from simulation import cohort
-from simulation.as_trained import AsTrained, Declared
+from simulation.as_trained import AsTrained, Declared, junk_volumes
 from simulation.cohort import Pool, protein_volume
 from simulation.conditions import ImagingRanges, outside_training
 from simulation.junk import JUNK
@@ -77,6 +77,13 @@ def test_volumes_are_normalised_of_every_label_and_the_same_again():
     assert torch.equal(again, volumes)
     other = torch.cat([part for part, _ in imaging.volumes(simulator, labels, 6)])
     assert not torch.equal(other, volumes)
+
+
+def test_junk_is_of_all_kinds_under_the_checkpoints_imaging():
+    volumes, kinds = junk_volumes(RECORD, PREPROCESSING, 14, 3, torch.device("cpu"))
+    assert volumes.shape == (16, 1, 16, 16, 16) and volumes.isfinite().all() and volumes.dtype == torch.float16
+    assert {*kinds} == {*JUNK} and len(kinds) == 16
+    assert torch.equal(junk_volumes(RECORD, PREPROCESSING, 14, 3, torch.device("cpu"))[0], volumes)
 
 
 def test_a_cohort_has_the_size_asked_for_and_other_shapes(monkeypatch):

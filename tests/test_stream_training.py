@@ -18,7 +18,7 @@ from simulation.conditions import ImagingRanges
 from simulation.junk import JUNK
 from simulation.stream import GROUP
 from tests.scripts import same, small
-from training.online import OnlineBatches, StreamBatches, junk_volumes, load_shapes
+from training.online import OnlineBatches, StreamBatches, load_shapes
 
 CPU = torch.device("cpu")
 CLASSES = ["complex00", "complex01", "complex02"]
@@ -99,13 +99,6 @@ def test_junk_has_its_share_and_classes_after_the_auxiliary_ones(shared):
     labels = torch.cat([batches.batch(0, number)[1] for number in range(8)])
     assert (labels >= 5).float().mean() == pytest.approx(0.3, abs=0.1)
     assert labels.max() < 5 + len(JUNK) and len(set(labels[labels >= 5].tolist())) > 3
-
-
-def test_junk_to_calibrate_with_is_of_all_kinds(shared):
-    volumes, kinds = junk_volumes(source(shared), 61, 3)
-    assert volumes.shape == (64, 1, 16, 16, 16) and volumes.isfinite().all()
-    assert set(kinds.tolist()) == set(range(len(JUNK)))
-    assert torch.equal(junk_volumes(source(shared), 61, 3)[0], volumes)
 
 
 def test_a_cut_off_run_on_a_stream_ends_with_the_same_weights(shared, tmp_path):

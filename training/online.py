@@ -216,25 +216,6 @@ def reference_volumes(batches: OnlineBatches | StreamBatches, data: TrainingSet)
     return Labelled(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
 
 
-@torch.no_grad()
-def junk_volumes(batches: StreamBatches, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Volumes of junk under the imaging and the SNRs of a stream, and their kinds, as indices into JUNK.
-
-    For a calibration: (M, 1, D, H, W) and (M,), M = count rounded up to whole pieces; each is drawn once.
-    """
-    make, pieces = batches.stock.make, -(-count // GROUP)
-    first = len(make.simulator.fine)
-
-    def labels(n: int, generator: torch.Generator) -> torch.Tensor:
-        return first + torch.randint(len(JUNK), (n,), generator=generator)
-
-    stock = Stock(PieceMaker(make.simulator, make.draw_condition, labels, make.room, seed), pieces)
-    stock.advance(0)
-    cfg, drawn = batches.cfg, numbered_generator(seed, "draw", 0)
-    volumes, found = stock.read(stock.draw(pieces * GROUP, cfg.online_snr, cfg.online_noise_free, drawn))
-    return volumes, found - first
-
-
 def record_of(cfg: Any, ranges: ImagingRanges, imaging: Imaging) -> dict:
     """What a checkpoint keeps of the imaging that its volumes were simulated under, in plain types."""
     own = {"voxel_size": imaging.voxel_size, "voltage": imaging.voltage, "cs": imaging.cs}
