@@ -54,7 +54,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from loader.columns import LABEL, PREDICTION, SOURCE_ROW, snr_text
+from loader.columns import CLUSTER, PREDICTION, SOURCE_ROW, snr_text
 from report.truth import truth_text
 
 folder = Path(sys.argv[1])
@@ -70,10 +70,10 @@ for row in closed["per_snr"]:
     print(f"    {snr_text(row['snr']):33s} {row['accuracy']:.3f}")
 print(f"{len(unseen['classes'])} unseen classes, AUC of their pairs  {auc:.3f}   (chance 0.500)")
 print(f"known against unseen, AUROC           {auroc:.3f}   (chance 0.500)")
-picks = pd.read_csv(folder / "tomogram" / "predictions.csv")[[SOURCE_ROW, PREDICTION]]
+picks = pd.read_csv(folder / "tomogram" / "predictions.csv")[[SOURCE_ROW, PREDICTION, CLUSTER]]
 picks = picks.merge(pd.read_csv("tomograms/truth.csv"), on=SOURCE_ROW, validate="one_to_one")
-print(f"{len(picks)} picks of a simulated tomogram, made, cut and named in {sys.argv[3]} s, and what they truly are:")
-print(truth_text(picks[LABEL], picks[PREDICTION], closed["classes"]))
+print(f"{len(picks)} picks of a simulated tomogram, made, cut and named in {sys.argv[3]} s; junk: nothing is there")
+print(truth_text(picks, closed["classes"]))
 print("open demo/results/model_save-checkpoint/open_set.html first")
 print("written in demo/: data_/contact_sheet.png, csv_split/, model_save/checkpoint.pt, log.csv, new_particles/,"
       " tomograms/tomograms.png, extracted/check.png and")

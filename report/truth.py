@@ -2,21 +2,24 @@
 
 import pandas as pd
 
-from loader.columns import UNKNOWN
+from loader.columns import CLUSTER, LABEL, PREDICTION, UNKNOWN
 
 
-def truth_text(truth: pd.Series, predictions: pd.Series, known: list[str]) -> str:
-    """A table of the classes, and of picks of nothing: how many are named right, named wrong, and called unknown.
+def truth_text(table: pd.DataFrame, known: list[str]) -> str:
+    """A table of the true classes: how many are named right, named wrong and called unknown, and in which cluster
+    most of the unknown ones are.
 
     Args:
-        truth, predictions: (N,) names; a true one that is not `known` is never named right.
+        table: (N rows) Actual Label (the true one), Prediction, and Cluster, empty for none. A class that is not
+            `known`, as of picks of nothing, is never named right.
     """
-    lines = [f"{'':24s}{'particles':>10s}{'named right':>13s}{'named wrong':>13s}{'unknown':>9s}"]
+    lines = [f"{'':22s}particles  named right  named wrong  unknown, most of them in"]
     for is_known, kind in ((True, "known"), (False, "not known")):
-        chosen = truth[truth.isin(known) == is_known]
-        for name, rows in chosen.groupby(chosen):
-            found = predictions[rows.index]
-            right, unknown = int(is_known and (found == name).sum()), int((found == UNKNOWN).sum())
-            wrong = len(rows) - right - unknown
-            lines.append(f"{name:13s}{kind:11s}{len(rows):10d}{right if is_known else '-':>13}{wrong:13d}{unknown:9d}")
+        for name, rows in table[table[LABEL].isin(known) == is_known].groupby(LABEL):
+            is_unknown = rows[PREDICTION] == UNKNOWN
+            right = int((rows[PREDICTION] == name).sum()) if is_known else "-"
+            wrong = len(rows) - int(is_unknown.sum()) - (right if is_known else 0)
+            text = f"{name:12s}{kind:10s}{len(rows):9d}{right:>13}{wrong:13d}{is_unknown.sum():9d}"
+            clusters = rows.loc[is_unknown & rows[CLUSTER].fillna("").ne(""), CLUSTER].value_counts()
+            lines.append(f"{text}  {clusters.iloc[0]} {clusters.index[0]}" if len(clusters) else text)
     return "\n".join(lines)

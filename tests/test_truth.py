@@ -1,19 +1,23 @@
 """Predictions beside the truth."""
 
+import numpy as np
 import pandas as pd
 
 from report.truth import truth_text
 
 
 def test_each_class_tells_how_many_are_named_right_and_wrong_and_what_is_not_known_is_never_right():
-    truth = pd.Series(["a", "a", "a", "b", "junk", "junk", "new"], index=[3, 4, 5, 6, 7, 8, 9])
-    found = pd.Series(["a", "b", "unknown", "b", "unknown", "a", "new"], index=truth.index)
-    heading, *rows = truth_text(truth, found, ["a", "b"]).splitlines()
-    assert heading.split() == ["particles", "named", "right", "named", "wrong", "unknown"]
-    assert [row.split() for row in rows] == [
+    rows = [
+        ("a", "a", np.nan), ("a", "b", ""), ("a", "unknown", ""), ("b", "b", ""), ("new", "new", ""),
+        ("junk", "unknown", "cluster_2"), ("junk", "unknown", "cluster_1"), ("junk", "unknown", "cluster_2"),
+        ("junk", "a", np.nan), ("junk", "unknown", np.nan),
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["Actual Label", "Prediction", "Cluster"], index=range(7, 17))
+    heading, *lines = truth_text(table, ["a", "b"]).splitlines()
+    assert heading.split() == ["particles", "named", "right", "named", "wrong", "unknown,", "most", "of", "them", "in"]
+    assert [line.split() for line in lines] == [
         ["a", "known", "3", "1", "1", "1"],
         ["b", "known", "1", "1", "0", "0"],
-        ["junk", "not", "known", "2", "-", "1", "1"],
+        ["junk", "not", "known", "5", "-", "1", "4", "2", "cluster_2"],
         ["new", "not", "known", "1", "-", "1", "0"],
     ]
-    assert len({len(line) for line in (heading, *rows)}) == 1
