@@ -17,6 +17,7 @@ Block = dict[str, str] | pd.DataFrame  # key -> value, or a table of text with t
 
 # a value in quotes ends at a quote before white space; else white space ends it
 TOKEN = re.compile(r""" "(.*?)"(?=\s|$) | '(.*?)'(?=\s|$) | (\S+) """, re.VERBOSE)
+MOST_TEXTS = 100_000  # different values that are remembered at once
 VERSION = re.compile(r"# version (\d+)\s*$")
 UNSAFE = r"""\s|^$|^["'#]"""  # what has to be written in quotes
 UNSAFE_FIRST = UNSAFE + "|^_|^data_|^loop_"  # and what has to be at the start of a line
@@ -73,7 +74,8 @@ class _Reader:
     def __init__(self) -> None:
         self.pairs: dict[str, str] = {}
         self.labels: list[str] | None = None  # of the table, from `loop_` on
-        self.rows: list[list[str]] = []
+        self.rows: list[tuple[str, ...]] = []
+        self.texts: dict[str, str] = {}  # each value as one text, however often it stands in the table
 
     def take(self, line: str, values: list[str]) -> str:
         """Take a line, given also as its values; what is wrong with it, or nothing."""
@@ -94,7 +96,9 @@ class _Reader:
         elif len(values) != len(self.labels or []):
             return f"{len(values)} values; expected {len(self.labels or [])}, one for each label"
         else:
-            self.rows.append(values)
+            if len(self.texts) > MOST_TEXTS:
+                self.texts.clear()
+            self.rows.append(tuple(self.texts.setdefault(value, value) for value in values))
         return ""
 
     def block(self) -> Block:

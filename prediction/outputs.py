@@ -3,6 +3,7 @@
 import json
 import os
 import time
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from loader.columns import INPUT, NO_PARTICLE, PREDICTION, SOURCE_FILE, SOURCE_R
 from loader.sources import absolute
 from model import network_code
 from prediction.inputs import Inputs
+from prediction.parts import in_chunks, write_rows
 from prediction.predicted import Predicted
 from prediction.star import class_numbers
 
@@ -66,15 +68,18 @@ def save_embeddings(path: Path, predicted: Predicted, checkpoint: str) -> None:
     classes = predicted.checkpoint["classes"]
     number = {NO_PARTICLE: -2} | {name: index for index, name in enumerate(classes)}
     addresses = "\0".join(predicted.table[INPUT]).encode("utf-8", "surrogateescape")  # no path holds a zero byte
-    with atomic_path(path) as temporary:
-        np.savez(
-            temporary,
-            embeddings=predicted.embeddings,
-            inputs=np.frombuffer(addresses, dtype=np.uint8),
-            predictions=np.array([number.get(name, -1) for name in predicted.table[PREDICTION]], dtype=np.int32),
-            classes=np.array(classes),
-            checkpoint=str(checkpoint),
-        )
+    arrays = {
+        "inputs": np.frombuffer(addresses, dtype=np.uint8),
+        "predictions": np.array([number.get(name, -1) for name in predicted.table[PREDICTION]], dtype=np.int32),
+        "classes": np.array(classes),
+        "checkpoint": np.array(str(checkpoint)),
+    }
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        with archive.open("embeddings.npy", "w", force_zip64=True) as file:
+            write_rows(file, predicted.embeddings.shape, in_chunks(predicted.embeddings))
+        for name, values in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, values)
 
 
 def failures(failed: dict[int, str], inputs: Inputs) -> pd.DataFrame:

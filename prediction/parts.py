@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import mmap
 import shutil
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -17,6 +20,7 @@ from loader.sources import file_states
 from prediction.inputs import Inputs
 
 PARTS_FOLDER, RECORD_FILE, WHOLE_FILE = "parts", "record.json", "embeddings.npy"
+ROWS = 2**15  # embeddings in memory at once
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,23 @@ class Embedded:
     noise: np.ndarray
     notes: Counter = field(default_factory=Counter)
     failed: dict[int, str] = field(default_factory=dict)
+
+
+def in_chunks(embeddings: np.ndarray) -> Iterator[np.ndarray]:
+    """Embeddings (N, E), ROWS at a time, in memory; of a mapped file no more are in memory than that."""
+    pages = embeddings.base
+    for start in range(0, len(embeddings), ROWS):
+        yield np.array(embeddings[start : start + ROWS])
+        if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            pages.madvise(mmap.MADV_DONTNEED)
+
+
+def write_rows(file: IO[bytes], shape: tuple[int, int], chunks: Iterable[np.ndarray]) -> None:
+    """Write embeddings, (N, E) float32, as np.save does, from chunks of their rows."""
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for chunk in chunks:
+        file.write(chunk.tobytes())
 
 
 def fingerprint(inputs: Inputs, preprocessing: Preprocessing, checkpoint: Path | str, settings: dict) -> dict:
@@ -107,17 +128,14 @@ class Parts:
         shape = (len(rows), width)
         if not len(rows):
             return Embedded(rows, np.empty(shape, np.float32), np.empty(0), np.empty(0), notes, failed)
-        whole = np.lib.format.open_memmap(self.folder / WHOLE_FILE, "w+", np.float32, shape)
-        start = 0
-        for number in range(count):
-            with np.load(self._path(number)) as part:
-                embeddings = part["embeddings"]
-            whole[start : start + len(embeddings)] = embeddings
-            start += len(embeddings)
-        whole.flush()
-        del whole
-        whole = np.load(self.folder / WHOLE_FILE, mmap_mode="c")  # what is written to it stays in memory
+        with (self.folder / WHOLE_FILE).open("wb") as file:
+            write_rows(file, shape, map(self._embeddings, range(count)))
+        whole = np.load(self.folder / WHOLE_FILE, mmap_mode="c")  # a change stays in memory, and is lost with its page
         return Embedded(rows, whole, np.concatenate(brightness), np.concatenate(noise), notes, failed)
+
+    def _embeddings(self, number: int) -> np.ndarray:
+        with np.load(self._path(number)) as part:
+            return part["embeddings"]
 
     def remove(self) -> None:
         """Remove the folder; what of it is mapped stays readable."""

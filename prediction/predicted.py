@@ -21,8 +21,8 @@ from loader.columns import (
 )
 from loader.prepare import Preprocessing
 from prediction.inputs import Inputs
+from prediction.parts import in_chunks
 
-ROWS = 2**15  # embeddings that are compared with the classes at once
 DECIMALS = 6  # of the numbers in predictions.csv
 
 
@@ -60,8 +60,7 @@ def classified(embeddings: np.ndarray, inputs: Inputs, checkpoint: dict) -> pd.D
 
     Of what the source tells, the columns that are empty throughout are left out.
     """
-    starts = range(0, len(embeddings), ROWS)
-    parts = [rounded(predictions(np.array(embeddings[start : start + ROWS]), checkpoint)) for start in starts]
+    parts = [rounded(predictions(chunk, checkpoint)) for chunk in in_chunks(embeddings)]
     table = pd.concat(parts, ignore_index=True)
     table.insert(0, INPUT, inputs.table[INPUT])
     told = [name for name in inputs.table if name != INPUT and (inputs.table[name] != "").any()]
@@ -74,7 +73,7 @@ def predictions(embeddings: np.ndarray, checkpoint: dict) -> pd.DataFrame:
     Where the checkpoint tells junk, what is junk is so whatever its score is, and the table has a column Junk Score.
     """
     calibration = checkpoint["calibration"]
-    classes = np.array([*checkpoint["classes"], ""])
+    classes = np.array([*checkpoint["classes"], ""], dtype=object)  # the rows of a class share one text
     cosines = unit(embeddings) @ unit(calibration.prototypes).T  # (N, E) -> (N, C)
     cosines = np.pad(cosines, ((0, 0), (0, 1)), constant_values=np.nan)  # so that a lone class has a runner-up: none
     first, second = np.argsort(-cosines, axis=1, kind="stable")[:, :2].T

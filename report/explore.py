@@ -41,7 +41,7 @@ def page_of(predicted: Predicted, warnings: Sequence[str]) -> InteractivePage:
         notes(predicted),
         (*warnings, *what_they_may_follow(predicted.clusters)),
         remarks=remarks(predicted.clusters),
-        stars=star_texts(predicted),
+        stars=star_texts(predicted, rows),
     )
 
 
@@ -61,12 +61,14 @@ def map_places(embeddings: np.ndarray, seed: int) -> np.ndarray:
     return np.pad(components, ((0, 0), (0, 2 - components.shape[1])))
 
 
-def star_texts(predicted: Predicted) -> tuple[StarText, ...]:
-    """The STAR files that particles came from; those that differ in nothing but the rows of particles are one."""
+def star_texts(predicted: Predicted, shown: np.ndarray) -> tuple[StarText, ...]:
+    """The STAR files that particles came from, with the lines of the rows `shown`; those that differ in nothing but the
+    rows of particles are one."""
+    wanted = {*shown.tolist()}
     same: dict[tuple[str, str], list[tuple[str, dict[int, str]]]] = {}
     for source in star_sources(predicted)[0]:  # what could not be read is told with predictions.star
         head, lines, tail = star_lines(source.path, source.blocks, source.block, source.version)
-        rows = {row: line for row, line in zip(source.numbers.tolist(), lines, strict=True) if row >= 0}
+        rows = {row: line for row, line in zip(source.numbers.tolist(), lines, strict=True) if row in wanted}
         same.setdefault((head, tail), []).append((source.path.name, rows))
     made = []
     for (head, tail), files in same.items():

@@ -38,7 +38,8 @@ def predicted(tmp_path) -> Predicted:
     embeddings = np.eye(8, dtype=np.float32)[np.arange(COUNT) // 6] + 0.01
     calibration = Calibration("max_cosine", 0.5, 0.05, 40, np.eye(8)[[0, 3]].astype(np.float32))
     log = {"log": [{"accuracy": 0.9}]}
-    checkpoint = {"classes": ["ribosome", "other"], "calibration": calibration, "metrics": log}
+    checkpoint = {"classes": ["ribosome", "other"], "calibration": calibration, "metrics": log, "config": {}}
+    checkpoint["junk"] = None
     table = classified(embeddings, inputs, checkpoint)
     clusters = np.where(table[PREDICTION] == UNKNOWN, "cluster_1", "")
     found = {"cluster": "cluster_1", "stability": 0.4, "stable": False, "nearest_class": "other"}
@@ -87,7 +88,7 @@ def test_slices_are_those_of_the_volumes_as_the_network_sees_them(predicted):
 
 
 def test_rows_of_star_files_go_back_as_they_came(predicted, tmp_path):
-    (made,) = star_texts(predicted)
+    (made,) = star_texts(predicted, np.arange(len(predicted)))
     (tmp_path / "again.star").write_text(made.head + "".join(made.rows[row] for row in range(COUNT)) + made.tail)
     assert (tmp_path / "again.star").read_bytes() == (tmp_path / "picks.star").read_bytes()
     assert page_of(predicted, []).stars == (made,) and made.name == "picks.star"
@@ -100,13 +101,13 @@ def test_star_files_that_differ_in_their_rows_alone_are_one(predicted, tmp_path)
     for name, rows in (("a", first), ("b", second), ("c", other)):
         write_star(tmp_path / f"{name}.star", {**blocks, "particles": rows}, "50001")
     inputs = find_inputs([str(tmp_path / f"{name}.star") for name in "abc"])
-    made = star_texts(replace(predicted, inputs=inputs))
+    made = star_texts(replace(predicted, inputs=inputs), np.arange(len(predicted)))
     assert [star.name for star in made] == ["a.star and 1 more", "c.star"]
     assert [[*star.rows] for star in made] == [[*range(8)], [*range(8, 12)]]
 
 
 def test_particles_of_other_files_have_no_star(predicted, tmp_path):
-    assert star_texts(replace(predicted, inputs=find_inputs([str(tmp_path / "new")]))) == ()
+    assert star_texts(replace(predicted, inputs=find_inputs([str(tmp_path / "new")])), np.arange(len(predicted))) == ()
 
 
 def test_a_page_that_cannot_be_made_is_a_warning(predicted, tmp_path, capsys):

@@ -136,7 +136,15 @@ def results(folder) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def options(trained, stack) -> list[str]:
-    return [str(trained / "model_save" / "checkpoint.pt"), str(stack), "--batch-size", "1", "--device", "cpu"]
+    return [
+        str(trained / "model_save" / "checkpoint.pt"),
+        str(stack),
+        "--batch-size",
+        "1",
+        "--device",
+        "cpu",
+        "--no-page",
+    ]
 
 
 def command(trained, stack, *before: str) -> list[str]:
