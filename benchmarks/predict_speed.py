@@ -24,8 +24,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks import study
-from common.cli import REPOSITORY, choose_device, run
+from benchmarks import machine, study
+from common.cli import REPOSITORY, Device, choose_device, run
 from common.files import atomic_path, write_csv
 from loader.columns import INPUT
 from loader.prepare import Preprocessing
@@ -42,8 +42,8 @@ class Config:
     volumes: int = 20_000  # volumes that are embedded, in stacks of 1,000
     round: int = 4096  # volumes that are read and embedded, then embedded again from memory
     batch_size: int = 256  # volumes embedded at once
-    rows: tuple[int, ...] = (50_000, 200_000)  # rows of the tables whose memory is measured; empty for none
-    device: str = "auto"  # device to compute on: auto, cpu or cuda
+    rows: tuple[int, ...] = (20_000, 100_000)  # rows of the tables whose memory is measured; empty for none
+    device: Device = "auto"  # where to compute; auto is CUDA where there is one
     work_dir: str = "bench/predict_speed"  # folder for volumes and tables
     results: str = str(study.RESULTS / "predict_speed")  # files, without the device and their endings
 
@@ -51,7 +51,7 @@ class Config:
 STACKED = 1000  # volumes in a stack
 MILLION = 1_000_000
 SAMPLE_S = 0.05  # between two looks at a process's memory
-SMALL = {"backbone": "resnet", "depth": 10, "width": 2}  # the network of the memory's part
+SMALL = {"backbone": "resnet_pool", "depth": 10, "width": 2}  # the network of the memory's part
 
 
 def main(cfg: Config) -> None:
@@ -65,7 +65,13 @@ def main(cfg: Config) -> None:
     small = small_checkpoint(Path(cfg.checkpoint), work_dir / "small" / "checkpoint.pt")
     memory = [peak(work_dir, small, stacks, rows, kind, device) for kind in ("csv", "star") for rows in cfg.rows]
     name = {"network": Path(cfg.checkpoint).stem, "embedding_dim": model.embedding_dim, "box": preprocessing.box}
-    content = {**study.machine(device), **name, "volumes": cfg.volumes, "batch_size": cfg.batch_size}
+    content = {
+        "command": study.command(cfg, "predict_speed"),
+        **machine.record(device),
+        **name,
+        "volumes": cfg.volumes,
+        "batch_size": cfg.batch_size,
+    }
     content |= {"rounds": rounds, "memory": memory}
     stem = f"{cfg.results}_{device.type}"
     study.write_results(stem, content, page(content))
@@ -173,7 +179,7 @@ def page(content: dict) -> str:
         "# predict.py: speed and memory",
         "",
         f"{volumes:,} volumes of {content['box']}^3 voxels in stacks, {content['batch_size']} at once, network "
-        f"`{content['network']}`; {study.measured_on(content)}. `python -m benchmarks.predict_speed`",
+        f"`{content['network']}`; {machine.text(content)}.{machine.commit_text(content)} `{content['command']}`",
         "",
         *study.markdown_table(["", "volumes/s"], rows),
         "",

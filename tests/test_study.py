@@ -22,6 +22,7 @@ from benchmarks import (
     losses,
     machine,
     packing,
+    predict_speed,
     recipes,
     select_score,
     sets,
@@ -35,8 +36,8 @@ from benchmarks.study import RESULTS, ScriptError
 from common.cli import REPOSITORY, InputError
 
 MODULES = (
-    class_diversity, clusters, hard_set, loss_options, loss_speed, losses, packing, recipes, select_score, sets, shapes,
-    simulation_speed, speed, stream,
+    class_diversity, clusters, hard_set, loss_options, loss_speed, losses, packing, predict_speed, recipes,
+    select_score, sets, shapes, simulation_speed, speed, stream,
 )  # fmt: skip
 
 
