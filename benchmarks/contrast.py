@@ -104,7 +104,8 @@ def set_brightness(
 ) -> np.ndarray:
     """The brightness of the centres of a set's volumes, (N,), as predict.py measures it."""
     rng = np.random.default_rng(seed)
-    classes = rng.choice(len(simulator.fine), rng.integers(1, most_classes + 1), replace=False)
+    count = len(simulator.fine)
+    classes = rng.choice(count, rng.integers(1, min(most_classes, count) + 1), replace=False)
     labels = torch.from_numpy(rng.choice(classes, cfg.volumes)).to(simulator.device)
     generator = torch.Generator(simulator.device).manual_seed(int(rng.integers(2**62)))
     found = []
