@@ -98,7 +98,8 @@ def particles_block(path: Path, blocks: dict[str, Block]) -> str:
     if not advice and "rlnImageName" in labels:
         advice = "it has images but no coordinates: extract.py cannot find them in a tomogram"
     wanted = f"expected one with {COORDINATE[0]}, {CENTRED[0]} or wrpCoordinateX1"
-    raise InputError(f"{path}: {len(found)} tables with coordinates; {advice or wanted}")
+    there = "; ".join(f"data_{name}: {', '.join(table)}" for name, table in tables.items()) or "no table"
+    raise InputError(f"{path}: {len(found)} tables with coordinates; {advice or wanted}; found {there}")
 
 
 def _copick(path: Path) -> pd.DataFrame:

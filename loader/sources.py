@@ -258,11 +258,14 @@ def read_class_folders(data_dir: Path) -> pd.DataFrame:
     return _complete(pd.DataFrame(rows), data_dir)
 
 
-def read_csv(path: Path, required: tuple[str, ...], content: bytes | None = None) -> pd.DataFrame:
+def read_csv(
+    path: Path, required: tuple[str, ...], content: bytes | None = None, only: Sequence[str] = ()
+) -> pd.DataFrame:
     """A CSV file as text, empty cells as "".
 
     Args:
         content: of the file, where it has been read already.
+        only: columns to keep, those of them that are there; empty: every column.
 
     Raises InputError when there is no such file, it is not a CSV file, or a required column is missing.
     """
@@ -270,13 +273,16 @@ def read_csv(path: Path, required: tuple[str, ...], content: bytes | None = None
 
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such file")
+    sources = (path if content is None else io.BytesIO(content) for _ in range(2))
+    options = {"dtype": str, "keep_default_na": False}
     try:
-        table = pd.read_csv(path if content is None else io.BytesIO(content), dtype=str, keep_default_na=False)
+        found = list(pd.read_csv(next(sources), nrows=0, **options))
+        table = pd.read_csv(next(sources), usecols=(lambda name: name in only) if only else None, **options)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable CSV file ({error})") from error
-    missing = [column for column in required if column not in table]
+    missing = [column for column in required if column not in found]
     if missing:
-        raise InputError(f"{path}: no column {', '.join(missing)}; found {', '.join(table.columns)}")
+        raise InputError(f"{path}: no column {', '.join(missing)}; found {', '.join(found)}")
     return table
 
 

@@ -21,6 +21,7 @@ from loader.columns import (
     TILT_MAX,
     TILT_MIN,
     TOMOGRAM,
+    VOXEL_SIZE,
 )
 from loader.coordinates import PLACES
 from loader.flavours import ANGSTROM, FLAVOURS, SHARE, star_flavour, star_picks
@@ -160,7 +161,7 @@ def _stacked(path: Path) -> int | None:
 
 def _csv(path: Path) -> Inputs:
     """The rows of a CSV file."""
-    rows = read_csv(path, required=(INPUT,))
+    rows = read_csv(path, required=(INPUT,), only=(*COLUMNS, VOXEL_SIZE))
     if not len(rows):
         raise InputError(f"{path}: holds no row; expected one a volume")
     sizes = voxel_sizes(rows, path)

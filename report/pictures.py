@@ -23,6 +23,8 @@ DPI = 150
 MOST_CLASSES = 60
 MOST_NUMBERS = 30  # classes whose matrix holds numbers
 NARROW = 0.2  # inches of a class in a matrix without numbers
+FEWEST_BINS, MOST_BINS = 5, 40  # of a histogram; between, the square root of the number of volumes
+FEWEST_BARS = 4  # that a picture of predictions has room for
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")  # told apart by all eyes
 
 
@@ -99,7 +101,8 @@ def score_histograms(
 def _histograms(axes: Axes, scores: dict[str, np.ndarray], threshold: float | None) -> None:
     everything = np.concatenate(list(scores.values()))
     low, high = np.percentile(everything, [0.2, 100])
-    bins = np.linspace(low, high if high > low else low + 1, 60)
+    count = round(np.sqrt(np.mean([len(values) for values in scores.values()])))
+    bins = np.linspace(low, high if high > low else low + 1, min(max(count, FEWEST_BINS), MOST_BINS) + 1)
     for number, (name, values) in enumerate(scores.items()):
         colour = COLOURS[number % len(COLOURS)]
         weights = np.full(len(values), 1 / len(values))
@@ -224,6 +227,7 @@ class PredictionPage:
     examples: one row of slices each: its name, its volumes (D, H, W), a title for each.
     unknown: the prediction that stands for no class.
     warning: stands above everything; empty for none.
+    inverted: whether the volumes are shown with another contrast than their files have.
     """
 
     counts: dict[str, int]
@@ -233,6 +237,7 @@ class PredictionPage:
     examples: list[tuple[str, list[np.ndarray], list[str]]]
     unknown: str = "unknown"
     warning: str = ""
+    inverted: bool = False
 
 
 def prediction_page(path: Path | str, page: PredictionPage) -> None:
@@ -250,7 +255,7 @@ def prediction_page(path: Path | str, page: PredictionPage) -> None:
     colours = [COLOURS[-1] if name == page.unknown else COLOURS[0] for name in names]
     drawn = bars.barh(names, [page.counts[name] for name in names], color=colours)
     bars.bar_label(drawn, padding=3, fontsize=8)
-    bars.invert_yaxis()
+    bars.set_ylim(max(len(names), FEWEST_BARS) - 0.4, -0.6)  # from above; few bars are no thicker for it
     bars.margins(x=0.15)
     hidden = len(page.counts) - len(names)
     more = f"\nand {hidden} more {plural('class', hidden)}, without a bar" if hidden else ""
@@ -272,7 +277,9 @@ def _examples(figure: SubFigure, page: PredictionPage) -> None:
     grid = figure.subplots(len(page.examples), columns, squeeze=False)
     hidden = len(page.counts) - len(page.examples)
     more = f"\nand {hidden} more {plural('class', hidden)}, without slices" if hidden else ""
-    figure.suptitle(f"The surest of each (of unknown: the lowest scores): the middle third along z{more}", fontsize=10)
+    inverted = "\ninverted: the particles are dark in their files, and bright here" if page.inverted else ""
+    text = f"The surest of each (of unknown: the lowest scores): the middle third along z{inverted}{more}"
+    figure.suptitle(text, fontsize=10)
     for axes, (name, volumes, titles) in zip(grid, page.examples, strict=True):
         for axis in axes[len(volumes) :]:
             axis.axis("off")

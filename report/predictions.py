@@ -85,5 +85,6 @@ def draw(path: Path, predicted: Predicted, warning: str) -> bool:
         rows,
         UNKNOWN,
         warning,
+        predicted.preprocessing.contrast == "dark",
     )
     return attempt(path, lambda path: prediction_page(path, page))

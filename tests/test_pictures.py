@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,6 +52,30 @@ def test_the_page_of_predictions_says_how_many_classes_it_shows_no_slices_of(dra
     pictures.prediction_page("page.png", predictions(dict.fromkeys("abc"[:classes], 4)))
     title = drawn[0].subfigs[1].get_suptitle()
     assert text in title and ("more" in title) == bool(text)
+
+
+def test_slices_that_are_shown_inverted_are_called_so(drawn):
+    for inverted in (False, True):
+        pictures.prediction_page("page.png", replace(predictions({"a": 4}), inverted=inverted))
+    titles = [figure.subfigs[1].get_suptitle() for figure in drawn]
+    assert ["inverted: the particles are dark in their files" in title for title in titles] == [False, True]
+
+
+def test_one_class_has_a_bar_as_thin_as_one_of_four(drawn):
+    for names in ("a", "abcd"):
+        pictures.prediction_page("page.png", predictions(dict.fromkeys(names, 4)))
+    heights = [np.diff(figure.subfigs[0].axes[0].patches[0].get_window_extent().get_points()[:, 1]) for figure in drawn]
+    assert heights[0] == pytest.approx(heights[1], rel=0.05)
+    tops = [figure.subfigs[0].axes[0].get_ylim() for figure in drawn]
+    assert tops[0] == tops[1] and tops[0][0] > tops[0][1]  # the first bar is above
+
+
+@pytest.mark.parametrize(("count", "bins"), [(4, 5), (100, 10), (900, 30), (5000, 40)])
+def test_a_histogram_has_about_the_square_root_of_its_number_of_bins(drawn, count, bins):
+    scores = np.random.default_rng(0).normal(size=count)
+    pictures.score_histograms("a.png", {"a": scores}, 0.0, "score", "title")
+    (filled, _) = drawn[0].axes[0].patches
+    assert len(np.unique(filled.get_xy()[:, 0])) == bins + 1
 
 
 def test_pictures_do_not_touch_pyplot():

@@ -21,7 +21,7 @@ from loader.columns import (
     snr_text,
     snr_value,
 )
-from loader.sources import absolute, absolute_all, read_particles
+from loader.sources import absolute, absolute_all, read_csv, read_particles
 from loader.volume import write_volume
 
 NAMES = ("aaa", "bbb")
@@ -288,3 +288,11 @@ def test_a_star_file_without_a_needed_column_says_which(tmp_path, table, message
 def test_an_empty_folder_says_what_was_expected(tmp_path):
     with pytest.raises(InputError, match=r"found no particles\.csv"):
         read(tmp_path)
+
+
+def test_of_a_csv_file_some_columns_may_be_kept_and_two_of_one_name_do_no_harm(tmp_path):
+    (tmp_path / "a.csv").write_text("x,a,x,Input Data\n1,,3,00255\n")
+    assert list(read_csv(tmp_path / "a.csv", (INPUT,), only=(INPUT, "a", "b"))) == ["a", INPUT]
+    assert read_csv(tmp_path / "a.csv", (INPUT,)).values.tolist() == [["1", "", "3", "00255"]]
+    with pytest.raises(InputError, match=r"no column b; found x, a, x.*, Input Data$"):
+        read_csv(tmp_path / "a.csv", ("b",), only=("b",))

@@ -16,6 +16,7 @@ import tyro
 from benchmarks import (
     class_diversity,
     clusters,
+    contrast,
     hard_set,
     loss_options,
     loss_speed,
@@ -36,8 +37,8 @@ from benchmarks.study import RESULTS, ScriptError
 from common.cli import REPOSITORY, InputError
 
 MODULES = (
-    class_diversity, clusters, hard_set, loss_options, loss_speed, losses, packing, predict_speed, recipes,
-    select_score, sets, shapes, simulation_speed, speed, stream,
+    class_diversity, clusters, contrast, hard_set, loss_options, loss_speed, losses, packing, predict_speed,
+    recipes, select_score, sets, shapes, simulation_speed, speed, stream,
 )  # fmt: skip
 
 
