@@ -93,6 +93,7 @@ def main(cfg: Config) -> None:
     """Simulate the tomograms of `cfg`."""
     start = time.perf_counter()
     check(cfg)
+    torch.set_num_threads(1)  # most steps are small, and so the bytes do not follow from the number of processors
     names, files = choose_classes(cfg.classes, cfg.procedural, cfg.structures, cfg.download)
     simulator = prepare(cfg, names)
     drawn = [draw(cfg, len(names), simulator, f"TS_{number:02d}") for number in range(1, cfg.tomograms + 1)]

@@ -50,6 +50,14 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def threads():
+    """The script takes torch's threads for itself; give them back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 def simulator_of(imaging, classes=3):
     names = tuple(f"complex{index:02d}" for index in range(classes))
     return Simulator(load_densities(names, "", Grid(BOX, VOXEL, 40.0, imaging.shift), 9), imaging)
