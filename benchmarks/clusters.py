@@ -237,8 +237,9 @@ def page(content: dict) -> str:
     lines = [
         *("# Clusters of unknown particles, directly and by centres", ""),
         f"Simulated complexes that no training saw, SNR {low:g} to {high:g}, class k as frequent as k^{FREQUENCY:g}, "
-        f"by {content['checkpoint']}; settings were chosen on other complexes. A mixture of {MIXTURE_CLASSES} von Mises-Fisher distributions on "
-        f"{DIMENSION} numbers (concentration {content['concentration']:g}, {content['background']:.0%} background). "
+        f"by {content['checkpoint']}; settings were chosen on other complexes. A mixture of {MIXTURE_CLASSES} von "
+        f"Mises-Fisher distributions on {DIMENSION} numbers (concentration {content['concentration']:g}, "
+        f"{content['background']:.0%} background). "
         f"{machine.text(content)}. `{content['command']}`",
         *("", "## Both ways, on the same particles", ""),
         *study.markdown_table(HEAD, (_both(row) for row in content["simulated"])),
