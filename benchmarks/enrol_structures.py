@@ -5,7 +5,7 @@ CHECKPOINT -> benchmarks/results/enrol_structures.{json,md}
     python -m benchmarks.enrol_structures pretrained/universal.pt --structures structures
 
 The classes of valid_unseen are enrolled from their coordinates alone, with enrol.py --only-enrolled: under the imaging
-that the checkpoint was trained on, and under the tilt range that the sets have. Then particles are simulated under
+that the checkpoint was trained on, and under the tilts and the defocus that the sets have. Then particles are simulated under
 each set of simulate.py, and named. What should be refused is of two kinds: particles of the checkpoint's known
 classes, of which none is enrolled, and those of each enrolled class while it is left out and the others stay.
 """
@@ -32,7 +32,8 @@ from prediction.inputs import find_inputs
 from simulation.sets import SETS
 from simulation.structures import find_structures, procedural_complex, procedural_index
 
-IMAGING = {"as in training": (), "the sets' tilts": ("--tilt-range", "-60", "60")}  # that structures are enrolled under
+DECLARED = ("--tilt-range", "-60", "60", "--defocus", "2.5", "5")  # what is true of `benchmark`, `series` and `other`
+IMAGING = {"as in training": (), "tilts and defocus of the sets": DECLARED}  # that structures are enrolled under
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def test_structures_are_enrolled_from_files_and_their_particles_named(trained, t
     enrol_structures.main(cfg)
     assert in_process == ["simulate.py", "enrol.py", "enrol.py"]
     content = json.loads((tmp_path / "enrol.json").read_text())
-    assert list(content["imaging"]) == ["as in training", "the sets' tilts"]
+    assert list(content["imaging"]) == ["as in training", "tilts and defocus of the sets"]
     for found in content["imaging"].values():
         assert [one["name"] for one in found["classes"]] == ["complex03", "complex06"]
         figures = found["sets"]["benchmark"]
@@ -35,7 +35,7 @@ def test_structures_are_enrolled_from_files_and_their_particles_named(trained, t
         assert figures["top1"] == pytest.approx(np.mean([one["top1"] for one in figures["per_class"].values()]))
         assert figures["found"] <= min(figures["top1"], 1 - figures["refused"] + 1e-9)
     page = (tmp_path / "enrol.md").read_text()
-    assert "| benchmark | 12, 18 |" in page and "## Enrolled under imaging: the sets' tilts" in page
+    assert "| benchmark | 12, 18 |" in page and "## Enrolled under imaging: tilts and defocus of the sets" in page
     enrol_structures.main(cfg)  # nothing is done again
     assert len(in_process) == 3
     known = enrol_structures.Config(checkpoint, enrolled=("complex01",), **places)
