@@ -5,8 +5,8 @@ CHECKPOINT -> benchmarks/results/enrol_structures.{json,md}
     python -m benchmarks.enrol_structures pretrained/universal.pt --structures structures
 
 The classes of valid_unseen are enrolled from their coordinates alone, with enrol.py --only-enrolled: under the imaging
-that the checkpoint was trained on, and under the tilts and the defocus that the sets have. Then particles are simulated under
-each set of simulate.py, and named. What should be refused is of two kinds: particles of the checkpoint's known
+that the checkpoint was trained on, and under the tilts and the defocus that the sets have. Then particles are simulated
+under each set of simulate.py, and named. What should be refused is of two kinds: particles of the checkpoint's known
 classes, of which none is enrolled, and those of each enrolled class while it is left out and the others stay.
 """
 
