@@ -83,7 +83,7 @@ def test_what_tells_junk_is_kept_and_made_where_a_run_of_before_lacks_it():
     made = ship.light_junk(before | {"calibration": {"reference": reference}})
     assert made["junk"].shape == (6, 4) and made["particles"].dtype == torch.float16
     found = JunkCalibration.read(made)
-    assert found.is_junk(reference.numpy()).mean() == pytest.approx(0.02)  # of 50, 1 at least
+    assert found.score(reference.numpy()).max() == pytest.approx(found.threshold, abs=2e-3)  # the highest
     again = ship.light_junk(before | {"calibration": {}, "junk": made})
     assert again["threshold"] == made["threshold"] and torch.equal(again["particles"], made["particles"])
     assert ship.light_junk(before | {"calibration": {}}) == {}
