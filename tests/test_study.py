@@ -38,8 +38,8 @@ from benchmarks.study import RESULTS, ScriptError
 from common.cli import REPOSITORY, InputError
 
 MODULES = (
-    class_diversity, clusters, contrast, enrol_structures, hard_set, loss_options, loss_speed, losses, packing, predict_speed,
-    recipes, select_score, sets, shapes, simulation_speed, speed, stream,
+    class_diversity, clusters, contrast, enrol_structures, hard_set, loss_options, loss_speed, losses, packing,
+    predict_speed, recipes, select_score, sets, shapes, simulation_speed, speed, stream,
 )  # fmt: skip
 
 
