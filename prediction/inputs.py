@@ -152,7 +152,7 @@ def _volumes(path: Path, folder: Path | None) -> list[str]:
 def _stacked(path: Path) -> int | None:
     """How many volumes a 4-D MRC file holds; None for any other, which is for the reader to judge."""
     try:
-        with mrcfile.open(path, permissive=True, header_only=True) as mrc:
+        with mrcfile.open(path, permissive=False, header_only=True) as mrc:
             sections, depth = int(mrc.header.nz), int(mrc.header.mz)
             return sections // depth if int(mrc.header.ispg) in VOLUME_STACKS and depth > 0 else None
     except (OSError, ValueError, EOFError):

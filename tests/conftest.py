@@ -50,6 +50,15 @@ def densities() -> torch.Tensor:
     return load_densities(("complex00", "complex07", "complex09"), "", Grid(16, 20.0, 40.0))
 
 
+@pytest.fixture(scope="module")
+def shared(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workspace's data and split, where auxiliary densities may be kept without touching it."""
+    folder = tmp_path_factory.mktemp("shared")
+    shutil.copytree(workspace / "data_", folder / "data_")
+    shutil.copytree(workspace / "csv_split", folder / "csv_split")
+    return folder
+
+
 @pytest.fixture
 def copy(workspace: Path, tmp_path: Path) -> Path:
     """The split alone, pointing at the workspace's data."""

@@ -16,14 +16,12 @@ import predict
 from common.cli import InputError
 from evaluation.rejection import accuracy_warning, calibrate, calibrated_score, classify
 from loader.dataset import load_split
-from loader.prepare import Input, Preprocessing, prepare
+from loader.prepare import Input, prepare
 from loader.rows import read_split
 from loader.volume import read_volume, write_volume
 from model import embed, load_checkpoint, load_model
 from physics.resample import fourier_resample
 from prediction.inputs import find_inputs
-from prediction.outputs import save_embeddings
-from prediction.predicted import Predicted, rounded
 from tests.scripts import refuse, succeed
 
 BOX, VOXEL_SIZE = 16, 20.0  # of the training volumes
@@ -148,26 +146,6 @@ def test_predictions_are_those_of_the_library_in_the_order_of_the_rows(trained, 
         assert f"{name} " in output and f" {count} " in output
 
 
-def test_embeddings_of_many_volumes_hold_their_long_names_in_few_bytes(tmp_path):
-    names = [f"/data/tomogrammes_été/tomogram_{row // 10}/particle_{row}.mrc" for row in range(20_000)]
-    table = pd.DataFrame({"Input Data": names, "Prediction": ["a", "unknown"] * 10_000})
-    predicted = Predicted(table, np.ones((20_000, 2), np.float32), None, None, {"classes": ["a"]})
-    save_embeddings(tmp_path / "e.npz", predicted, "c.pt")
-    assert (tmp_path / "e.npz").stat().st_size < 20_000 * (2 * 4 + 4) + 1.2 * len("".join(names).encode())
-    with np.load(tmp_path / "e.npz", allow_pickle=False) as kept:
-        assert bytes(kept["inputs"]).decode().split("\0") == names
-        assert kept["predictions"][:4].tolist() == [0, -1, 0, -1]
-
-
-def test_rounding_moves_no_score_across_the_threshold():
-    scores = [0.1234560, 0.12345609, 0.1234561, 0.12345449, 0.5]
-    columns = {"Prediction": ["unknown", "unknown", "a", "unknown", "a"], "Score": scores, "Threshold": 0.1234561}
-    table = rounded(pd.DataFrame(columns))
-    assert set(table["Threshold"]) == {0.123456}
-    assert list(table["Score"]) == [0.123455, 0.123455, 0.123456, 0.123454, 0.5]
-    assert list(table["Score"] >= table["Threshold"]) == [False, False, True, False, True]
-
-
 def test_predictions_say_what_they_were_made_from_and_what_they_replace(checkpoint, files, tmp_path, capsys):
     predicted(tmp_path, checkpoint, *files[:4])
     said = capsys.readouterr().out
@@ -270,16 +248,6 @@ def test_negated_copies_are_warned_of_and_the_originals_are_not(trained, checkpo
     assert "the particles look" not in capsys.readouterr().err
     predicted(tmp_path / "r", checkpoint, *rows["Input Data"], contrast="dark")
     assert "warning: the particles look bright, not dark" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("level", ["01", "infinity"])
-def test_the_contrast_of_almost_every_single_volume_is_recognised(trained, level):
-    """At SNR 0.1 and without noise, known and unknown classes alike."""
-    names = [str(path) for path in sorted((trained / "data_").glob(f"*SNR{level}/subtomogram_mrc/*.mrc"))]
-    preprocessing = Preprocessing(BOX, VOXEL_SIZE)
-    brightness = np.array([prepare(Input(name), preprocessing).brightness for name in names])
-    assert np.mean([not predict.contrast_warning(value, "bright") for value in brightness]) == 1
-    assert np.mean([bool(predict.contrast_warning(-value, "bright")) for value in brightness]) > 0.95
 
 
 def test_a_mistake_is_one_line_and_leaves_nothing(checkpoint, files, tmp_path):

@@ -24,15 +24,6 @@ CPU = torch.device("cpu")
 CLASSES = ["complex00", "complex01", "complex02"]
 
 
-@pytest.fixture(scope="module")
-def shared(workspace, tmp_path_factory):
-    """The workspace's data, where auxiliary densities may be kept without touching it."""
-    folder = tmp_path_factory.mktemp("stream")
-    shutil.copytree(workspace / "data_", folder / "data_")
-    shutil.copytree(workspace / "csv_split", folder / "csv_split")
-    return folder
-
-
 def settings(folder, **options):
     places = {"data_dir": str(folder / "data_"), "simulate_online": True, "batch_size": 16}
     stock = {"online_renewal": 0.25, "online_stock": 32, "online_neighbours": 0}

@@ -1,0 +1,40 @@
+"""What predict.py says of contrast and writes of its numbers, without a network."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from loader.dataset import contrast_warning
+from loader.prepare import Input, Preprocessing, prepare
+from prediction.outputs import save_embeddings
+from prediction.predicted import Predicted, rounded
+
+
+def test_embeddings_of_many_volumes_hold_their_long_names_in_few_bytes(tmp_path):
+    names = [f"/data/tomogrammes_été/tomogram_{row // 10}/particle_{row}.mrc" for row in range(20_000)]
+    table = pd.DataFrame({"Input Data": names, "Prediction": ["a", "unknown"] * 10_000})
+    predicted = Predicted(table, np.ones((20_000, 2), np.float32), None, None, {"classes": ["a"]})
+    save_embeddings(tmp_path / "e.npz", predicted, "c.pt")
+    assert (tmp_path / "e.npz").stat().st_size < 20_000 * (2 * 4 + 4) + 1.2 * len("".join(names).encode())
+    with np.load(tmp_path / "e.npz", allow_pickle=False) as kept:
+        assert bytes(kept["inputs"]).decode().split("\0") == names
+        assert kept["predictions"][:4].tolist() == [0, -1, 0, -1]
+
+
+def test_rounding_moves_no_score_across_the_threshold():
+    scores = [0.1234560, 0.12345609, 0.1234561, 0.12345449, 0.5]
+    columns = {"Prediction": ["unknown", "unknown", "a", "unknown", "a"], "Score": scores, "Threshold": 0.1234561}
+    table = rounded(pd.DataFrame(columns))
+    assert set(table["Threshold"]) == {0.123456}
+    assert list(table["Score"]) == [0.123455, 0.123455, 0.123456, 0.123454, 0.5]
+    assert list(table["Score"] >= table["Threshold"]) == [False, False, True, False, True]
+
+
+@pytest.mark.parametrize("level", ["01", "infinity"])
+def test_the_contrast_of_almost_every_single_volume_is_recognised(trained, level):
+    """At SNR 0.1 and without noise, known and unknown classes alike."""
+    names = [str(path) for path in sorted((trained / "data_").glob(f"*SNR{level}/subtomogram_mrc/*.mrc"))]
+    preprocessing = Preprocessing(16, 20.0)
+    brightness = np.array([prepare(Input(name), preprocessing).brightness for name in names])
+    assert np.mean([not contrast_warning(value, "bright") for value in brightness]) == 1
+    assert np.mean([bool(contrast_warning(-value, "bright")) for value in brightness]) > 0.95
