@@ -74,10 +74,10 @@ picks = pd.read_csv(folder / "tomogram" / "predictions.csv")[[SOURCE_ROW, PREDIC
 picks = picks.merge(pd.read_csv("tomograms/truth.csv"), on=SOURCE_ROW, validate="one_to_one")
 print(f"{len(picks)} picks of a simulated tomogram, made, cut and named in {sys.argv[3]} s; junk: nothing is there")
 print(truth_text(picks, closed["classes"]))
-print("open demo/results/model_save-checkpoint/open_set.html first")
+print("open demo/results/model_save-checkpoint/open_set.html first, then tomogram/report.html beside it: the picks")
 print("written in demo/: data_/contact_sheet.png, csv_split/, model_save/checkpoint.pt, log.csv, new_particles/,"
       " tomograms/tomograms.png, extracted/check.png and")
-for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+for path in sorted([*folder.glob("*.*"), *folder.glob("*/*")]):
     print(f"    {path}")
 if closed["accuracy"] < 3 * chance or auc < 0.7:
     sys.exit("the demo FAILED: expected a test accuracy of three times chance and an AUC of 0.7 at least")
