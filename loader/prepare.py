@@ -48,15 +48,21 @@ class Prepared:
     """A volume as the network wants it.
 
     image: (D, H, W) float32, mean 0 and standard deviation 1, particle bright, at the checkpoint's box and voxel size.
-    intensity: (4,) float32: mean, standard deviation, minimum and maximum of the volume as read.
+    as_read: (D, H, W) float32, as it stands in the file.
     voxel_size: A, of the volume as read; None where it is unknown.
     note: what was done to it, or had to be assumed; empty where it came as the training volumes did.
     """
 
     image: np.ndarray
-    intensity: np.ndarray
+    as_read: np.ndarray
     voxel_size: float | None
     note: str
+
+    @property
+    def intensity(self) -> np.ndarray:
+        """Mean, standard deviation, minimum and maximum of the volume as read, (4,) float32."""
+        volume = self.as_read
+        return np.array([volume.mean(), volume.std(), volume.min(), volume.max()], dtype=np.float32)
 
     @property
     def brightness(self) -> float:
@@ -77,17 +83,15 @@ def prepare(given: Input, preprocessing: Preprocessing, strict: bool = False) ->
 
     Raises InputError as read_volume and check_same do, and for a volume that is not a cube or is constant.
     """
-    volume, voxel_size = read_volume(given.address)
-    voxel_size = given.voxel_size or voxel_size
-    intensity = np.array([volume.mean(), volume.std(), volume.min(), volume.max()], dtype=np.float32)
-    note = ""
+    as_read, voxel_size = read_volume(given.address)
+    volume, voxel_size, note = as_read, given.voxel_size or voxel_size, ""
     if strict:
         check_same(given.address, volume.shape, voxel_size, preprocessing)
     else:
         volume, note = _bring(given.address, volume, voxel_size, preprocessing)
     if preprocessing.contrast == "dark":
         volume = -volume
-    return Prepared(normalise(volume, given.address), intensity, voxel_size, note)
+    return Prepared(normalise(volume, given.address), as_read, voxel_size, note)
 
 
 def check_same(address: str, shape: tuple[int, ...], voxel_size: float | None, expected: Preprocessing) -> None:

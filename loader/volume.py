@@ -199,10 +199,12 @@ def normalise(volume: np.ndarray, name: str | Path) -> np.ndarray:
 
     Raises InputError for a constant volume; `name` is the file in its message.
     """
-    mean, std = volume.mean(dtype=np.float64), volume.std(dtype=np.float64)
+    mean = volume.mean(dtype=np.float64)
+    apart = volume - mean  # float64
+    std = np.sqrt(np.mean(apart * apart))
     if std <= 1e-6 * abs(mean) or std == 0:
         raise InputError(f"{name}: the volume is constant ({mean:g}); expected a subtomogram")
-    return ((volume - mean) / std).astype(np.float32)
+    return (apart / std).astype(np.float32)
 
 
 def central_brightness(volume: np.ndarray) -> float:
