@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from common.cli import plural
 from evaluation.clusters import NOISE, SMALLEST_CLUSTER, STABLE, Clusters, find_clusters, nearest_classes
 from evaluation.factors import Followed, edge_distance, followed
 from loader.columns import CLUSTER, INPUT, NEAREST_CLUSTER, POSITION, RUNNER_UP_COSINE, TOMOGRAM, cluster_name
@@ -26,7 +27,8 @@ def clustered(predicted: Predicted, embedded: Embedded) -> Predicted:
     found = find_clusters(predicted.embeddings, rows, SEED)
     own, nearest = np.full((2, len(predicted)), "", dtype=object)
     if found is None:
-        content = {"n": len(rows), "reason": f"{len(rows)} unknown particles; {2 * SMALLEST_CLUSTER} are needed"}
+        few = f"{len(rows)} unknown {plural('particle', len(rows))}; {2 * SMALLEST_CLUSTER} are needed"
+        content = {"n": len(rows), "reason": few}
         return replace(predicted, table=with_columns(predicted.table, own, nearest), clusters=content)
     labels = np.array([*map(cluster_name, range(len(found))), ""], dtype=object)  # the last: NOISE
     own[rows], nearest[rows] = labels[found.numbers], labels[found.nearest]

@@ -216,7 +216,9 @@ def _unnamed(text: str) -> dict[str, Path]:
 def _structure(path: str, text: str) -> Path:
     if Path(path).is_dir():
         raise InputError(f"--enrol {text}: a folder; its structures keep the names of their files: leave the name out")
-    if not Path(path).is_file() or not path.lower().endswith(STRUCTURE_SUFFIXES):
+    if not Path(path).is_file():
+        raise InputError(f"--enrol {text}: {path}: no such file; expected a structure or examples of a class")
+    if not path.lower().endswith(STRUCTURE_SUFFIXES):
         raise InputError(f"--enrol {text}: expected a file, of {', '.join(STRUCTURE_SUFFIXES)}")
     return Path(path)
 

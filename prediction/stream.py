@@ -67,9 +67,7 @@ def embed_inputs(model: nn.Module, work: Work, parts: Parts, group: Group, devic
         for number, part in _embedded(model, work, own, device, bar):
             parts.save(number, part)
     group.wait()
-    if group.first and count:
-        seconds = time.perf_counter() - start
-        print(f"embedding: {seconds:.1f} s, {sum(volumes[number] for number in missing) / seconds:.0f} per second")
+    seconds = time.perf_counter() - start
     if not group.first:
         return None
     found = parts.merged(work.parts, model.embedding_dim)
@@ -78,6 +76,8 @@ def embed_inputs(model: nn.Module, work: Work, parts: Parts, group: Group, devic
         reasons = list(found.failed.values())
         more = f" (none of {len(reasons)} volumes can be read)" if len(reasons) > 1 else ""
         raise InputError(f"{reasons[0]}{more}")
+    if count:
+        print(f"embedding: {seconds:.1f} s, {sum(volumes[number] for number in missing) / seconds:.0f} per second")
     return found
 
 

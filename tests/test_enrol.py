@@ -131,7 +131,7 @@ def test_what_could_be_two_things_is_refused(tmp_path, volumes, density):
         f"{density.parent}": r"holds spoke\.mrc; if that is a map, not a subtomogram: structure:",
         f"m={tmp_path}/structures": "a folder of structures; leave the name out",
         f"m=structure:{tmp_path}/structures": "a folder; its structures keep the names of their files",
-        f"m={tmp_path}/none.cif": r"expected a file, of \.pdb, ",
+        f"m={tmp_path}/none.cif": r"none\.cif: no such file; expected a structure or examples",
         "=a.mrc": "expected NAME=FILES",
     }
     for text, message in refused.items():
