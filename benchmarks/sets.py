@@ -6,7 +6,7 @@ CHECKPOINT -> benchmarks/results/sets.{json,md}
     python -m benchmarks.sets model_save/checkpoint.pt --structures structures
 
 For each set, new particles of the known classes and of held-out ones are made and embedded. Prototypes, score and
-threshold are the checkpoint's own, from home. All SNRs are mixed: pairs are drawn across them, never of one particle.
+threshold are the checkpoint's own. All SNRs are mixed: pairs are drawn across them, never of one particle.
 
 The classes of unseen.csv are made and reported with --final alone, once everything is chosen. What is chosen is chosen
 by valid_unseen of benchmark, lab and hard; `series` and `other` choose nothing.
@@ -165,7 +165,7 @@ def page(content: dict) -> str:
     lines = [
         "# One network under five kinds of imaging",
         "",
-        f"{text}. New particles of {source}; prototypes, score and threshold from home. "
+        f"{text}. New particles of {source}; prototypes, score and threshold are the checkpoint's own. "
         "All SNRs mixed; 95 % intervals over particles, not over classes. "
         f"SNR convention: {conventions}. {machine.text(content)}.",
         "",

@@ -78,11 +78,12 @@ def write_page(path: Path | str, report: dict, pictures: dict[str, list[Picture]
 def _opening(report: dict, found: Verdict) -> list[str]:
     """What the page begins with: the verdict."""
     names = report["known_classes"]
+    how = "compared with" if report.get("note") else "trained on"
     about = f"{len(names)} known {plural('class', len(names))}: {named(names, MOST_NAMED)}"
     steps = "".join(f"<li>{html.escape(step)}</li>" for step in found.steps)
     return [
         "<h1>Can this network be trusted with new particles?</h1>",
-        f'<p class="small">Checkpoint <code>{html.escape(report["checkpoint"])}</code>, trained on '
+        f'<p class="small">Checkpoint <code>{html.escape(report["checkpoint"])}</code>, {how} '
         f"{html.escape(about)}. SNR convention of the data: {html.escape(report['snr_convention'])}.</p>",
         *([_warning(report["note"])] if report.get("note") else []),
         '<div class="answers">' + "".join(map(_answer, found.answers)) + "</div>",

@@ -167,6 +167,8 @@ def test_classes_that_the_checkpoint_does_not_know_are_enrolled(trained, tmp_pat
         reports[name] = json.loads((folder / "open_set.json").read_text())
         said = "none of the classes of train.csv: its 3 are enrolled from 36 volumes, and 6 of valid.csv set the"
         assert (said in capsys.readouterr().out) == (said in (folder / "open_set.html").read_text()) == (name != "own")
+        page = (folder / "open_set.html").read_text()
+        assert ("</code>, trained on 3 known" in page) == (name == "own")
     own, foreign = reports["own"], reports["foreign"]
     assert foreign["known_classes"] == ["other0", "other1", "other2"]
     assert foreign["known"]["prototype_accuracy"] == own["known"]["prototype_accuracy"]
