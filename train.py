@@ -56,7 +56,7 @@ class Config(Optimisation, Augmentation, Online, Rejection, Machine):  # the set
     csv_dir: str = "csv_split"  # folder of train.csv and valid.csv
     save_dir: str = "model_save"  # folder of the checkpoints and logs
     contrast: Contrast = "bright"  # contrast of the particles in the files
-    backbone: Backbone = "resnet"  # the network, by its name in models/ResNet.py
+    backbone: Backbone = "resnet_half_turn"  # the network, by its name in models/ResNet.py
     depth: int = 18  # layers of the network
     width: int = 64  # channels of the network's first stage; 16 is the preset for a CPU
     embedding_dim: int = 512  # numbers per embedding

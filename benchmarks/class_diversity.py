@@ -18,12 +18,14 @@ from itertools import product
 from pathlib import Path
 
 from benchmarks import study
-from benchmarks.study import BRIEF, Bench, Size, Study, mean_std, means_table
+from benchmarks.study import BRIEF, PLAIN, Bench, Size, Study, mean_std, means_table
 from common.cli import InputError, run
 from loader.columns import snr_text
 
-FULL = Size({"per_class": "300"}, {"width": "64", "epochs": "10", "online_volumes": "60000", "batch_size": "256"})
-QUICK = Size({"per_class": "80"}, {"width": "8", "epochs": "4", "online_volumes": "4800"})
+FULL = Size(
+    {"per_class": "300"}, {"width": "64", "epochs": "10", "online_volumes": "60000", "batch_size": "256", **PLAIN}
+)
+QUICK = Size({"per_class": "80"}, {"width": "8", "epochs": "4", "online_volumes": "4800", **PLAIN})
 MORE = {"more steps": {"epochs": 3}, "more width": {"width": 2}, "both": {"epochs": 3, "width": 2}}  # factors
 
 

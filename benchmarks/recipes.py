@@ -11,7 +11,7 @@ schedule, batch, enlargement and augmentation. `diverse` simulates as many volum
 change training alone. Nothing is chosen. A benchmark that was cut off goes on when called again with the same options.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from benchmarks import study
@@ -19,6 +19,10 @@ from benchmarks.study import MEASURES, SETS, Bench, Study, means_table
 from common.cli import InputError, run
 from training.recipes import RECIPES
 
+FULL, QUICK = (  # the network is the recipe's
+    replace(size, train={name: value for name, value in size.train.items() if name not in study.PLAIN})
+    for size in (study.FULL, study.QUICK)
+)
 SHORT = tuple(name for name in RECIPES if name != "universal")  # which is for another imaging, and for long
 
 
@@ -32,7 +36,7 @@ def main(cfg: Config) -> None:
     unknown = [name for name in cfg.rows if name not in RECIPES]
     if unknown or not cfg.rows or not cfg.seeds:
         raise InputError(f"--rows {' '.join(cfg.rows)}: expected some of {', '.join(RECIPES)}, and at least one seed")
-    bench = study.begin(cfg, "recipes", study.class_set(cfg.structures))
+    bench = study.begin(cfg, "recipes", study.class_set(cfg.structures), (FULL, QUICK))
     done: dict[str, list[dict]] = {}
     for seed, name in product(cfg.seeds, cfg.rows):
         done.setdefault(name, []).append(measure(bench, name, seed))

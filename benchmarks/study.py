@@ -44,8 +44,9 @@ class Size:
     train: dict[str, str]
 
 
-FULL = Size({"per_class": "500"}, {"width": "64", "epochs": "30"})
-QUICK = Size({"per_class": "120"}, {"width": "8", "epochs": "10"})
+PLAIN = {"backbone": "resnet"}  # one network for all of them, so that their tables compare with each other
+FULL = Size({"per_class": "500"}, {"width": "64", "epochs": "30", **PLAIN})
+QUICK = Size({"per_class": "120"}, {"width": "8", "epochs": "10", **PLAIN})
 
 
 @dataclass(frozen=True)
