@@ -56,6 +56,12 @@ class Config:
 
 
 def main(cfg: Config) -> None:
+    under_sets(cfg)
+    study.show(cfg.results)
+
+
+def under_sets(cfg: Config) -> dict:
+    """Make and measure every set, and write the results, which are returned."""
     unknown = sorted({*cfg.sets} - {*SETS})
     if unknown:
         raise InputError(f"--sets {' '.join(unknown)}: expected some of {', '.join(SETS)}")
@@ -77,7 +83,7 @@ def main(cfg: Config) -> None:
             place / "result.json", settings, lambda p=place, f=folder: measure(cfg, p, f / "evaluation")
         )
         study.write_results(cfg.results, content, page(content))
-    study.show(cfg.results)
+    return content
 
 
 def classes_by_use(cfg: Config, known: list[str]) -> ClassSet:

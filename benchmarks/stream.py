@@ -85,6 +85,11 @@ def main(cfg: Config) -> None:
 
 def speed(bench: Bench, options: dict) -> float:
     """Seconds of a step on a batch that is there over those of a step with its batch: 1 where batches cost nothing."""
+    return step_seconds(bench, options, bench.cfg.seconds, given=True) / step_seconds(bench, options, bench.cfg.seconds)
+
+
+def step_seconds(bench: Bench, options: dict, seconds: float, given: bool = False) -> float:
+    """Seconds of a training step with the making of its batch, or on a batch that is given; measured for `seconds`."""
     words = study.arguments({**options, "csv_dir": bench.csv_dir, "device": bench.cfg.device})
     cfg = replace(tyro.cli(train.Config, args=words), schedule="decay")  # one that has no last step
     device = choose_device(cfg.device)
@@ -93,18 +98,10 @@ def speed(bench: Bench, options: dict) -> float:
     state = TrainingState(cfg, data, batches.count, device)
     state.module.train()
     batches.count = ENDLESS
-    given = batches.batch(0, 0)
-    draw = batches.batch
-
-    def steps(batch: Callable) -> Callable[[], None]:
-        def step() -> None:
-            batches.batch = batch
-            take_step(state, batches, StopRequest())
-
-        return step
-
-    pure, whole = (measure(steps(batch), bench.cfg.seconds) for batch in (lambda epoch, number: given, draw))
-    return pure / whole
+    if given:
+        first = batches.batch(0, 0)
+        batches.batch = lambda epoch, number: first
+    return measure(lambda: take_step(state, batches, StopRequest()), seconds)
 
 
 def measure(step: Callable[[], None], seconds: float) -> float:

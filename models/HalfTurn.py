@@ -21,6 +21,7 @@ from models.depths import BLOCKS_PER_STAGE, FIRST_BOTTLENECK_DEPTH
 # bits of the input's element that "xor" turns over.
 REVERSED = ((), (2, 3, 5), (1, 3, 4), (1, 2, 4, 5))
 ELEMENTS = len(REVERSED)
+LEAST = 1e-6  # that a generalised mean takes for 0, whose power has no gradient
 
 
 class HalfTurnConv3d(nn.Module):
@@ -119,9 +120,10 @@ class HalfTurnResNet3D(nn.Module):
     Args:
         depth: 10, 18 or 34.
         width: channels of the first stage, four per field; the following have 2, 4 and 8 times as many.
+        gem: take a generalised mean over the voxels, of a power that is learned (GeM, arXiv 1711.02512), not the mean.
     """
 
-    def __init__(self, depth: int, width: int):
+    def __init__(self, depth: int, width: int, gem: bool = False):
         super().__init__()
         depths = [known for known in BLOCKS_PER_STAGE if known < FIRST_BOTTLENECK_DEPTH]
         if depth not in depths:
@@ -141,8 +143,13 @@ class HalfTurnResNet3D(nn.Module):
                 before = fields * 2**stage
         self.stages = nn.Sequential(*layers)
         self.features = 2 * before
+        self.power = nn.Parameter(torch.tensor(3.0)) if gem else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        maps = self.stages(self.stem(x))
-        fields = maps.mean(dim=(2, 3, 4)).unflatten(1, (ELEMENTS, -1))  # (N, 4 fields, D, H, W) -> (N, 4, fields)
+        maps = self.stages(self.stem(x))  # (N, 4 fields, D, H, W), none below 0
+        if self.power is not None:
+            maps = maps.clamp_min(LEAST).pow(self.power)
+        fields = maps.mean(dim=(2, 3, 4)).unflatten(1, (ELEMENTS, -1))  # -> (N, 4, fields)
+        if self.power is not None:
+            fields = fields.pow(1 / self.power)
         return torch.cat([fields.mean(dim=1), fields.amax(dim=1)], dim=1)  # (N, features)

@@ -115,5 +115,6 @@ BACKBONES: dict[str, Callable[[int, int], nn.Module]] = {
     "resnet": ResNet3D,
     "resnet_pool": partial(ResNet3D, pool=True),
     "resnet_half_turn": HalfTurnResNet3D,
+    "resnet_half_turn_gem": partial(HalfTurnResNet3D, gem=True),
     "sphere20": SphereFace20,
 }

@@ -40,8 +40,8 @@ def check(cfg: Any) -> None:
         raise InputError(f"--ema {cfg.ema:g}: expected 0 or more, below 1; 1 would keep the weights of the start")
     if cfg.false_rejection_rate == 1:
         raise InputError("--false-rejection-rate 1: expected less, or every particle is unknown")
-    if cfg.views and cfg.backbone == "resnet_half_turn":
-        raise InputError("--views: every half-turned view has the same embedding by resnet_half_turn; leave it out")
+    if cfg.views and cfg.backbone.startswith("resnet_half_turn"):
+        raise InputError(f"--views: every half-turned view has the same embedding by {cfg.backbone}; leave it out")
     with torch.device("meta"):  # shapes without numbers
         make_model(cfg)
     check_online(cfg)
