@@ -45,6 +45,9 @@ class ImagingRanges:
     one_level: float = 0.5  # share of groups with one noise level for all their particles
     membranes: float = 0.1  # share of the particles with a piece of membrane beside them
     beads: float = 0.05  # share of the particles with a gold bead beside them
+    tilt_series: float = 0.0  # share imaged as a tilt series: single views, dose, back-projection
+    tilt_step: Range = (2.0, 4.0)  # degrees between the views of such a series
+    dose: Range = (60.0, 160.0)  # e/A^2 in total of such a series
 
     def draw(self, base: Imaging, generator: torch.Generator) -> Condition:
         """A condition; what has no range is as in `base`. The generator is on the CPU."""
@@ -79,7 +82,10 @@ class ImagingRanges:
             neighbours=int(uniform(0, self.neighbours + 1)),
             shift=self.shift,
         )
-        return Condition(imaging, happens(self.one_level), self.membranes, self.beads)
+        one_level = happens(self.one_level)
+        if self.tilt_series and happens(self.tilt_series):
+            imaging = replace(imaging, tilt_step=uniform(*self.tilt_step), dose=uniform(*self.dose))
+        return Condition(imaging, one_level, self.membranes, self.beads)
 
     @classmethod
     def around(cls, imaging: Imaging, tilt: tuple[float, ...] = ()) -> "ImagingRanges":

@@ -4,7 +4,7 @@ All of it as densities (N, W, W, W) = (z, y, x) on the scale of the complexes, 1
 about that of the finished volumes: what lies just outside of it reaches in through the microscope.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +60,9 @@ def carbon(n: int, simulator: Simulator, generator: torch.Generator) -> torch.Te
     return CARBON * inside * (1 + grains)
 
 
-JUNK: dict[str, Callable[[int, Simulator, torch.Generator], torch.Tensor]] = {
+Maker = Callable[[int, Simulator, torch.Generator], torch.Tensor]  # how many -> densities (n, W, W, W)
+
+JUNK: dict[str, Maker] = {
     "junk_noise": noise_alone,
     "junk_off_centre": off_centre,
     "junk_between": between,
@@ -70,10 +72,12 @@ JUNK: dict[str, Callable[[int, Simulator, torch.Generator], torch.Tensor]] = {
 }
 
 
-def junk_densities(kinds: torch.Tensor, simulator: Simulator, generator: torch.Generator) -> torch.Tensor:
-    """Junk of the kinds (N,), indices into JUNK: (N, W, W, W). The generator lives on the simulator's device."""
+def made_densities(
+    kinds: torch.Tensor, makers: Sequence[Maker], simulator: Simulator, generator: torch.Generator
+) -> torch.Tensor:
+    """What the `makers` of the kinds (N,), indices into them, make: (N, W, W, W); a generator on their device."""
     densities = torch.empty(len(kinds), *[simulator.wide_side] * 3, device=simulator.device)
-    for kind, make in enumerate(JUNK.values()):
+    for kind, make in enumerate(makers):
         rows = (kinds == kind).nonzero().squeeze(1)
         if len(rows):
             densities[rows] = make(len(rows), simulator, generator)

@@ -7,7 +7,7 @@ seed and k alone, and the stock at any step is a row of consecutive pieces: a ru
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from physics.filters import crop_inverse, geometry, noise_filter, noise_variance
 from physics.pose import Poses
 from simulation.conditions import Condition
 from simulation.crowd import reach
-from simulation.junk import JUNK, beside, junk_densities
+from simulation.junk import JUNK, Maker, beside, made_densities, noise_alone
 from simulation.simulator import Imaged, Simulator
 
 GROUP = 8  # particles of a piece
@@ -38,6 +38,7 @@ class Piece(NamedTuple):
     field: torch.Tensor  # (F, F, F) float16, F = TILES side: of variance 1, and periodic
     turns: int  # how many of HALF_TURNS keep the wedge
     one_level: bool  # the SNR belongs to all of them together
+    tiled: bool = False  # the field is GROUP boxes side by side, and not periodic
 
 
 def room_for(shift: float) -> int:
@@ -51,9 +52,10 @@ class PieceMaker:
     Args:
         simulator: of densities (C, D, H, W), its side D + 2 room.
         draw_condition: of a generator on the CPU.
-        draw_labels: of a number and a generator on the CPU; from C on they are kinds of junk, in the order of JUNK.
+        draw_labels: of a number and a generator on the CPU; from C on they are what `makers` make, in their order.
         room: voxels that a stored volume has around the box of a draw.
         seed: of this stream; each process needs its own.
+        makers: of what has no density in `simulator`: junk, in the order of JUNK, where nothing else is given.
     """
 
     def __init__(
@@ -63,8 +65,10 @@ class PieceMaker:
         draw_labels: Callable[[int, torch.Generator], torch.Tensor],
         room: int,
         seed: int,
+        makers: Sequence[Maker] = tuple(JUNK.values()),
     ):
         self.simulator, self.draw_condition, self.draw_labels = simulator, draw_condition, draw_labels
+        self.makers = makers
         self.room, self.seed, self.side = room, seed, simulator.side - 2 * room
 
     @torch.no_grad()
@@ -83,7 +87,7 @@ class PieceMaker:
             image = self._particles(labels[real], condition, simulator, generator)
             alone[real], signal[real] = image.alone, image.signal
         if not real.all():
-            alone[~real] = signal[~real] = self._junk(labels[~real] - len(simulator.fine), simulator, generator)
+            alone[~real] = signal[~real] = self._made(labels[~real] - len(simulator.fine), simulator, generator)
         box = (slice(None), *[slice(self.room, self.room + self.side)] * 3)
         targets = alone[box].flatten(1)
         variance = targets.square().mean(dim=1) - targets.mean(dim=1).square()  # (GROUP,)
@@ -95,7 +99,8 @@ class PieceMaker:
         signals = (signal / std[:, None, None, None]).half()
         turns = len(HALF_TURNS) if imaging.tilt_min == -imaging.tilt_max else 2
         field = self._field(simulator, generator)
-        return Piece(signals, level / std, labels.to(device), field, turns, condition.one_level)
+        tiled = simulator.series is not None
+        return Piece(signals, level / std, labels.to(device), field, turns, condition.one_level, tiled)
 
     def _particles(
         self, labels: torch.Tensor, condition: Condition, simulator: Simulator, generator: torch.Generator
@@ -122,11 +127,12 @@ class PieceMaker:
         around = beside(reaches, membranes, beads, simulator, generator) if (membranes | beads).any() else None
         return simulator.image(posed, poses.defocus, crowd, around)
 
-    def _junk(self, kinds: torch.Tensor, simulator: Simulator, generator: torch.Generator) -> torch.Tensor:
-        """What the microscope makes of junk of the kinds (N,); of noise alone more noise: (N, W, W, W)."""
+    def _made(self, kinds: torch.Tensor, simulator: Simulator, generator: torch.Generator) -> torch.Tensor:
+        """What the microscope makes of what the makers (N,) make; of noise alone more noise: (N, W, W, W)."""
         target, spectrum = simulator.filters(torch.tensor(simulator.imaging.defocus[:1], device=simulator.device))
-        signal = simulator.wide_signal(junk_densities(kinds, simulator, generator), target)
-        empty = (kinds == list(JUNK).index("junk_noise")).nonzero().squeeze(1)
+        signal = simulator.wide_signal(made_densities(kinds, self.makers, simulator, generator), target)
+        of_nothing = torch.tensor([make is noise_alone for make in self.makers])
+        empty = of_nothing[kinds].nonzero().squeeze(1)
         if len(empty):
             signal[empty] = simulator.noise(simulator.white(len(empty), generator), spectrum)
         return signal
@@ -134,11 +140,21 @@ class PieceMaker:
     def _field(self, simulator: Simulator, generator: torch.Generator) -> torch.Tensor:
         """Noise of the condition's spectrum and variance 1, (F, F, F)."""
         imaging, side = simulator.imaging, TILES * self.side
+        if simulator.series:
+            return self._tiles(simulator, generator)
         shared = geometry(side, imaging, simulator.device)
         defocus = torch.tensor(imaging.defocus, device=simulator.device).mean(dim=0, keepdim=True)
         spectrum = noise_filter(transfer(defocus, shared, imaging), shared, imaging)
         white = white_spectrum(1, side, generator, simulator.device)
         return (crop_inverse(white * spectrum, side) * side**1.5)[0].half()
+
+    def _tiles(self, simulator: Simulator, generator: torch.Generator) -> torch.Tensor:
+        """Noise of a tilt series, GROUP boxes of it side by side, (F, F, F)."""
+        _, spectrum = simulator.filters(torch.tensor(simulator.imaging.defocus[:1], device=simulator.device))
+        box = (slice(None), *[slice(self.room, self.room + self.side)] * 3)
+        boxes = [simulator.noise(simulator.white(1, generator), spectrum)[box][0] for _ in range(GROUP)]
+        tiles = torch.stack(boxes).unflatten(0, (TILES,) * 3)  # (2, 2, 2, D, H, W)
+        return tiles.permute(0, 3, 1, 4, 2, 5).reshape((TILES * self.side,) * 3).half()
 
 
 class Draw(NamedTuple):
@@ -169,7 +185,7 @@ class Stock:
         self.levels = torch.empty(count, GROUP, device=device)
         self.labels = torch.empty(count, GROUP, dtype=torch.long, device=device)
         self.turns = torch.empty(count, dtype=torch.long)
-        self.one_level = torch.empty(count, dtype=torch.bool)
+        self.one_level, self.tiled = torch.empty(2, count, dtype=torch.bool)
 
     def advance(self, first: int) -> None:
         """Hold the pieces first ... first + count - 1; makes those that it does not hold yet."""
@@ -179,7 +195,7 @@ class Stock:
             place, piece = number % self.count, self.make(number)
             self.signals[place], self.levels[place] = piece.signals, piece.levels
             self.labels[place], self.fields[place] = piece.labels, piece.field
-            self.turns[place], self.one_level[place] = piece.turns, piece.one_level
+            self.turns[place], self.one_level[place], self.tiled[place] = piece.turns, piece.one_level, piece.tiled
             self.numbers[place] = number
 
     def draw(self, n: int, snr: tuple[float, float], noise_free: float, generator: torch.Generator) -> Draw:
@@ -202,7 +218,8 @@ class Stock:
         corners = torch.randint(2 * self.make.room + 1, (groups, GROUP, 3), generator=generator)
         tiles = torch.rand(groups, GROUP, generator=generator).argsort(dim=1)  # the boxes of one field meet nowhere
         tiles = torch.stack([tiles // TILES**2, tiles // TILES % TILES, tiles % TILES], dim=2) * self.side
-        noise_corners = tiles + torch.randint(self.field_side, (groups, 1, 3), generator=generator)
+        anywhere = torch.randint(self.field_side, (groups, 1, 3), generator=generator)
+        noise_corners = tiles + anywhere.masked_fill(self.tiled[places, None, None], 0)
         parts = rows, turns, corners, noise_turns, noise_corners, factors
         return Draw(*(part.flatten(0, 1)[:n] for part in parts))
 

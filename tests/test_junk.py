@@ -12,7 +12,7 @@ from physics.imaging import Imaging
 from physics.pose import pose, random_rotations
 from simulation.conditions import Condition, ImagingRanges
 from simulation.crowd import reach
-from simulation.junk import JUNK, beside, junk_densities
+from simulation.junk import JUNK, beside, made_densities
 from simulation.simulator import MASK_LEVEL, Simulator
 from simulation.stream import GROUP, ROOM, PieceMaker, Stock
 from simulation.structures import load_densities
@@ -33,7 +33,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def densities(simulator: Simulator, name: str, n: int = 12) -> torch.Tensor:
-    volumes = junk_densities(torch.full((n,), KINDS[name]), simulator, generator(1))
+    volumes = made_densities(torch.full((n,), KINDS[name]), tuple(JUNK.values()), simulator, generator(1))
     assert volumes.shape == (n, *[simulator.wide_side] * 3) and volumes.isfinite().all()
     return volumes
 

@@ -270,3 +270,54 @@ def test_data_outside_of_the_ranges_are_told_from_those_within():
     assert "largest tilts of 60" in imaging_warning(fixed, 10.0, 10.0, (-50, 50))
     level = replace(seen, lopsided=0.0)
     assert "none that differ from side to side" in imaging_warning(level, 10.0, 10.0, (-50, 60))
+
+
+# ---- tilt series ----
+
+
+def series_maker(densities: torch.Tensor, seed: int = 1) -> PieceMaker:
+    imaging = replace(BASE, tilt_step=4.0, dose=100.0, padding=4 / 3, envelope=float("inf"))
+    return maker(densities, imaging, seed=seed)
+
+
+def test_a_piece_of_a_tilt_series_has_the_simulators_noise_box_by_box(densities):
+    """Power shell by shell, as of volumes that the simulator makes; and the boxes of a field are independent."""
+    make = series_maker(densities)
+    fields = torch.stack([make(number).field for number in range(12)]).float()
+    boxes = fields.unfold(1, SIDE, SIDE).unfold(2, SIDE, SIDE).unfold(3, SIDE, SIDE).reshape(-1, SIDE, SIDE, SIDE)
+    assert len(boxes) == 12 * GROUP and boxes.var().item() == pytest.approx(1.0, rel=0.1)
+    simulator = make.simulator.under(make.draw_condition(generator()).imaging)
+    _, spectrum = simulator.filters(torch.tensor([5.0]))
+    wide = torch.cat([simulator.noise(simulator.white(1, generator(seed)), spectrum) for seed in range(96)])
+    wanted = wide[:, ROOM : ROOM + SIDE, ROOM : ROOM + SIDE, ROOM : ROOM + SIDE]
+    shell = geometry(SIDE, BASE, CPU).shell.sqrt().round().long().flatten()
+    sums = torch.zeros(2, int(shell.max()) + 1)
+    for row, some in zip(sums, (boxes, wanted), strict=True):
+        power = torch.fft.rfftn(some, dim=(1, 2, 3), norm="ortho").abs().square().mean(0)
+        row.index_add_(0, shell, power.flatten())
+    assert sums[0, 1:8].numpy() == pytest.approx(sums[1, 1:8].numpy(), rel=0.15)
+    alike = torch.corrcoef(boxes[:GROUP].flatten(1))[~torch.eye(GROUP, dtype=torch.bool)]
+    assert alike.abs().max() < 0.2
+
+
+def test_draws_of_a_tilt_series_take_whole_boxes_of_noise(densities):
+    stock = Stock(series_maker(densities), 2)
+    stock.advance(0)
+    draw = stock.draw(2 * GROUP, (0.1, 0.1), 0.0, generator(4))
+    assert (draw.noise_corners % SIDE == 0).all()
+    places = {
+        (row // GROUP, *corner)
+        for row, corner in zip(draw.rows.tolist(), (draw.noise_corners % (2 * SIDE)).tolist(), strict=True)
+    }
+    assert len(places) == 2 * GROUP
+
+
+def test_random_imaging_has_its_share_of_tilt_series_and_else_what_it_had():
+    """Without a share every condition is as it was before there was one."""
+    with_some = replace(RANGES, tilt_series=0.5)
+    drawn = [with_some.draw(BASE, generator(seed)).imaging for seed in range(200)]
+    assert 0.4 < sum(imaging.tilt_step > 0 for imaging in drawn) / 200 < 0.6
+    for seed in range(20):
+        plain, other = RANGES.draw(BASE, generator(seed)), with_some.draw(BASE, generator(seed))
+        assert plain.imaging.tilt_step == 0
+        assert replace(other.imaging, tilt_step=0.0, dose=0.0) == plain.imaging and other.one_level == plain.one_level

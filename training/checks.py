@@ -20,9 +20,12 @@ from training.state import TrainingSet, make_loss, make_model
 POSITIVE = ("epochs", "batch_size", "accumulate", "prototype_per_class", "keep")
 NOT_NEGATIVE = (
     *("lr", "eps", "weight_decay", "clip", "shift", "noise", "patience", "save_every", "class_samples"),
-    *("auxiliary", "online_volumes"),
+    *("auxiliary", "online_volumes", "online_filaments"),
 )
-SHARES = ("auxiliary_share", "online_noise_free", "online_junk", "memory_share", "false_rejection_rate")
+SHARES = (
+    *("auxiliary_share", "online_noise_free", "online_junk", "online_tilt_series"),
+    *("memory_share", "false_rejection_rate"),
+)
 
 
 def check(cfg: Any) -> None:
@@ -96,8 +99,14 @@ def check_online(cfg: Any) -> None:
             raise InputError(f"{option(field.name)}: of volumes that are simulated; give --simulate-online too")
     if cfg.reference == "simulated" and not cfg.simulate_online:
         raise InputError("--reference simulated: of volumes that are simulated; give --simulate-online too")
-    if cfg.online_junk and cfg.online_imaging == "fixed" and cfg.online_renewal == 1:
-        raise InputError("--online-junk: of a stock of particles; give --online-renewal below 1 too")
+    if cfg.online_imaging == "fixed" and cfg.online_renewal == 1:
+        for name in ("online_junk", "online_filaments"):
+            if getattr(cfg, name):
+                raise InputError(f"{option(name)}: of a stock of particles; give --online-renewal below 1 too")
+    if cfg.online_tilt_series and cfg.online_imaging == "fixed":
+        raise InputError("--online-tilt-series: of --online-imaging random")
+    if cfg.online_filaments and not cfg.auxiliary_share:
+        raise InputError("--online-filaments: of the auxiliary share; give --auxiliary-share above 0")
     if cfg.simulate_online and (cfg.rotate or cfg.noise or cfg.class_samples):
         raise InputError("--rotate, --noise, --class-samples: for files; with --simulate-online every volume is new")
 

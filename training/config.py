@@ -60,6 +60,8 @@ class Online:
     online_renewal: float = 1.0  # simulated particles per volume drawn; below 1 each is drawn again, with other noise
     online_stock: int = 4096  # particles kept on the device to draw from, with a renewal below 1
     online_junk: float = 0.0  # share of the simulated volumes that show no particle, as classes of their own
+    online_filaments: int = 0  # classes of filaments, procedural ones too, that train beside the auxiliary ones
+    online_tilt_series: float = 0.0  # share of random imaging that is a tilt series of single views, far slower
     online_neighbours: int = -1  # largest number of neighbours of a simulated particle; -1: as in simulation.json
     auxiliary: int = 0  # procedural classes that train beside the known ones, so that more is unlike them
     auxiliary_share: float = 0.7  # share of each batch that is of auxiliary classes

@@ -19,6 +19,7 @@ from physics.imaging import Imaging
 from simulation.as_trained import AsTrained, Declared
 from simulation.auxiliary import auxiliary_densities, neighbour_densities
 from simulation.conditions import Condition, ImagingRanges
+from simulation.filaments import filament_makers
 from simulation.junk import JUNK
 from simulation.simulator import Simulator
 from simulation.stream import GROUP, STREAM_PADDING, PieceMaker, Stock, numbered_generator, room_for
@@ -162,13 +163,16 @@ class StreamBatches:
         widest = replace(imaging, shift=imaging.shift - room)
         simulator = Simulator(shapes.densities, widest, shapes.others, shapes.common_variance, side + 2 * room)
 
+        more = cfg.auxiliary + cfg.online_filaments  # classes beside the known ones
+        makers = [*filament_makers(cfg.online_filaments, cfg.auxiliary_seed), *JUNK.values()]
+
         def labels(n: int, generator: torch.Generator) -> torch.Tensor:
             junk = int(n * cfg.online_junk + torch.rand((), generator=generator).item()) if cfg.online_junk else 0
-            kinds = len(shapes.densities) + torch.randint(len(JUNK), (junk,), generator=generator)
-            return torch.cat([draw_labels(n - junk, known, cfg.auxiliary, cfg.auxiliary_share, generator), kinds])
+            kinds = known + more + torch.randint(len(JUNK), (junk,), generator=generator)
+            return torch.cat([draw_labels(n - junk, known, more, cfg.auxiliary_share, generator), kinds])
 
         seed = cfg.seed * group.size + group.rank
-        self.stock = Stock(PieceMaker(simulator, draw, labels, room, seed), in_stock)
+        self.stock = Stock(PieceMaker(simulator, draw, labels, room, seed, makers), in_stock)
         self.text = (
             f"{self.volumes} volumes an epoch, from a stock of {in_stock * GROUP} particles, {cfg.online_renewal:g} of "
             f"them new per volume, under {cfg.online_imaging} imaging{auxiliary_text(cfg)}"
@@ -178,7 +182,7 @@ class StreamBatches:
         """The imaging that holds the most, how a condition is drawn, and from which ranges."""
         cfg = self.cfg
         if cfg.online_imaging == "random":
-            ranges = ImagingRanges(neighbours=of_files.neighbours)
+            ranges = ImagingRanges(neighbours=of_files.neighbours, tilt_series=cfg.online_tilt_series)
             microscope = {"voltage": of_files.voltage, "cs": of_files.cs, "voxel_size": of_files.voxel_size}
             base = replace(Imaging(), padding=STREAM_PADDING, **microscope)
             return replace(base, shift=ranges.shift, neighbours=ranges.neighbours), partial(ranges.draw, base), ranges
@@ -239,6 +243,7 @@ def auxiliary_text(cfg: Any) -> str:
     """What the user is told of the auxiliary classes and of junk; nothing where there is none."""
     noun = plural("class", cfg.auxiliary)
     text = f", {cfg.auxiliary_share:.0%} of the particles of {cfg.auxiliary} auxiliary {noun}" if cfg.auxiliary else ""
+    text += f", {cfg.online_filaments} of filaments" if cfg.online_filaments else ""
     return text + (f", {cfg.online_junk:.0%} junk" if cfg.online_junk else "")
 
 

@@ -242,7 +242,7 @@ def make_model(cfg: Any) -> Conv3D:
 
 
 def make_loss(cfg: Any, known: int) -> Loss:
-    """The loss of the settings, for `known` classes, the auxiliary ones after them, and those of junk.
+    """The loss of the settings, for `known` classes, the auxiliary ones after them, the filaments, and those of junk.
 
     Raises InputError for an option that it does not have, or a value that the option cannot have.
     """
@@ -256,7 +256,7 @@ def make_loss(cfg: Any, known: int) -> Loss:
     unknown = [name for name in options if name not in allowed]
     if unknown:
         raise InputError(f"--loss-options {' '.join(unknown)}: {cfg.loss} has {', '.join(allowed) or 'none'}")
-    classes = known + cfg.auxiliary + (len(JUNK) if cfg.online_junk else 0)
+    classes = known + cfg.auxiliary + cfg.online_filaments + (len(JUNK) if cfg.online_junk else 0)
     try:
         return LOSSES[cfg.loss](cfg.embedding_dim, classes, validate=False, **options)
     except (TypeError, ValueError) as error:
