@@ -14,7 +14,6 @@ benchmark, lab and hard. `series` and `other` rank nothing. A benchmark that was
 
 import statistics
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -106,32 +105,10 @@ def trained(bench: Bench, options: Mapping, minutes: float) -> Callable[[Path], 
         volumes = steps * BATCH
         given |= {"online_volumes": volumes, "device": bench.cfg.device}
         checkpoint = study.train(folder, bench.csv_dir, given).with_name("last.pt")
-        return {"volumes": volumes * options["epochs"], "sets": under_sets(bench, checkpoint, folder)}
+        figures = sets.figures_of(checkpoint, folder, bench, per_class=bench.cfg.per_class)
+        return {"volumes": volumes * options["epochs"], "sets": figures}
 
     return job
-
-
-def under_sets(bench: Bench, checkpoint: Path, folder: Path) -> dict:
-    """The figures of a checkpoint under every set: name -> measure -> value."""
-    cfg = bench.cfg
-    of_sets = sets.Config(
-        str(checkpoint),
-        structures=cfg.structures,
-        per_class=cfg.per_class,
-        bootstrap=1,
-        device=cfg.device,
-        work_dir=str(bench.work_dir / "sets"),
-        results=str(folder / "sets"),
-    )
-    with (folder / "log.txt").open("a", encoding="utf-8") as log, redirect_stdout(log):
-        content = sets.under_sets(of_sets)
-    found = {}
-    for name, figures in content["sets"].items():
-        of_unseen, of_known = figures["valid_unseen"], figures["known"]
-        found[name] = {key: of_unseen[key][0] for key in sets.UNSEEN}
-        found[name] |= {key: of_known[key][0] for key in (*sets.KNOWN, *sets.JUNK) if key in of_known}
-        found[name]["n"] = [of_known["n"], of_unseen["n"]]
-    return found
 
 
 def merit(result: Mapping) -> float:

@@ -14,6 +14,7 @@ by valid_unseen of benchmark, lab and hard; `series` and `other` choose nothing.
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -58,6 +59,26 @@ class Config:
 def main(cfg: Config) -> None:
     under_sets(cfg)
     study.show(cfg.results)
+
+
+def figures_of(checkpoint: Path, folder: Path, bench: study.Bench, **options: object) -> dict[str, dict]:
+    """Of another benchmark's network under sets, measure -> value for each; what is printed goes to log.txt.
+
+    `options` are those of this benchmark; the particles are made once for all networks of `bench`.
+    """
+    places = {"work_dir": str(bench.work_dir / "sets"), "results": str(folder / "sets")}
+    cfg = Config(
+        str(checkpoint), structures=bench.cfg.structures, bootstrap=1, device=bench.cfg.device, **places, **options
+    )
+    with (folder / "log.txt").open("a", encoding="utf-8") as log, redirect_stdout(log):
+        content = under_sets(cfg)
+    found = {}
+    for name, figures in content["sets"].items():
+        of_unseen, of_known = figures["valid_unseen"], figures["known"]
+        found[name] = {key: of_unseen[key][0] for key in UNSEEN}
+        found[name] |= {key: of_known[key][0] for key in (*KNOWN, *JUNK) if key in of_known}
+        found[name]["n"] = [of_known["n"], of_unseen["n"]]
+    return found
 
 
 def under_sets(cfg: Config) -> dict:
