@@ -41,7 +41,10 @@ def check(cfg: Any) -> None:
     if cfg.false_rejection_rate == 1:
         raise InputError("--false-rejection-rate 1: expected less, or every particle is unknown")
     if cfg.views and cfg.backbone == "resnet_half_turn":
-        raise InputError("--views: every half-turned view has the same embedding by resnet_half_turn; leave it out")
+        raise InputError(
+            "--views: by --backbone resnet_half_turn, which is the default, all half-turned views of a volume have the "
+            "same embedding; leave --views out, or give another --backbone"
+        )
     with torch.device("meta"):  # shapes without numbers
         make_model(cfg)
     check_online(cfg)
