@@ -40,7 +40,12 @@ class Conv3D(nn.Module):
     """
 
     def __init__(
-        self, backbone: str = "resnet", depth: int = 18, width: int = 64, embedding_dim: int = 512, upsample: int = 1
+        self,
+        backbone: str = "resnet_half_turn",
+        depth: int = 18,
+        width: int = 64,
+        embedding_dim: int = 512,
+        upsample: int = 1,
     ):
         super().__init__()
         if backbone not in BACKBONES:

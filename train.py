@@ -60,7 +60,7 @@ class Config(Optimisation, Augmentation, Online, Rejection, Machine):  # the set
     depth: int = 18  # layers of the network
     width: int = 64  # channels of the network's first stage; 16 is the preset for a CPU
     embedding_dim: int = 512  # numbers per embedding
-    views: bool = False  # average embeddings over the half turns that keep the missing wedge; four times the inference
+    views: bool = False  # average embeddings over half turns: four times the inference, no use to the default backbone
     upsample: int = 1  # factor by which the box is enlarged on the device; the original has 2
     init: str = ""  # checkpoint whose network to start from, with its settings; the loss begins anew; empty for none
     loss: Loss = "soft_lmccl"  # the loss, by its name in loss/loss.py

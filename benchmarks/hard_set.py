@@ -199,7 +199,7 @@ def page(content: dict) -> str:
         if not conditions:
             continue
         network = content["checkpoints"][trained_on]
-        text = f"{network['loss']}, {network['backbone']}{network['depth']} of width {network['width']}"
+        text = f"{network['loss']}, {network['backbone']} of depth {network['depth']} and width {network['width']}"
         lines += ["", f"## Trained on {trained_on} data: {text}, {network['epochs']} epochs, seed {network['seed']}"]
         for name in first["sets"]:
             labels = next(iter(conditions.values()))["sets"][name]

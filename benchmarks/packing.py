@@ -43,7 +43,10 @@ class Config:
 QUICK = 5_000  # volumes
 CLASSES, VALID_UNSEEN, UNSEEN = tuple(f"c{number}" for number in range(10)), "c8", "c9"
 SMALL_SPLIT = 20  # rows of each known class that the checkpoint is trained on, which is not timed
-NETWORK = ("--depth", "10", "--width", "4", "--embedding-dim", "16", "--batch-size", "16", "--device", "cpu")
+NETWORK = (  # a small one, and the same as in earlier results
+    *("--backbone", "resnet", "--depth", "10", "--width", "4", "--embedding-dim", "16"),
+    *("--batch-size", "16", "--device", "cpu"),
+)
 BRIEF = ("--no-umap", "--no-discovery", "--no-floors", "--bootstrap", "5")
 SECONDS = {"seconds": "seconds", "processor_seconds": "of processor time"}  # figure -> head of its column
 MEMORY = {"own_mb": "own memory, MB", "resident_mb": "with pages of files, MB"}
@@ -173,6 +176,7 @@ def memory(pid: int) -> tuple[float, float]:
 
 def page(content: dict) -> str:
     """The table, with what it was measured on."""
+    threads = f" --threads {content['threads']}" if content["threads"] != Config.threads else ""
     rows = [
         (row["script"], *(f"{row[key]:.1f}" for key in SECONDS), *(f"{row[key]:,.0f}" for key in MEMORY))
         for row in content["rows"]
@@ -180,7 +184,7 @@ def page(content: dict) -> str:
     lines = [
         *("# Scripts on a large split", ""),
         f"{content['volumes']:,} volumes of {content['box']}^3 voxels; {machine.text(content)}. "
-        f"`python -m benchmarks.packing --volumes {content['volumes']}`.{machine.commit_text(content)}",
+        f"`python -m benchmarks.packing --volumes {content['volumes']}{threads}`.{machine.commit_text(content)}",
         *("", *study.markdown_table(["script", *SECONDS.values(), *MEMORY.values()], rows)),
         *("", NOTE),
     ]

@@ -6,10 +6,12 @@
 
 Rows are ways to train; each is measured in the same run on the same volumes, which are simulated as MRC files first:
 
-    native                   the box as it is, packed once; float32 channels-last on the CPU, bfloat16 autocast on CUDA
+    native                   train.py --backbone resnet, the original's network; the box as it is, packed once; float32
+                             channels-last on the CPU, bfloat16 autocast on CUDA
     native, default layout   the same without channels-last
     native, compiled         the same by torch.compile
     native, max pooling      another network: the box halved once more after the stem (train.py --backbone resnet_pool)
+    native, half turns       the network that does not see half turns, train.py's default (resnet_half_turn)
     enlarged on the device   the box doubled by trilinear interpolation on the device (train.py --upsample 2)
     original's recipe        MRC files read and enlarged by cubic splines one by one in the main process, in every
                              epoch; default layout; float32
@@ -97,6 +99,7 @@ def main(cfg: Config) -> None:
         "native, default layout": Way(channels_last=False),
         "native, compiled": Way(compiled=True),
         "native, max pooling": Way(backbone="resnet_pool"),
+        "native, half turns": Way(backbone="resnet_half_turn"),
         "enlarged on the device": Way(upsample=2),
         "original's recipe": Way(channels_last=False, per_item=True),
     }

@@ -127,9 +127,11 @@ class HalfTurnResNet3D(nn.Module):
         super().__init__()
         depths = [known for known in BLOCKS_PER_STAGE if known < FIRST_BOTTLENECK_DEPTH]
         if depth not in depths:
-            raise ValueError(f"depth {depth}: resnet_half_turn has no bottlenecks; expected one of {depths}")
-        if width < 1 or width % ELEMENTS:
-            raise ValueError(f"width {width}: expected a multiple of {ELEMENTS}, as a field has {ELEMENTS} channels")
+            others = "; resnet and resnet_pool have it" if depth in BLOCKS_PER_STAGE else ""
+            raise ValueError(f"depth {depth}: resnet_half_turn has {', '.join(map(str, depths))}{others}")
+        if width < ELEMENTS or width % ELEMENTS:
+            others = "; resnet and resnet_pool have any" if width > 0 else ""
+            raise ValueError(f"width {width}: resnet_half_turn has multiples of {ELEMENTS}{others}")
         fields = width // ELEMENTS
         # pooled first, as there is then an eighth to normalise
         self.stem = nn.Sequential(

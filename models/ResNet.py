@@ -77,7 +77,7 @@ class ResNet3D(nn.Module):
     def __init__(self, depth: int, width: int, pool: bool = False):
         super().__init__()
         if depth not in BLOCKS_PER_STAGE:
-            raise ValueError(f"depth {depth}: expected one of {sorted(BLOCKS_PER_STAGE)}")
+            raise ValueError(f"depth {depth}: expected one of {', '.join(map(str, sorted(BLOCKS_PER_STAGE)))}")
         if width < 1:
             raise ValueError(f"width {width}: expected at least 1 channel")
         block = Bottleneck if depth >= FIRST_BOTTLENECK_DEPTH else BasicBlock

@@ -20,7 +20,7 @@ import torch.multiprocessing as mp
 import train
 
 LIMIT_S = 180  # for processes that wait for each other for ever
-SMALL_RUN = ("--width", "4", "--embedding-dim", "16", "--depth", "10", "--batch-size", "16", "--lr", "0.003")
+SMALL_RUN = ("--width", "8", "--embedding-dim", "16", "--depth", "10", "--batch-size", "16", "--lr", "0.003")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

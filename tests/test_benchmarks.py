@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import train
 from benchmarks import (
     class_diversity,
     hard_set,
@@ -111,9 +112,11 @@ def test_recipes_are_trained_each_with_its_own_options_and_the_size_of_all(tmp_p
     assert trained["authors"] == RECIPES["authors"]["lr"] != trained["diverse"]
     content = json.loads((tmp_path / "recipes.json").read_text())
     assert content["rows"]["diverse"]["recipe"] == RECIPES["diverse"] and content["rows"].keys() == {*cfg.rows}
+    networks = {name: row["runs"][0]["backbone"] for name, row in content["rows"].items()}
+    assert networks == {"authors": "sphere20", "diverse": train.Config.backbone}
     table = (tmp_path / "recipes.md").read_text()
     for name, row in content["rows"].items():
-        assert f"| {name} | 1 | {row['mean']['accuracy']['mean']:.3f} |" in table
+        assert f"| {name} | {row['runs'][0]['backbone']} | 1 | {row['mean']['accuracy']['mean']:.3f} |" in table
     del in_process[:]
     recipes.main(cfg)
     assert not in_process

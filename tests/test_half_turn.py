@@ -168,7 +168,7 @@ def test_it_has_a_quarter_of_the_ordinary_convolutions_parameters():
 
 
 @pytest.mark.parametrize(
-    ("depth", "width", "expected"), [(18, 6, "multiple of 4"), (18, 0, "of 4"), (50, 8, "10, 18, 34")]
+    ("depth", "width", "expected"), [(18, 6, "multiples of 4"), (18, 0, "of 4$"), (50, 8, "10, 18, 34")]
 )
 def test_a_width_that_makes_no_fields_or_a_depth_of_bottlenecks_is_refused(depth, width, expected):
     with pytest.raises(ValueError, match=expected):

@@ -26,14 +26,15 @@ def test_the_speed_of_training_is_measured_in_every_way(tmp_path, in_process, mo
     sizes = {"width": 4, "depth": 10, "batch_size": 16, "volumes": 16}
     speed.main(speed.Config(**sizes, seconds=0.01, compiled=False, device="cpu", results=str(tmp_path / "speed")))
     content = json.loads((tmp_path / "speed_cpu_width4.json").read_text())
-    assert len(content["rows"]) == 5
+    assert len(content["rows"]) == 6
     for name, row in content["rows"].items():
         assert row["step"] > 0 and row["epoch"] > 0 and row["gflop"] > 0, name
     # eight times the voxels, eight times the arithmetic
     assert content["rows"]["enlarged on the device"]["gflop"] == pytest.approx(
         8 * content["rows"]["native"]["gflop"], rel=0.1
     )
-    assert content["rows"]["native, max pooling"]["gflop"] < content["rows"]["native"]["gflop"]
+    for name in ("native, max pooling", "native, half turns"):
+        assert content["rows"][name]["gflop"] < content["rows"]["native"]["gflop"]
     shares = content["rows"]["native"]["operators"]
     assert any("convolution" in name for name in shares) and 0.2 < sum(shares.values()) <= 1
     assert "times as fast as one of the original's recipe" in (tmp_path / "speed_cpu_width4.md").read_text()

@@ -94,7 +94,7 @@ def test_views_leave_the_mode_and_the_weights_of_the_network_alone(network, volu
 
 
 def test_calibration_and_whoever_loads_the_checkpoint_use_the_same_views(copy):
-    train.main(small(copy, epochs=1, views=True))
+    train.main(small(copy, epochs=1, views=True, backbone="resnet"))
     path = copy / "model_save" / "checkpoint.pt"
     model, checkpoint = load_model(path, CPU)
     assert model.turns == ("z", "y", "x") and not model.training
@@ -113,16 +113,16 @@ def test_views_of_volumes_with_an_unknown_tilt_range_are_refused(copy):
     for path in (copy / "csv_split").glob("*.csv"):
         pd.read_csv(path, dtype=str, keep_default_na=False).drop(columns="Tilt Min").to_csv(path, index=False)
     with pytest.raises(InputError, match="--views: the tilt range of the volumes is unknown"):
-        train.main(small(copy, views=True))
+        train.main(small(copy, views=True, backbone="resnet"))
 
 
 def test_a_run_from_before_the_option_goes_on_with_one_view_and_not_with_more(copy):
-    train.main(small(copy, epochs=2))
+    train.main(small(copy, epochs=2, backbone="resnet"))
     path = copy / "model_save" / "last.pt"
     saved = load_checkpoint(path)
     del saved["config"]["views"]
     torch.save(saved, path)
-    train.main(small(copy, epochs=2, resume=True))
+    train.main(small(copy, epochs=2, resume=True, backbone="resnet"))
     assert isinstance(load_model(copy / "model_save" / "checkpoint.pt", CPU)[0], Conv3D)
     with pytest.raises(InputError, match=r"last\.pt: views was False, is True"):
-        train.main(small(copy, epochs=2, resume=True, views=True))
+        train.main(small(copy, epochs=2, resume=True, views=True, backbone="resnet"))

@@ -44,7 +44,10 @@ def check(cfg: Any) -> None:
     if cfg.false_rejection_rate == 1:
         raise InputError("--false-rejection-rate 1: expected less, or every particle is unknown")
     if cfg.views and cfg.backbone.startswith("resnet_half_turn"):
-        raise InputError(f"--views: every half-turned view has the same embedding by {cfg.backbone}; leave it out")
+        raise InputError(
+            f"--views: by --backbone {cfg.backbone}, as by the default, all half-turned views of a volume have the "
+            "same embedding; leave --views out, or give another --backbone"
+        )
     with torch.device("meta"):  # shapes without numbers
         make_model(cfg)
     check_online(cfg)
