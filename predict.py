@@ -22,6 +22,7 @@ when called again.
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -31,8 +32,8 @@ import torch
 import tyro
 from torch import nn
 
-from common.cli import Device, InputError, check_choices, choose_device, run, warn
-from common.files import claim_results, results_folder
+from common.cli import Device, InputError, check_choices, choose_device, is_first_process, run, warn
+from common.files import alone_in, claim_results, results_folder
 from common.group import Group, join
 from evaluation.rejection import accuracy_warning
 from loader.columns import PREDICTION, SCORE
@@ -67,6 +68,11 @@ class Config:
     device: Device = "auto"  # where to compute; auto is CUDA where there is one
     page: bool = True  # write report.html, to look through the predictions; of many, its map takes half a minute
 
+    @property
+    def folder(self) -> Path:
+        """Of the results."""
+        return results_folder(self.results_dir, self.checkpoint) / self.name
+
 
 PARTLY = 3  # exit code where some volumes could not be read
 
@@ -75,6 +81,15 @@ def main(cfg: Config) -> None:
     device = choose_device(cfg.device)
     check(cfg)
     wanted = read_wanted(cfg.enrolling)
+    alone = alone_in(cfg.folder, "wait, or give another --name") if is_first_process() else nullcontext()
+    with alone:
+        complete = predict(cfg, wanted, device)
+    if not complete:
+        sys.exit(PARTLY)
+
+
+def predict(cfg: Config, wanted: Wanted, device: torch.device) -> bool:
+    """From the inputs to the results; says whether every volume could be read, on the first process."""
     with join(device) as (group, device):
         model, checkpoint = load_model(cfg.checkpoint, device)
         changed = {"contrast": cfg.contrast} if cfg.contrast else {}
@@ -83,7 +98,7 @@ def main(cfg: Config) -> None:
         )
         embedded = embed(cfg, model, work, group, device)
     if embedded is None:
-        return  # the first process goes on
+        return True  # the first process goes on
     if embedded.notes:
         print(what_was_done(embedded.notes))
     warnings = [contrast_warning(embedded.brightness, work.preprocessing.contrast), chance(checkpoint)]
@@ -102,8 +117,7 @@ def main(cfg: Config) -> None:
     for warning in warnings:
         warn(warning)
     write(cfg, predicted, warnings, failures(embedded.failed, work.inputs))
-    if embedded.failed:
-        sys.exit(PARTLY)
+    return not embedded.failed
 
 
 def check(cfg: Config) -> None:
@@ -115,19 +129,18 @@ def check(cfg: Config) -> None:
         raise InputError(f"--voxel-size {cfg.voxel_size:g}: expected a number of A, or 0")
     if cfg.name in ("", "..") or Path(cfg.name).name != cfg.name:
         raise InputError(f"--name {cfg.name!r}: expected the name of a folder, not a path")
-    if (results_folder(cfg.results_dir, cfg.checkpoint) / cfg.name).is_file():
+    if cfg.folder.is_file():
         raise InputError(f"--name {cfg.name}: a file of the results; expected the name of a folder")
 
 
 def embed(cfg: Config, model: nn.Module, work: Work, group: Group, device: torch.device) -> Embedded | None:
     """The embeddings, kept in the results folder until all is written; None on other processes than the first."""
-    folder = results_folder(cfg.results_dir, cfg.checkpoint) / cfg.name / PARTS_FOLDER
     settings = {"batch_size": cfg.batch_size, "device": device.type}
-    parts = Parts(folder, fingerprint(work.inputs, work.preprocessing, cfg.checkpoint, settings))
+    parts = Parts(cfg.folder / PARTS_FOLDER, fingerprint(work.inputs, work.preprocessing, cfg.checkpoint, settings))
     if group.first:
         claim_results(cfg.results_dir, cfg.checkpoint)
         if parts.open():
-            print(f"{folder}: embeddings of other inputs or settings, from a run that was ended, are removed")
+            print(f"{parts.folder}: embeddings of other inputs or settings, from a run that was ended, are removed")
     group.wait()
     return embed_inputs(model, work, parts, group, device)
 
@@ -149,7 +162,7 @@ def with_enrolled(
 
 def write(cfg: Config, predicted: Predicted, warnings: Sequence[str], failed: pd.DataFrame) -> None:
     """Write everything into the results folder, and say what was found."""
-    folder = results_folder(cfg.results_dir, cfg.checkpoint) / cfg.name
+    folder = cfg.folder
     before = replaced(folder)
     if before:
         print(before)

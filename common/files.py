@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 from common.cli import InputError
 
 OWNER_FILE = "checkpoint.txt"  # in a results folder: whose results these are
+LOCK_FILE = ".in_use"  # in a folder that one process writes into, for as long as it does: which one
 
 
 @contextmanager
@@ -45,6 +49,52 @@ def write_csv(path: Path | str, table: pd.DataFrame) -> None:
     """Write a table as CSV, without its index, in one step."""
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False)
+
+
+@contextmanager
+def alone_in(folder: Path, advice: str) -> Iterator[None]:
+    """Be the one process that writes into a folder, which is made where it is not there; one that is killed lets go.
+
+    Args:
+        advice: what a user may do who finds the folder taken.
+
+    Raises InputError where another process has it.
+    """
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    file = _locked(folder, advice)
+    try:
+        yield
+    finally:
+        (folder / LOCK_FILE).unlink(missing_ok=True)  # while it is still held
+        file.close()
+        for path in new:
+            try:
+                path.rmdir()  # nothing was written
+            except OSError:
+                break
+
+
+def _locked(folder: Path, advice: str) -> IO[str]:
+    """The lock file of a folder, locked; on a file system without locks merely open."""
+    path = folder / LOCK_FILE
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack, suppress(FileNotFoundError):  # who had it ended in this moment, and removed it
+            file = stack.enter_context(path.open("a+"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                owner = file.read() or "another process"
+                raise InputError(f"{folder}: {owner} writes there; expected one at a time: {advice}") from None
+            except OSError as error:
+                if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
+                    raise
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                file.truncate(0)
+                print(f"process {os.getpid()} on {socket.gethostname()}", end="", file=file, flush=True)
+                stack.pop_all()
+                return file
 
 
 def results_folder(results_dir: Path | str, checkpoint: Path | str) -> Path:

@@ -5,10 +5,12 @@ import gzip
 import math
 import os
 import re
+import threading
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from stat import S_ISREG
 
 import mrcfile
 import numpy as np
@@ -20,6 +22,8 @@ from common.files import atomic_path
 MRC_SUFFIXES = (".mrc", ".mrcs", ".map", ".rec", ".mrc.gz", ".map.gz", ".mrcs.gz")
 UNREADABLE = (ValueError, OverflowError, MemoryError, OSError, EOFError, zlib.error)  # what mrcfile raises
 HEADER_BYTES = 1024
+MOST_KEPT = 2**25  # bytes, of what a thread keeps to work in: two arrays of 128^3
+_own = threading.local()  # what each thread keeps
 CENTRE = 0.12  # of the box: standard deviation of the Gaussian that stands for a particle's place
 
 
@@ -55,13 +59,16 @@ def read_volume(address: str | Path) -> tuple[np.ndarray, float | None]:
             are not cubes. The message names the file.
     """
     number, path = split_address(str(address))
-    if not os.path.isfile(path):
+    try:
+        state = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a zero byte in the name
+        state = None
+    if state is None or not S_ISREG(state.st_mode):
         raise InputError(f"{path}: no such file")
     try:
         # of a stack only the volume asked for is read; what is compressed has to be read whole
         if number is not None and path.suffix not in (".gz", ".bz2"):
-            state = os.stat(path)
-            data, axes, voxel = _header(path, state.st_size, state.st_mtime_ns).volume(number)
+            data, axes, voxel = _header(str(path), state.st_size, state.st_mtime_ns).volume(number)
         else:
             with mrcfile.open(path, permissive=False) as mrc:
                 data, axes, voxel = np.array(_take(mrc, number, path)), axes_to_zyx(mrc, path), _voxel_size(mrc)
@@ -71,7 +78,7 @@ def read_volume(address: str | Path) -> tuple[np.ndarray, float | None]:
         raise unreadable(path, error) from error
     if np.iscomplexobj(data):
         raise InputError(f"{path}: holds complex values (a Fourier transform); expected a real-space volume")
-    volume = np.ascontiguousarray(np.transpose(data, axes), dtype=np.float32)
+    volume = np.ascontiguousarray(np.transpose(_widened(data), axes), dtype=np.float32)
     if not np.isfinite(volume).all():
         raise InputError(f"{path}: {np.count_nonzero(~np.isfinite(volume))} values are NaN or infinite; expected none")
     return volume, cubic_voxel_size(voxel, path)
@@ -133,15 +140,33 @@ class _Stack:
         shape = self.shape[1:]
         count = math.prod(shape)
         first = self.start + (number - 1) * count * self.dtype.itemsize
-        return np.fromfile(self.path, self.dtype, count, offset=first).reshape(shape), self.axes, self.voxel
+        data = np.empty(shape, self.dtype)
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(first)
+            found = file.readinto(data)
+        if found < data.nbytes:
+            raise ValueError(f"it ends within volume {number}")
+        return data, self.axes, self.voxel
 
 
 @lru_cache(maxsize=256)
-def _header(path: Path, size: int, changed: int) -> _Stack:
+def _header(name: str, size: int, changed: int) -> _Stack:
     """The header of a stack, kept while the file has that size in bytes and that time of its last change in ns."""
+    path = Path(name)
     with mrcfile.mmap(path, permissive=False) as mrc:
         data = mrc.data
         return _Stack(path, data.shape, data.dtype, int(data.offset), axes_to_zyx(mrc, path), _voxel_size(mrc))
+
+
+def _widened(data: np.ndarray) -> np.ndarray:
+    """Values of half precision as float32, from a table, which is quicker than NumPy; others as they are."""
+    return _every_half().take(data.view(np.uint16)) if data.dtype == np.float16 else data
+
+
+@lru_cache(maxsize=1)
+def _every_half() -> np.ndarray:
+    """The float32 of every 16 bits that are a float16, (65536,)."""
+    return np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
 def _voxel_size(mrc: mrcfile.mrcfile.MrcFile) -> np.ndarray:
@@ -199,12 +224,26 @@ def normalise(volume: np.ndarray, name: str | Path) -> np.ndarray:
 
     Raises InputError for a constant volume; `name` is the file in its message.
     """
+    apart, squares = _two_arrays(volume.shape)
     mean = volume.mean(dtype=np.float64)
-    apart = volume - mean  # float64
-    std = np.sqrt(np.mean(apart * apart))
+    np.subtract(volume, mean, out=apart)
+    std = np.sqrt(np.multiply(apart, apart, out=squares).mean())
     if std <= 1e-6 * abs(mean) or std == 0:
         raise InputError(f"{name}: the volume is constant ({mean:g}); expected a subtomogram")
-    return (apart / std).astype(np.float32)
+    return np.divide(apart, std, out=np.empty(volume.shape, np.float32), casting="same_kind")
+
+
+def _two_arrays(shape: tuple[int, ...]) -> np.ndarray:
+    """Two float64 arrays to work in, (2, *shape), which the next call in the same thread gives again.
+
+    The system takes longer to give the memory of new ones than all of `normalise` takes.
+    """
+    arrays = getattr(_own, "arrays", None)
+    if arrays is None or arrays.shape[1:] != shape:
+        arrays = np.empty((2, *shape))
+        if arrays.nbytes <= MOST_KEPT:
+            _own.arrays = arrays
+    return arrays
 
 
 def central_brightness(volume: np.ndarray) -> float:
@@ -226,14 +265,16 @@ def outer_spread(volume: np.ndarray) -> float:
     Args:
         volume: mean 0, standard deviation 1.
     """
-    return float(volume[_outside(volume.shape[0])].std())
+    outside = volume.ravel().take(_outside(volume.shape[0]))
+    outside -= outside.mean()
+    return float(np.sqrt(np.vdot(outside, outside) / len(outside)))
 
 
 @lru_cache(maxsize=4)
 def _outside(side: int) -> np.ndarray:
-    """Where a cube of a side is outside of the sphere that it encloses, (side, side, side) bool."""
+    """Which voxels of a cube of a side, flattened, are outside of the sphere that it encloses: their numbers, (n,)."""
     squares = (np.arange(side) - (side - 1) / 2) ** 2
-    return squares[:, None, None] + squares[None, :, None] + squares > (side / 2) ** 2
+    return np.flatnonzero(squares[:, None, None] + squares[None, :, None] + squares > (side / 2) ** 2)
 
 
 @lru_cache(maxsize=4)

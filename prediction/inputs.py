@@ -54,8 +54,14 @@ class Inputs:
 
     def __getitem__(self, number: int) -> Input:
         """One of them, to be read."""
-        size = self.voxel_sizes[number]
-        return Input(self.table[INPUT].iloc[number], None if np.isnan(size) else float(size))
+        return self.several([number])[0]
+
+    def several(self, numbers: Sequence[int] | np.ndarray) -> list[Input]:
+        """Some of them, to be read; to take them one by one costs more."""
+        addresses, sizes = self.table[INPUT].iloc[numbers].tolist(), self.voxel_sizes[numbers].tolist()
+        return [
+            Input(address, None if np.isnan(size) else size) for address, size in zip(addresses, sizes, strict=True)
+        ]
 
     def take(self, rows: np.ndarray | slice) -> "Inputs":
         """Some of them."""

@@ -17,6 +17,7 @@ from prediction.inputs import Inputs
 AHEAD = 3  # batches that are read, or wait, while one is embedded
 AT_ONCE = 16  # volumes that a thread reads before it takes others
 MOST_READERS = 16  # threads
+BESIDE_NETWORK = 1  # thread, where the network is on the CPU: more take its processors, and wait for one another
 
 
 @dataclass(frozen=True)
@@ -37,19 +38,19 @@ class Batch:
 
 
 def read_batches(
-    inputs: Inputs, spans: Sequence[range], preprocessing: Preprocessing, pinned: bool = False
+    inputs: Inputs, spans: Sequence[range], preprocessing: Preprocessing, on_gpu: bool = False
 ) -> Iterator[Batch]:
     """Batches of volumes, in order; while one is taken, AHEAD more are read or wait.
 
     Args:
         spans: the rows of each batch.
-        pinned: put the images into memory that a GPU reads without a copy.
+        on_gpu: the network is on a GPU: read in more threads, into memory that it reads without a copy.
     """
-    pool = ThreadPoolExecutor(max(READERS, min(MOST_READERS, processors())))
+    pool = ThreadPoolExecutor(max(READERS, min(MOST_READERS, processors())) if on_gpu else BESIDE_NETWORK)
     waiting: deque[tuple[Batch, list[Future]]] = deque()
     try:
         for span in spans:
-            waiting.append(_begin(pool, inputs, span, preprocessing, pinned))
+            waiting.append(_begin(pool, inputs, span, preprocessing, on_gpu))
             if len(waiting) > AHEAD:
                 yield _finish(*waiting.popleft())
         while waiting:
@@ -59,11 +60,11 @@ def read_batches(
 
 
 def _begin(
-    pool: ThreadPoolExecutor, inputs: Inputs, span: range, preprocessing: Preprocessing, pinned: bool
+    pool: ThreadPoolExecutor, inputs: Inputs, span: range, preprocessing: Preprocessing, on_gpu: bool
 ) -> tuple[Batch, list[Future]]:
     """A batch that threads begin to fill, and their jobs."""
     count, box = len(span), preprocessing.box
-    images = torch.zeros(count, 1, box, box, box, dtype=torch.float16, pin_memory=pinned)  # as load_split keeps them
+    images = torch.empty(count, 1, box, box, box, dtype=torch.float16, pin_memory=on_gpu)  # as load_split keeps them
     batch = Batch(np.array(span), images, *np.full((2, count), np.nan), [""] * count, [""] * count)
     places = [range(start, min(start + AT_ONCE, count)) for start in range(0, count, AT_ONCE)]
     return batch, [pool.submit(_fill, batch, some, inputs, preprocessing) for some in places]
@@ -71,11 +72,12 @@ def _begin(
 
 def _fill(batch: Batch, places: range, inputs: Inputs, preprocessing: Preprocessing) -> None:
     """Read the volumes of some places in a batch."""
-    for place in places:
+    for place, given in zip(places, inputs.several(batch.rows[places.start : places.stop]), strict=True):
         try:
-            volume = prepare(inputs[batch.rows[place]], preprocessing)
+            volume = prepare(given, preprocessing)
         except InputError as error:
             batch.reasons[place] = str(error)
+            batch.images[place] = 0
             continue
         batch.images[place, 0] = torch.from_numpy(volume.image)
         batch.brightness[place], batch.noise[place] = volume.brightness, volume.noise

@@ -86,7 +86,7 @@ def _embedded(
 ) -> Iterator[tuple[int, Embedded]]:
     """Some parts, each when it is ready; the batches of the next one are read meanwhile."""
     spans = [span for number in numbers for span in work.batches(number)]
-    batches = read_batches(work.inputs, spans, work.preprocessing, pinned=device.type == "cuda")
+    batches = read_batches(work.inputs, spans, work.preprocessing, on_gpu=device.type == "cuda")
     embedded = embed_batches(model, batches, device)
     for number in numbers:
         done = []

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from common.cli import REPOSITORY
+from common.files import LOCK_FILE
 from common.group import Group
 from loader.prepare import Preprocessing, prepare
 from model import embed, load_model
@@ -179,6 +180,32 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_results(trained, s
     pd.testing.assert_frame_equal(table, whole[0])
     np.testing.assert_array_equal(embeddings, whole[1])
     assert not kept.exists()
+
+
+def test_a_second_call_with_the_same_results_is_refused_and_the_first_loses_nothing(trained, stack, whole, tmp_path):
+    first = subprocess.Popen(command(trained, stack), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    kept = tmp_path / "results" / "model_save-checkpoint" / "predict" / "parts"
+    end = time.monotonic() + LIMIT_S
+    while not (kept / "part_000005.npz").exists() and time.monotonic() < end:
+        time.sleep(0.001)
+    first.send_signal(signal.SIGSTOP)
+    before = {path: path.stat().st_mtime_ns for path in kept.iterdir()}
+    assert 5 < len(before) < COUNT // 2
+    second = subprocess.run(
+        [*command(trained, stack), "--batch-size", "2"], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S
+    )
+    after = {path: path.stat().st_mtime_ns for path in kept.iterdir()}
+    other = call_script("predict.py", *options(trained, stack), "--name", "other", cwd=tmp_path)
+    first.send_signal(signal.SIGCONT)
+    first.communicate()
+    (line,) = second.stderr.splitlines()
+    assert second.returncode == 2 and not second.stdout and after == before
+    assert f"process {first.pid} on" in line and "--name" in line
+    assert first.returncode == 3 and other.returncode == 3
+    table, embeddings = results(tmp_path)
+    pd.testing.assert_frame_equal(table, whole[0])
+    np.testing.assert_array_equal(embeddings, whole[1])
+    assert not (kept.parent / LOCK_FILE).exists()
 
 
 def test_two_processes_share_the_work_and_one_speaks(trained, stack, whole, tmp_path):

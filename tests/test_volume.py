@@ -1,5 +1,6 @@
 import gzip
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import mrcfile
 import numpy as np
@@ -203,3 +204,21 @@ def test_the_centre_of_a_bright_particle_is_bright_and_of_a_dark_one_dark(side):
     alone = np.array([central_brightness(normalise(one, "a")) for one in noise])
     assert found.min() > 3 and dark.max() < -3
     assert alone.std() == pytest.approx(1, abs=0.15) and abs(alone.mean()) < 0.3  # standard errors of white noise
+
+
+def test_every_half_precision_value_is_read_as_numpy_converts_it(tmp_path):
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = np.where(np.isfinite(every), every, 0).astype(np.float16)
+    with mrcfile.new(tmp_path / "a.mrcs") as mrc:
+        mrc.set_data(finite.reshape(2, 32, 32, 32))
+    read = np.concatenate([read_volume(f"{number}@{tmp_path / 'a.mrcs'}")[0].ravel() for number in (1, 2)])
+    np.testing.assert_array_equal(read, finite.astype(np.float32))
+
+
+def test_a_volume_is_normalised_alike_in_every_thread_and_beside_others():
+    rng = np.random.default_rng(3)
+    volumes = [rng.normal(size=(side,) * 3).astype(np.float32) for side in (8, 16, 8, 12) for _ in range(20)]
+    expected = [((one - one.mean(dtype=float)) / one.std(dtype=float)).astype(np.float32) for one in volumes]
+    with ThreadPoolExecutor(4) as pool:
+        for found, one in zip(pool.map(lambda one: normalise(one, "a"), volumes), expected, strict=True):
+            np.testing.assert_allclose(found, one, rtol=1e-6)
