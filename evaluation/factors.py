@@ -85,8 +85,8 @@ def follow_number(numbers: np.ndarray, values: np.ndarray) -> dict[int, tuple[fl
         if max(auc, 1 - auc) >= LEAST_AUC:
             word, share = ("higher", auc) if auc > 0.5 else ("lower", 1 - auc)
             medians = np.median(values[mine]), np.median(values[~mine])
-            text = f"{word} than that of another unknown particle {share:.0%} of the time "
-            text += "(median {:.3g}, others {:.3g})".format(*medians)
+            text = f"{word} in one of its particles than in another unknown one in {share:.0%} of pairs "
+            text += "(median {:.3g}, of the others {:.3g})".format(*medians)
             result[index] = float(auc), min(1.0, p), text
     return result
 
