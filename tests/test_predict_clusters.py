@@ -126,7 +126,7 @@ def test_a_cluster_of_one_snr_is_flagged(given):
     predicted, embedded = given
     predicted.inputs.table[SNR] = np.where(np.arange(len(predicted)) < 60, "005", "infinity")
     first, second = clustered(predicted, embedded).clusters["found"]
-    text = "it may follow the SNR level rather than structure: higher in one of its particles than in another unknown one in 1"
+    text = "it may follow the SNR level rather than structure: higher in one of its particles than in another"
     assert next(each["text"] for each in second["may_follow"] if each["factor"] == "SNR level").startswith(text)
     assert "(median 0.05, of the others inf)" in next(
         e["text"] for e in first["may_follow"] if e["factor"] == "SNR level"
