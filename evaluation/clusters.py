@@ -1,47 +1,35 @@
-"""Clusters of unknown particles: how many, which particles, how stable; of a few particles and of a million.
+"""Clusters of unknown particles: how many, which particles, how stable; of a few particles and of a million alike.
 
-Their number is always estimated, never given. Up to MOST_DIRECTLY particles are clustered as they are, by HDBSCAN.
-Time and memory of that grow with the square of their number; so more are first gathered around CENTRES centres by
-mini-batch k-means, HDBSCAN finds clusters of the centres, each weighed by its particles, and each particle belongs
-where its centre does. Both ways look at the DIMENSIONS leading principal components of unit embeddings.
+Their number is always estimated, never given. What is clustered are the DIMENSIONS leading principal components of unit
+embeddings, as evaluation/communities.py says; copies of one particle count once, at their mean.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from evaluation.bootstrap import Resampling, particle_weights
+from evaluation.communities import CENTRES, NOISE, SMALLEST_CLUSTER, cluster, means, some
 from evaluation.rejection import unit
 
-DIMENSIONS = 16  # principal components that are clustered
-SMALLEST_CLUSTER = 10  # particles
-SMALLEST_SHARE = 0.02  # of all particles, where that is more
-MOST_DIRECTLY = 5000  # particles that are clustered without centres
+DIMENSIONS = 32  # principal components that are clustered
 STABLE = 0.75  # mean Jaccard index under resampling from which a cluster counts as stable (Hennig 2007)
-NOISE = -1  # of HDBSCAN: in no cluster
-RECLUSTERINGS = 20  # resamples that are clustered again
-# of the way by centres
-CENTRES = 600
-FITTED_ROWS = 50_000  # particles, at random, that components, centres and stability rest on
-DENSITY_ROWS = 5000  # particles, at random, that the density around a centre is measured with
-DENSITY_NEIGHBOURS = 20  # of them: the radius that holds so many is the core distance of a centre
-COPIES = 3000  # points in the place of the centres, each centre in proportion to its particles; of less than half: none
+RECLUSTERINGS = 10  # resamples that are clustered again
+FITTED_ROWS = 50_000  # rows, at random, that components rest on
+STABILITY_ROWS = 10_000  # particles, at random, that stability rests on
 CHUNK = 20_000  # embeddings at once
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """Clusters of N particles, from 0, the largest first.
+    """Clusters of N volumes, from 0, that of the most particles first.
 
-    numbers: (N,) the cluster of each particle, NOISE for none.
-    nearest: (N,) the same; for a particle in none the cluster whose mean direction is nearest; NOISE without clusters.
+    numbers: (N,) the cluster of each, NOISE for none.
+    nearest: (N,) the same; for one in none the cluster whose mean direction is nearest; NOISE without clusters.
     means: (K, E) the mean direction of each cluster, length 1.
-    medoids: (K,) the particle that is nearest to the middle of its cluster, as an index into the N.
+    medoids: (K,) the volume that is nearest to the middle of its cluster, as an index into the N.
     stability: (K,) mean Jaccard index with a cluster found again in resamples.
-    smallest: the fewest particles that could make a cluster.
-    by_centres: whether they were found by centres.
+    by_centres: whether particles were gathered around centres first.
     """
 
     numbers: np.ndarray
@@ -49,71 +37,58 @@ class Clusters:
     means: np.ndarray
     medoids: np.ndarray
     stability: np.ndarray
-    smallest: int
     by_centres: bool
 
     def __len__(self) -> int:
         return len(self.medoids)
 
     def sizes(self) -> np.ndarray:
-        """Particles of each cluster, (K,)."""
+        """Volumes of each cluster, (K,)."""
         return np.bincount(self.numbers[self.numbers != NOISE], minlength=len(self))
 
 
 def find_clusters(
-    embeddings: np.ndarray, rows: np.ndarray, seed: int, reclusterings: int = RECLUSTERINGS
+    embeddings: np.ndarray,
+    rows: np.ndarray,
+    seed: int,
+    particles: np.ndarray | None = None,
+    reclusterings: int = RECLUSTERINGS,
 ) -> Clusters | None:
-    """Cluster some particles; None where they are fewer than two smallest clusters.
+    """Cluster some volumes; None where these are of fewer particles than two smallest clusters have.
 
     Args:
         embeddings: (M, E), of any length; they may be a mapped file. CHUNK of them are copied at once.
         rows: (N,) which of them are clustered, in order.
         seed: of all that is drawn.
+        particles: (N,) numbers, 0 .. P - 1 without gaps, that all copies of a particle share; None: each is one.
         reclusterings: resamples that are clustered again, for the stability.
     """
-    if len(rows) < 2 * SMALLEST_CLUSTER:
+    particles = np.arange(len(rows)) if particles is None else particles
+    count = particles.max(initial=-1) + 1
+    if count < 2 * SMALLEST_CLUSTER:
         return None
-    by_centres = len(rows) > MOST_DIRECTLY
-    cluster = partial(cluster_by_centres, seed=seed) if by_centres else hdbscan
-    points = project(embeddings, rows, seed) if by_centres else reduce(embeddings[rows])
-    found = largest_first(cluster(points))
-    fitted = some(len(rows), FITTED_ROWS, seed)
-    resampling = Resampling(reclusterings, seed)
-    stabilities, _ = stability(points[fitted], found[fitted], resampling, cluster)
-    number = found.max() + 1
-    means = mean_directions(embeddings, rows, found, number)
+    volumes = project(embeddings, rows, seed)
+    points = volumes if count == len(rows) else means(volumes, particles)
+    of_particles = largest_first(cluster(points, seed))
+    fitted = some(count, STABILITY_ROWS, seed)
+    stabilities, _ = stability(points[fitted], of_particles[fitted], Resampling(reclusterings, seed))
+    found = of_particles[particles]
+    directions = mean_directions(embeddings, rows, found, of_particles.max() + 1)
     return Clusters(
         numbers=found,
-        nearest=nearest_cluster(embeddings, rows, found, means),
-        means=means,
-        medoids=np.array([medoid(points, found == index) for index in range(number)], dtype=int),
+        nearest=nearest_cluster(embeddings, rows, found, directions),
+        means=directions,
+        medoids=np.array([medoid(volumes, found == index) for index in range(len(directions))], dtype=int),
         stability=stabilities,
-        smallest=smallest_cluster(len(rows)),
-        by_centres=by_centres,
+        by_centres=bool(count > CENTRES),
     )
 
 
-def smallest_cluster(count: int) -> int:
-    """The fewest of `count` particles that make a cluster."""
-    return max(SMALLEST_CLUSTER, round(SMALLEST_SHARE * count))
-
-
-def some(count: int, most: int, seed: int) -> np.ndarray:
-    """At most so many of `count` rows, at random, in order."""
-    if count <= most:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
-
-
-def reduce(embeddings: np.ndarray) -> np.ndarray:
-    """Principal components of unit embeddings, (N, E) -> (N, at most DIMENSIONS)."""
-    directions = unit(np.asarray(embeddings, dtype=np.float64))
-    left, spread, _ = np.linalg.svd(directions - directions.mean(axis=0), full_matrices=False)
-    return (left * spread)[:, :DIMENSIONS]
-
-
 def project(embeddings: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
-    """As `reduce`, with components fitted on FITTED_ROWS of the rows (N,): (N, at most DIMENSIONS) float32."""
+    """Principal components of unit embeddings (M, E), of rows (N,) of them: (N, at most DIMENSIONS) float32.
+
+    They are fitted on FITTED_ROWS of the rows.
+    """
     fitted = rows[some(len(rows), FITTED_ROWS, seed)]
     total, products = np.zeros(embeddings.shape[1]), np.zeros((embeddings.shape[1],) * 2)
     for directions in unit_chunks(embeddings, fitted):
@@ -131,68 +106,6 @@ def unit_chunks(embeddings: np.ndarray, rows: np.ndarray):
     """Unit embeddings of the rows, float64, CHUNK at a time."""
     for start in range(0, len(rows), CHUNK):
         yield unit(np.asarray(embeddings[rows[start : start + CHUNK]], dtype=np.float64))
-
-
-def in_one_place(points: np.ndarray) -> bool:
-    """Whether all points (N, F) coincide: density is infinite then, and would be split at random."""
-    return bool(np.ptp(points, axis=0).max() < 1e-6)
-
-
-def hdbscan(points: np.ndarray, of: int = 0) -> np.ndarray:
-    """Clusters by density (Campello et al. 2013), (N, F) -> (N,) from 0, NOISE for rows in none.
-
-    Where the points are some of `of`, the smallest cluster and the neighbourhood are smaller in proportion.
-    """
-    if in_one_place(points):
-        return np.zeros(len(points), dtype=int)
-    from sklearn.cluster import HDBSCAN  # here: open_set.py --help does without scikit-learn
-
-    of = of or len(points)
-    size, neighbours = (round(count * len(points) / of) for count in (smallest_cluster(of), SMALLEST_CLUSTER // 2))
-    return HDBSCAN(min_cluster_size=max(size, 2), min_samples=max(neighbours, 2), copy=True).fit_predict(points)
-
-
-def cluster_by_centres(points: np.ndarray, of: int = 0, seed: int = 0) -> np.ndarray:
-    """As `hdbscan`, by way of CENTRES centres; `of` changes nothing, as the smallest cluster is a share here."""
-    if in_one_place(points):
-        return np.zeros(len(points), dtype=int)
-    from sklearn.cluster import MiniBatchKMeans  # here, for the same reason
-
-    number = min(CENTRES, len(points))
-    kmeans = MiniBatchKMeans(number, random_state=seed, batch_size=4096, n_init=1, max_iter=20, reassignment_ratio=0)
-    kmeans.fit(points[some(len(points), FITTED_ROWS, seed)])
-    owner = kmeans.predict(points)  # (N,) the centre of each point
-    shares = np.bincount(owner, minlength=number) / len(points)
-    sample = points[some(len(points), DENSITY_ROWS, seed + 1)]
-    return cluster_centres(kmeans.cluster_centers_, shares, sample)[owner]
-
-
-def cluster_centres(centres: np.ndarray, shares: np.ndarray, sample: np.ndarray) -> np.ndarray:
-    """HDBSCAN of centres (C, F) that stand for shares (C,) of all particles: the cluster of each, (C,), NOISE for none.
-
-    Centres lie thinner than the particles where these lie close, so that density is not theirs: the core distance of a
-    centre is the radius that holds DENSITY_NEIGHBOURS of a sample (S, F) of the particles. A centre stands COPIES times
-    its share; where that is less than a half it is left out as noise. Clusters are the leaves of HDBSCAN's tree:
-    centres are smooth enough not to be split by chance, and by excess of mass, as `hdbscan` has it, one cluster
-    swallowed most classes with some seeds.
-    """
-    from scipy.spatial.distance import cdist  # here, for the same reason
-    from sklearn.cluster import HDBSCAN
-
-    neighbours = min(DENSITY_NEIGHBOURS, len(sample)) - 1
-    core = np.partition(cdist(centres, sample), neighbours, axis=1)[:, neighbours]
-    reach = np.maximum(cdist(centres, centres), np.maximum(core[:, None], core))  # (C, C) mutual reachability
-    copies = np.repeat(np.arange(len(centres)), np.round(COPIES * shares).astype(int))
-    size = max(round(SMALLEST_SHARE * len(copies)), 2)
-    options = {"metric": "precomputed", "cluster_selection_method": "leaf", "copy": True}
-    model = HDBSCAN(min_cluster_size=size, min_samples=1, **options)
-    labels = model.fit_predict(reach[np.ix_(copies, copies)])
-    votes = np.zeros((len(centres), labels.max() + 2), dtype=int)  # the last column: noise
-    np.add.at(votes, (copies, labels), 1)
-    votes[votes.sum(axis=1) == 0, -1] = 1
-    winners = votes.argmax(axis=1)  # copies of a centre lie equally far from each other, and may be told apart
-    used = np.unique(winners[winners < votes.shape[1] - 1])
-    return np.where(np.isin(winners, used), np.searchsorted(used, winners), NOISE)
 
 
 def largest_first(found: np.ndarray) -> np.ndarray:
@@ -232,16 +145,14 @@ def nearest_cluster(embeddings: np.ndarray, rows: np.ndarray, found: np.ndarray,
     return nearest
 
 
-def stability(
-    points: np.ndarray,
-    found: np.ndarray,
-    resampling: Resampling,
-    cluster: Callable[[np.ndarray, int], np.ndarray] = hdbscan,
-) -> tuple[np.ndarray, np.ndarray]:
+def stability(points: np.ndarray, found: np.ndarray, resampling: Resampling) -> tuple[np.ndarray, np.ndarray]:
     """For each cluster, the mean over resamples of its best Jaccard index with a cluster found again, (K,).
 
     Each row is a particle. Rows that a resample draws more than once are clustered once: repeats are not neighbours.
-    So a resample holds about 63 % of the rows. `cluster` takes points, and the number that these are some of.
+    So a resample holds about 63 % of the rows.
+
+    Args:
+        points: (N, F), as `cluster` takes them. found: (N,) their clusters.
 
     Returns:
         These means, and how many clusters each resample had, (n_boot,).
@@ -250,7 +161,7 @@ def stability(
     indices, numbers = np.zeros((resampling.n_boot, number)), np.zeros(resampling.n_boot, dtype=int)
     for draw, weights in enumerate(particle_weights(np.arange(len(points)), resampling)):
         rows = np.flatnonzero(weights)
-        again = cluster(points[rows], len(points))
+        again = cluster(points[rows], resampling.seed + draw, len(points))
         numbers[draw] = again.max() + 1
         indices[draw] = best_jaccard(found[rows], again, number)
     return indices.mean(axis=0), numbers

@@ -10,20 +10,10 @@ from dataclasses import replace
 import numpy as np
 
 from evaluation.bootstrap import Resampling, interval
-from evaluation.clusters import (
-    MOST_DIRECTLY,
-    NOISE,
-    RECLUSTERINGS,
-    SMALLEST_CLUSTER,
-    STABLE,
-    hdbscan,
-    medoid,
-    reduce,
-    smallest_cluster,
-    stability,
-)
+from evaluation.clusters import RECLUSTERINGS, STABLE, largest_first, medoid, project, stability
+from evaluation.communities import NOISE, SMALLEST_CLUSTER, cluster
 
-MOST_PARTICLES = MOST_DIRECTLY  # that are clustered
+MOST_PARTICLES = 5000  # that are clustered
 
 
 def one_per_particle(particles: np.ndarray, seed: int) -> np.ndarray:
@@ -103,7 +93,7 @@ def discover(
     resampling: Resampling,
     reclusterings: int = RECLUSTERINGS,
 ) -> dict:
-    """Cluster the particles by HDBSCAN and compare with their true classes.
+    """Cluster the particles and compare with their true classes.
 
     Args:
         embeddings: (N, E).
@@ -114,7 +104,7 @@ def discover(
         reclusterings: resamples that are clustered again, for stability and for the interval of the number.
 
     Returns:
-        `n` particles clustered of `n_there`, and for `hdbscan`: clusters found, their number in resamples, true classes
+        `n` particles clustered of `n_there`, and for `found`: clusters found, their number in resamples, true classes
         (those with particles enough for a cluster), ARI, NMI (noise as one more cluster), purity and share of noise,
         and of each cluster its n, stability, commonest class and medoid (row number). None, with a `reason`, when there
         are too few particles for two clusters.
@@ -127,15 +117,15 @@ def discover(
     result["reclusterings"] = reclusterings
     if len(rows) < 2 * SMALLEST_CLUSTER:
         reason = f"{len(rows)} particles; {2 * SMALLEST_CLUSTER} are needed for two clusters"
-        return {"hdbscan": None, **result, "reason": reason}
-    points, classes = reduce(np.asarray(embeddings)[rows]), np.asarray(classes)[rows]
+        return {"found": None, **result, "reason": reason}
+    points, classes = project(embeddings, rows, resampling.seed), np.asarray(classes)[rows]
     counts = np.unique(classes, return_counts=True)[1]
-    found = hdbscan(points)
+    found = largest_first(cluster(points, resampling.seed))
     stabilities, numbers = stability(points, found, replace(resampling, n_boot=reclusterings))
-    result["hdbscan"] = {
+    result["found"] = {
         "clusters": int(found.max() + 1),
         "clusters_interval": interval(numbers),
-        "true_classes": int(np.sum(counts >= smallest_cluster(len(rows)))),
+        "true_classes": int(np.sum(counts >= SMALLEST_CLUSTER)),
         **agreement(found, classes),
         **_agreement_intervals(found, classes, resampling),
         "purity_floor": float(counts.max() / len(rows)),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.clusters import NOISE
+from evaluation.communities import NOISE
 
 CHANCE = 0.05  # largest chance that any factor of a call is named where all are independent of the clusters
 LEAST_AUC = 0.85  # of a number: chance that one of the cluster has the larger (or smaller) value than one of the others
@@ -48,7 +48,7 @@ def followed(numbers: np.ndarray, factors: dict[str, np.ndarray], seed: int) -> 
     result = []
     for name, values in factors.items():
         if np.issubdtype(values.dtype, np.number):
-            known = np.isfinite(values)
+            known = ~np.isnan(values)  # an SNR may be infinite
             found = follow_number(numbers[known], values[known].astype(float))
         else:
             known = values != ""
@@ -85,8 +85,8 @@ def follow_number(numbers: np.ndarray, values: np.ndarray) -> dict[int, tuple[fl
         if max(auc, 1 - auc) >= LEAST_AUC:
             word, share = ("higher", auc) if auc > 0.5 else ("lower", 1 - auc)
             medians = np.median(values[mine]), np.median(values[~mine])
-            text = f"{word} than that of another unknown particle {share:.0%} of the time "
-            text += "(median {:.3g}, others {:.3g})".format(*medians)
+            text = f"{word} in one of its particles than in another unknown one in {share:.0%} of pairs "
+            text += "(median {:.3g}, of the others {:.3g})".format(*medians)
             result[index] = float(auc), min(1.0, p), text
     return result
 

@@ -6,9 +6,21 @@ import numpy as np
 import pandas as pd
 
 from common.cli import plural
-from evaluation.clusters import NOISE, SMALLEST_CLUSTER, STABLE, Clusters, find_clusters, nearest_classes
+from evaluation.clusters import STABLE, Clusters, find_clusters, nearest_classes
+from evaluation.communities import NOISE, SMALLEST_CLUSTER
 from evaluation.factors import Followed, edge_distance, followed
-from loader.columns import CLUSTER, INPUT, NEAREST_CLUSTER, POSITION, RUNNER_UP_COSINE, TOMOGRAM, cluster_name
+from loader.columns import (
+    CLUSTER,
+    INPUT,
+    NEAREST_CLUSTER,
+    PARTICLE,
+    POSITION,
+    RUNNER_UP_COSINE,
+    SNR,
+    TOMOGRAM,
+    cluster_name,
+    snr_value,
+)
 from prediction.parts import Embedded
 from prediction.predicted import Predicted
 
@@ -18,30 +30,48 @@ SEED = 0  # of everything that clustering draws
 def clustered(predicted: Predicted, embedded: Embedded) -> Predicted:
     """The same with the columns Cluster and Nearest Cluster, and with `clusters`, which goes into predictions.json.
 
-    `clusters` has n, the unknown particles; in_none, those in no cluster; smallest, the fewest particles that make one;
-    by_centres (evaluation/clusters.py); seed; and as `found` of each cluster, the largest first, its name, n,
-    stability, whether it is stable, medoid (an address), nearest known class with cosine, and what it may follow beside
-    structure. Where there are too few unknown particles it has n and a `reason`.
+    Copies of one particle, volumes of one name in the column Particle, are in one cluster and count once. `clusters`
+    has n, the unknown volumes; particles, how many these are of; in_none, volumes in no cluster; smallest, the fewest
+    particles that make one; by_centres (evaluation/clusters.py); seed; and as `found` of each cluster, the largest
+    first, its name, n, particles, stability, whether it is stable, medoid (an address), nearest known class with
+    cosine, and what it may follow beside structure. Where there are too few unknown particles it has n, particles and
+    a `reason`.
     """
-    rows = predicted.unknown
-    found = find_clusters(predicted.embeddings, rows, SEED)
+    rows, told = predicted.unknown, predicted.inputs.table
+    particles = particle_numbers(told[PARTICLE].to_numpy(str)[rows])
+    count = int(particles.max(initial=-1) + 1)
+    content = {"n": len(rows), "particles": count}
+    found = find_clusters(predicted.embeddings, rows, SEED, particles)
     own, nearest = np.full((2, len(predicted)), "", dtype=object)
     if found is None:
-        few = f"{len(rows)} unknown {plural('particle', len(rows))}; {2 * SMALLEST_CLUSTER} are needed"
-        content = {"n": len(rows), "reason": few}
-        return replace(predicted, table=with_columns(predicted.table, own, nearest), clusters=content)
+        few = f"{count} unknown {plural('particle', count)}; {2 * SMALLEST_CLUSTER} are needed"
+        table = with_columns(predicted.table, own, nearest)
+        return replace(predicted, table=table, clusters=content | {"reason": few})
     labels = np.array([*map(cluster_name, range(len(found))), ""], dtype=object)  # the last: NOISE
     own[rows], nearest[rows] = labels[found.numbers], labels[found.nearest]
-    factors = {name: values[rows] for name, values in factors_at_hand(predicted.inputs.table, embedded).items()}
-    content = {
-        "n": len(rows),
+    factors = {name: per_particle(values[rows], particles) for name, values in factors_at_hand(told, embedded).items()}
+    of_particles = found.numbers[np.unique(particles, return_index=True)[1]]
+    content |= {
         "in_none": int(np.sum(found.numbers == NOISE)),
-        "smallest": found.smallest,
+        "smallest": SMALLEST_CLUSTER,
         "by_centres": found.by_centres,
         "seed": SEED,
-        "found": described(found, predicted, followed(found.numbers, factors, SEED)),
+        "found": described(found, predicted, of_particles, followed(of_particles, factors, SEED)),
     }
     return replace(predicted, table=with_columns(predicted.table, own, nearest), clusters=content)
+
+
+def particle_numbers(names: np.ndarray) -> np.ndarray:
+    """Particles (N,) by their names as numbers without gaps, (N,); a volume without a name is one of its own."""
+    _, first, numbers = np.unique(names, return_index=True, return_inverse=True)
+    own = np.where(names == "", np.arange(len(names)), first[numbers])
+    return np.unique(own, return_inverse=True)[1]
+
+
+def per_particle(values: np.ndarray, particles: np.ndarray) -> np.ndarray:
+    """One value for each particle (N,) of those of its copies, (P,): of numbers the median, of text the first."""
+    grouped = pd.Series(values).groupby(particles)
+    return (grouped.median() if np.issubdtype(values.dtype, np.number) else grouped.first()).to_numpy(values.dtype)
 
 
 def with_columns(table: pd.DataFrame, own: np.ndarray, nearest: np.ndarray) -> pd.DataFrame:
@@ -63,6 +93,10 @@ def factors_at_hand(told: pd.DataFrame, embedded: Embedded) -> dict[str, np.ndar
     tomograms = told[TOMOGRAM].to_numpy(str)
     if len(np.unique(tomograms)) > 1:
         factors["tomogram"] = tomograms
+    levels = np.array([snr_value(level) for level in told[SNR].unique()], dtype=float)
+    snr = levels[told[SNR].factorize()[0]]
+    if len(np.unique(snr[~np.isnan(snr)])) > 1:
+        factors["SNR level"] = snr
     positions = told[[*POSITION]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     if np.isfinite(positions).any():
         border, middle = edge_distance(positions, tomograms)
@@ -70,8 +104,9 @@ def factors_at_hand(told: pd.DataFrame, embedded: Embedded) -> dict[str, np.ndar
     return factors
 
 
-def described(found: Clusters, predicted: Predicted, follows: list[Followed]) -> list[dict]:
-    """What predictions.json says of each cluster."""
+def described(found: Clusters, predicted: Predicted, of_particles: np.ndarray, follows: list[Followed]) -> list[dict]:
+    """What predictions.json says of each cluster; `of_particles` (P,) is the cluster of each particle."""
+    counts = np.bincount(of_particles[of_particles != NOISE], minlength=len(found))
     classes = predicted.checkpoint["classes"]
     numbers, cosines = nearest_classes(found, predicted.checkpoint["calibration"].prototypes)
     rows, addresses = predicted.unknown, predicted.table[INPUT]
@@ -79,6 +114,7 @@ def described(found: Clusters, predicted: Predicted, follows: list[Followed]) ->
         {
             "cluster": cluster_name(index),
             "n": int(size),
+            "particles": int(counts[index]),
             "stability": float(found.stability[index]),
             "stable": bool(found.stability[index] >= STABLE),
             "medoid": addresses.iloc[rows[found.medoids[index]]],

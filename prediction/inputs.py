@@ -16,6 +16,7 @@ from loader.columns import (
     PARTICLE,
     PARTICLES_FILE,
     POSITION,
+    SNR,
     SOURCE_FILE,
     SOURCE_ROW,
     TILT_MAX,
@@ -32,7 +33,7 @@ from loader.volume import MRC_SUFFIXES, address_path, join_address, read_volume,
 EXPECTED = "an MRC file, N@stack.mrcs, a stack, a folder, a CSV file or a STAR file"
 STACK_SUFFIXES = (".mrcs", ".mrcs.gz")
 VOLUME_STACKS = range(401, 631)  # space groups of the MRC format that mark a stack of volumes
-COLUMNS = (INPUT, PARTICLE, TOMOGRAM, *POSITION, TILT_MIN, TILT_MAX, SOURCE_FILE, SOURCE_ROW)
+COLUMNS = (INPUT, PARTICLE, SNR, TOMOGRAM, *POSITION, TILT_MIN, TILT_MAX, SOURCE_FILE, SOURCE_ROW)
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Inputs:
     """N volumes to be read.
 
     table: N rows of text, an empty one where something is not known. Input Data: a file, or volume N of a stack,
-        absolute. Particle, Tomogram, Position Z, Y, X (A from the centre of the tomogram's first voxel) and Tilt Min,
-        Max (degrees) where the source tells them. Source File and Source Row (from 1): the row of a STAR or CSV file
-        that is the particle's; where a CSV has these columns itself, what they say.
+        absolute. Particle, SNR Level, Tomogram, Position Z, Y, X (A from the centre of the tomogram's first voxel) and
+        Tilt Min, Max (degrees) where the source tells them. Source File and Source Row (from 1): the row of a STAR or
+        CSV file that is the particle's; where a CSV has these columns itself, what they say.
     voxel_sizes: (N,) A, as a table or the user states them; NaN where the header's counts.
     """
 

@@ -14,8 +14,11 @@ def clusters_text(content: dict) -> str:
     """
     if "reason" in content:
         return f"clusters: none sought among {content['reason']}"
-    counts = f"{content['n']:,} unknown particles ({content['in_none']:,} are in none; the smallest that can be found "
-    counts += f"has {content['smallest']:,})"
+    copies = f", {content['n']:,} volumes" if content["n"] > content["particles"] else ""
+    counts = (
+        f"{content['particles']:,} unknown particles{copies} ({content['in_none']:,} are in none; a cluster has at "
+    )
+    counts += f"least {content['smallest']:,})"
     found = content["found"]
     if not found:
         return f"clusters: none among {counts}"
@@ -37,7 +40,7 @@ def _cells(each: dict) -> tuple[str, ...]:
     stability = f"{each['stability']:.2f}" + ("" if each["stable"] else ", not stable")
     return (
         each["cluster"],
-        f"{each['n']:,}",
+        f"{each['particles']:,}",
         stability,
         each["nearest_class"],
         f"{each['nearest_cosine']:.2f}",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.cli import plural
 from common.threads import in_threads
 from loader.prepare import Input, Preprocessing, prepare
 from loader.star import star_lines
@@ -83,8 +84,10 @@ def notes(predicted: Predicted) -> tuple[str, ...]:
     """What the predictions mean, in sentences."""
     calibration = predicted.checkpoint["calibration"]
     means = (
-        f"Unknown means that the score, {calibration.score}, is below {calibration.threshold:.3f}. So it is for at "
-        f"most {calibration.false_rejection_rate:.0%} of the {calibration.n} validation volumes of known classes."
+        "Unknown means that the score, which is higher the more a particle is like the known ones "
+        f"({calibration.score}), is below {calibration.threshold:.3f}. So it is for at most "
+        f"{calibration.false_rejection_rate:.0%} of the {calibration.n} validation volumes of known classes, which "
+        "would be called unknown by mistake."
     )
     trusted, reason = trust(predicted.checkpoint), predicted.clusters.get("reason")
     none = f"No clusters were sought among {reason}." if reason else ""
@@ -100,4 +103,5 @@ def _remark(found: dict) -> str:
     """What is said of one."""
     stable = "" if found["stable"] else " (not stable)"
     nearest = f"nearest known class {found['nearest_class']}, cosine {found['nearest_cosine']:.2f}"
-    return f"stability {found['stability']:.2f}{stable}, {nearest}"
+    size = f"{found['particles']:,} {plural('particle', found['particles'])} in all"
+    return f"{size}, stability {found['stability']:.2f}{stable}, {nearest}"

@@ -84,7 +84,7 @@ def draw_medoids(path: Path, of: Evaluated, images: tuple[torch.Tensor, torch.Te
     Args:
         images: volumes (N_known, 1, D, H, W) and (N_unseen, 1, D, H, W).
     """
-    found = of.part["discovery"]["rejected"]["hdbscan"]
+    found = of.part["discovery"]["rejected"]["found"]
     if not found or not found["clusters"]:
         return []
     clusters = sorted(found["per_cluster"], key=lambda entry: -entry["n"])[:MOST_MEDOIDS]

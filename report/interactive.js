@@ -13,6 +13,8 @@ const MARGIN = 1.06; // of a tomogram's extent
 const [LEAST_HEIGHT, MOST_HEIGHT] = [90, 640]; // pixels of a view of it
 
 const element = (id) => document.getElementById(id);
+// of how many, where the page shows some
+const counted = value => value.all > value.count ? `${count(value.count)} of ${count(value.all)}` : count(value.count);
 const count = (number, noun) => `${number.toLocaleString("en")}${noun ? ` ${noun}${number === 1 ? "" : "s"}` : ""}`;
 const picture = (row) => "data:image/jpeg;base64," + content.pictures.start + content.pictures.rests[row];
 
@@ -61,7 +63,7 @@ function filterBox(facet) {
   };
   const button = (text, on) => make("button", { onclick: () => (facet.setAll(on), showFiltered()) }, text);
   const lines = facet.values.map((value, code) => {
-    const number = make("span", { className: "number" }, count(value.count));
+    const number = make("span", { className: "number" }, counted(value));
     return make("label", {}, boxes[code], chip(value), nameOf(value), number);
   });
   const legend = make("legend", {}, facet.title, button("all", true), button("none", false));

@@ -118,6 +118,7 @@ def _content(page: InteractivePage) -> dict:
     table = page.table.iloc[page.rows].reset_index(drop=True)
     scores = table[SCORE].to_numpy(float)
     made = facets(table)
+    _count_all(made, page.table)
     sheets, means = contact_sheets(made, page.slices, page.remarks)
     start, rests = jpeg_texts(np.concatenate([page.slices, means]))
     head, *lines = _csv_lines(table)
@@ -134,6 +135,15 @@ def _content(page: InteractivePage) -> dict:
         "stars": [_star(star, page.rows) for star in page.stars],
         "plots": {"document": document, "roots": plots.elements(document)},
     }
+
+
+def _count_all(made: list[dict], table: pd.DataFrame) -> None:
+    """Say of each value of the facets how many particles of the whole table are of it, as `all`."""
+    whole = {facet["key"]: facet["values"] for facet in facets(table)}
+    for facet in made:
+        counts = {value["name"]: value["count"] for value in whole[facet["key"]]}
+        for value in facet["values"]:
+            value["all"] = counts[value["name"]]
 
 
 def _columns(page: InteractivePage, table: pd.DataFrame) -> dict[str, list | np.ndarray]:
@@ -196,12 +206,14 @@ def verdict(table: pd.DataFrame) -> str:
     classes = len({*names} - {UNKNOWN, NO_PARTICLE})
     clusters = texts(table, CLUSTER)
     found, within = len({*clusters} - {""}), np.sum(clusters != "")
-    known = f"{_share(total - unknown - junk, total)} of {total:,} {plural('particle', total)} are given a known class"
+    known = (
+        f"{_share(total - unknown - junk, total)} of {total:,} {plural('particle', total)} are named as a known class"
+    )
     lying = f"; {within:,} of these lie in {found} {plural('cluster', found)}" if found else ""
     said = [
-        f"{known}, {classes} in all." if classes else f"{known}.",
+        f"{known}, {classes} {plural('class', classes)} in all." if classes else f"{known}.",
         f"{_share(unknown, total)} are unknown, which means like no known class{lying}.",
-        f"{_share(junk, total)} are junk, no particle at all." if junk else "",
+        f"{_share(junk, total)} are junk: no particle at all, such as noise, membrane or a gold bead." if junk else "",
     ]
     return " ".join(filter(None, said))
 
@@ -217,9 +229,9 @@ def _parts(page: InteractivePage) -> dict[str, str]:
     some = ""
     if len(page.rows) < total:
         some = (
-            f"This page shows {len(page.rows):,} of the {total:,} particles: all of small classes and clusters, and as "
-            "many of each larger one, drawn at random. What is saved here is of these alone; the files beside this "
-            "page hold all."
+            f"This page shows {len(page.rows):,} of the {total:,} particles, so that it opens everywhere: all of small "
+            "classes and clusters, and equally many of each larger one, drawn at random. What is saved here is of "
+            "these alone; the files beside this page hold all."
         )
     warnings = "".join(f'<p class="warning">{_escaped(text)}</p>' for text in (*page.warnings, some) if text)
     notes = "".join(f"<p>{_escaped(note)}</p>" for note in page.notes)

@@ -225,7 +225,7 @@ def discovery(part: dict) -> Table:
     rows = []
     for rows_of, label in (("rejected", "called unknown"), ("all_unseen", "all unseen")):
         found = [column[rows_of] for column in columns]
-        rows.append((f"{label}, HDBSCAN", [_clusters(one["hdbscan"]) for one in found]))
+        rows.append((f"{label}, groups", [_clusters(one["found"]) for one in found]))
         rows.append(("  particles", [_count(one["n"]) for one in found]))
     most = part["discovery"]["all_unseen"]
     note = (
@@ -237,13 +237,13 @@ def discovery(part: dict) -> Table:
     grouped = [column[rows_of] for column in columns for rows_of in ("rejected", "all_unseen")]
     if any(one["n"] < one["n_there"] for one in grouped):
         note += f" At most {MOST_PARTICLES:,} particles, drawn at random, are grouped."
-    found = most["hdbscan"]
+    found = most["found"]
     answer = "too few particles"
     if found:
         groups, classes = found["clusters"], found["true_classes"]
         there = f"{'is' if classes == 1 else 'are'} {classes} {plural('class', classes)}"
         answer = f"{groups} {plural('group', groups)} found where there {there}"
-    terms = ("HDBSCAN", "adjusted Rand index", "NMI", "purity", "stable")
+    terms = ("groups", "adjusted Rand index", "NMI", "purity", "stable")
     return Table("discovery", "How many new classes?", answer, note, _levels(part), rows, terms)
 
 

@@ -47,7 +47,7 @@ TERMS = {
         "a few particles of a new class are named (5-shot: five of each); the others are compared with these. Nothing "
         "is trained again."
     ),
-    "HDBSCAN": "finds groups of particles that lie close together, and how many there are; it may leave some out.",
+    "groups": "of particles that lie close together, found without examples, as is their number; some may be in none.",
     "adjusted Rand index": "agreement of groups with true classes: 1 is perfect, 0 is chance.",
     "NMI": "normalised mutual information: agreement again, 0 to 1.",
     "purity": "the share of particles that are of the commonest class of their group.",

@@ -165,7 +165,7 @@ def _apart(part: dict | None) -> tuple[Answer, list[str]]:
             f"With {shots['shots']} named examples of each, {shots['accuracy']:.0%} of the others are named right "
             f"(guessing: {shots['chance']:.0%})."
         )
-    found = part["discovery"]["all_unseen"]["hdbscan"] if "discovery" in part else None
+    found = part["discovery"]["all_unseen"]["found"] if "discovery" in part else None
     if found:
         groups, true = found["clusters"], found["true_classes"]
         reasons.append(

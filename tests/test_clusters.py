@@ -1,28 +1,23 @@
-"""Clusters of few and of many particles: found where they are, named by size, stable, the same by both ways."""
+"""Clusters of few and of many particles: found where they are, named by size, stable; copies count once."""
 
 import numpy as np
 import pytest
 
 from evaluation import clusters as module
+from evaluation import communities
 from evaluation.bootstrap import Resampling
 from evaluation.clusters import (
     DIMENSIONS,
-    NOISE,
     best_jaccard,
-    cluster_by_centres,
-    cluster_centres,
     find_clusters,
-    hdbscan,
     largest_first,
     mean_directions,
     medoid,
     nearest_classes,
     project,
-    reduce,
-    smallest_cluster,
-    some,
     stability,
 )
+from evaluation.communities import NOISE
 from evaluation.discovery import agreement
 from evaluation.rejection import unit
 
@@ -47,7 +42,7 @@ def test_clusters_are_those_of_the_rows_that_are_asked_for_and_the_largest_is_th
     embeddings, classes = clusters(4, 100, 0.05)
     rows = np.concatenate([np.arange(size) + 100 * index for index, size in enumerate(sizes)])
     found = find_clusters(embeddings, rows, seed=0, reclusterings=3)
-    assert len(found) == 3 and not found.by_centres and found.smallest == 10
+    assert len(found) == 3 and not found.by_centres
     assert found.sizes().tolist() == sorted(found.sizes(), reverse=True)
     for index, name in enumerate("bca"):
         mine = rows[found.numbers == index]
@@ -67,7 +62,7 @@ def test_a_particle_in_none_is_told_its_nearest_cluster():
 
 
 def test_where_no_cluster_is_found_no_particle_has_a_nearest_one(monkeypatch):
-    monkeypatch.setattr(module, "hdbscan", lambda points, of=0: np.full(len(points), NOISE))
+    monkeypatch.setattr(module, "cluster", lambda points, seed, of=0: np.full(len(points), NOISE))
     found = find_clusters(np.random.default_rng(0).normal(size=(50, 8)), np.arange(50), seed=0, reclusterings=1)
     assert len(found) == 0 and (found.nearest == NOISE).all() and found.means.shape == (0, 8)
     assert [len(part) for part in nearest_classes(found, np.eye(8)[:3])] == [0, 0]
@@ -80,52 +75,52 @@ def test_fewer_particles_than_two_clusters_are_not_clustered():
     assert find_clusters(embeddings, np.arange(15, 45), seed=0, reclusterings=1) is not None
 
 
-def test_a_collapsed_embedding_is_one_cluster_either_way(monkeypatch):
-    for most in (5000, 30):
-        monkeypatch.setattr(module, "MOST_DIRECTLY", most)
-        found = find_clusters(np.ones((60, 8)), np.arange(60), seed=0, reclusterings=2)
-        assert found.by_centres == (most == 30)
-        assert len(found) == 1 and found.stability.tolist() == [1] and found.sizes().tolist() == [60]
+def test_a_collapsed_embedding_is_one_cluster():
+    found = find_clusters(np.ones((60, 8)), np.arange(60), seed=0, reclusterings=2)
+    assert len(found) == 1 and found.stability.tolist() == [1] and found.sizes().tolist() == [60]
 
 
-def test_many_particles_are_clustered_by_centres_with_the_classes_of_a_mixture():
-    embeddings, classes = mixture(6000)
-    found = find_clusters(embeddings, np.arange(6000), seed=0, reclusterings=1)
-    assert found.by_centres and len(found) == 8 and found.stability.min() > 0.9
-    kept = found.numbers != NOISE
-    assert kept.mean() > 0.9 and agreement(found.numbers[kept], classes[kept])["ari"] > 0.99
-    assert np.all(np.diff(found.sizes()) <= 0)
-
-
-def test_both_ways_agree_on_a_mixture():
-    embeddings, _ = mixture(3000)
-    points = reduce(embeddings)
-    direct, centred = hdbscan(points), cluster_by_centres(points, seed=0)
-    assert direct.max() == centred.max() == 7
-    kept = (direct != NOISE) & (centred != NOISE)
-    assert kept.mean() > 0.85 and agreement(direct[kept], centred[kept])["ari"] > 0.99
+def test_copies_of_a_particle_are_in_one_cluster_and_count_once():
+    embeddings, classes = clusters(3, 20, 0.05)
+    rows = np.repeat(np.arange(60), 3)
+    rng = np.random.default_rng(0)
+    copies = embeddings[rows] + 0.15 * rng.normal(size=(180, 32))
+    found = find_clusters(copies, np.arange(180), 0, rows, reclusterings=2)
+    assert len(found) == 3 and (found.numbers.reshape(60, 3) == found.numbers[::3, None]).all()
+    assert all(len(set(classes[rows[found.numbers == index]])) == 1 for index in range(3))
+    few = np.arange(30)  # volumes, of ten particles
+    assert find_clusters(copies, few, 0, few // 3) is None and find_clusters(copies, few, 0, None, 1) is not None
 
 
 @pytest.fixture
 def few_centres(monkeypatch):
-    """The way by centres for few particles."""
-    for name, value in {"MOST_DIRECTLY": 1000, "CENTRES": 100, "COPIES": 500}.items():
-        monkeypatch.setattr(module, name, value)
+    """Centres for few particles."""
+    monkeypatch.setattr(communities.cluster, "__defaults__", (0, 400))
+    monkeypatch.setattr(module, "CENTRES", 400)
+
+
+def test_many_particles_are_gathered_around_centres_with_the_classes_of_a_mixture(few_centres):
+    embeddings, classes = mixture(2000)
+    found = find_clusters(embeddings, np.arange(2000), seed=0, reclusterings=1)
+    assert found.by_centres and len(found) == 8 and found.stability.min() > 0.9
+    kept = found.numbers != NOISE
+    assert kept.mean() > 0.95 and agreement(found.numbers[kept], classes[kept])["ari"] > 0.99
+    assert np.all(np.diff(found.sizes()) <= 0)
 
 
 def test_clusters_by_centres_repeat_with_their_seed_and_leave_embeddings_as_they_are(few_centres):
-    embeddings, _ = mixture(1500)
+    embeddings, _ = mixture(1000)
     copy = embeddings.copy()
-    first, second = (find_clusters(embeddings, np.arange(1500), seed=3, reclusterings=1) for _ in range(2))
+    first, second = (find_clusters(embeddings, np.arange(1000), seed=3, reclusterings=1) for _ in range(2))
     for name in ("numbers", "nearest", "means", "medoids", "stability"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
     np.testing.assert_array_equal(embeddings, copy)
 
 
 def test_a_mapped_file_gives_what_the_array_gives_in_any_number_of_chunks(tmp_path, monkeypatch, few_centres):
-    embeddings, _ = mixture(1500)
+    embeddings, _ = mixture(1000)
     np.save(tmp_path / "e.npy", embeddings)
-    rows = np.arange(100, 1500)
+    rows = np.arange(100, 1000)
     expected = find_clusters(embeddings, rows, seed=0, reclusterings=1)
     monkeypatch.setattr(module, "CHUNK", 128)
     found = find_clusters(np.load(tmp_path / "e.npy", mmap_mode="r"), rows, seed=0, reclusterings=1)
@@ -133,33 +128,17 @@ def test_a_mapped_file_gives_what_the_array_gives_in_any_number_of_chunks(tmp_pa
     np.testing.assert_allclose(found.means, expected.means, atol=1e-9)
 
 
-def test_a_centre_of_hardly_any_particles_is_left_out():
-    rng = np.random.default_rng(0)
-    apart = np.repeat([0, 30], 300)[:, None]
-    centres, sample = (rng.normal(size=(600, 2)) + apart for _ in range(2))
-    shares = np.append(np.full(600, (1 - 1e-5) / 600), 1e-5)
-    found = cluster_centres(np.vstack([centres, [[0.1, 0.1]]]), shares, sample)
-    assert found[-1] == NOISE and found.max() == 1
-    assert len(set(found[:300]) - {NOISE}) == len(set(found[300:600]) - {NOISE}) == 1
-
-
-def test_clusters_of_centres_are_numbered_without_gaps_where_a_centre_is_a_cluster_of_its_own():
-    for seed in range(2):
-        points = np.random.default_rng(seed).normal(size=(40, 4))
-        found = cluster_by_centres(points, seed=seed)  # as many centres as points: some stand 75 times
-        assert set(found) - {NOISE} == set(range(found.max() + 1))
-
-
-def test_components_of_a_sample_span_what_those_of_all_do(monkeypatch):
+def test_principal_components_keep_distances_of_few_dimensions_and_a_sample_gives_those_of_all(monkeypatch):
+    embeddings, _ = clusters(3, 20, 0.0)
+    points = project(embeddings, np.arange(60), 0)
+    np.testing.assert_allclose(np.linalg.norm(points[0] - points[20]), np.sqrt(2), rtol=1e-6)
+    assert project(np.random.default_rng(0).normal(size=(50, 64)), np.arange(50), 0).shape == (50, DIMENSIONS)
     embeddings, _ = mixture(2000, 0.05)
+    expected = project(embeddings, np.arange(2000), 0)
     monkeypatch.setattr(module, "FITTED_ROWS", 1000)
-    points, expected = project(embeddings, np.arange(2000), seed=0), reduce(embeddings)
+    points = project(embeddings, np.arange(2000), 0)
     distances = [np.linalg.norm(each[:200, None, :7] - each[:200, :7], axis=2) for each in (points, expected)]
     assert np.corrcoef(*(each.ravel() for each in distances))[0, 1] > 0.99
-    monkeypatch.setattr(module, "FITTED_ROWS", 2000)
-    np.testing.assert_allclose(
-        np.abs(project(embeddings, np.arange(2000), 0)[:, :7]), np.abs(expected[:, :7]), atol=1e-5
-    )
 
 
 def test_the_largest_is_first_and_noise_stays():
@@ -189,12 +168,6 @@ def test_the_nearest_known_class_is_that_of_the_highest_cosine():
         assert "cab"[numbers[index]] == classes[found.medoids[index]] and cosines[index] > 0.99
 
 
-def test_some_rows_are_all_where_they_are_few_and_differ_else():
-    assert some(5, 5, 0).tolist() == [0, 1, 2, 3, 4]
-    rows = some(100, 30, 0)
-    assert len(set(rows)) == 30 and (np.diff(rows) > 0).all() and smallest_cluster(2000) == 40
-
-
 def test_best_jaccard_agrees_with_a_loop():
     rng = np.random.default_rng(0)
     found, again = rng.integers(-1, 4, size=60), rng.integers(-1, 3, size=60)
@@ -209,15 +182,8 @@ def test_best_jaccard_agrees_with_a_loop():
 
 def test_stability_is_high_for_clear_clusters_and_low_for_halves_of_one():
     embeddings, classes = clusters(2, 40, 0.05)
-    points = reduce(embeddings)
+    points = project(embeddings, np.arange(80), 0)
     stable, numbers = stability(points, (classes == "b").astype(int), Resampling(5))
-    assert stable.min() > 0.95 and numbers.tolist() == [2] * 5
+    assert stable.min() > 0.9 and numbers.tolist() == [2] * 5
     one = np.random.default_rng(0).normal(size=(80, 2))
     assert stability(one, (one[:, 0] > 0).astype(int), Resampling(5))[0].max() < 0.75
-
-
-def test_principal_components_keep_distances_of_few_dimensions():
-    embeddings, _ = clusters(3, 20, 0.0)
-    points = reduce(embeddings)
-    np.testing.assert_allclose(np.linalg.norm(points[0] - points[20]), np.sqrt(2))
-    assert reduce(np.random.default_rng(0).normal(size=(50, 64))).shape == (50, DIMENSIONS)

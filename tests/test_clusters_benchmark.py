@@ -43,5 +43,5 @@ def test_the_benchmark_writes_its_tables(tmp_path):
     clusters.main(clusters.Config(particles=40, classes=(2,), many=(300,), seeds=(0,), results=str(tmp_path / "r")))
     torch.set_num_threads(threads)
     content = json.loads((tmp_path / "r.json").read_text())
-    assert [row["way"] for row in content["simulated"]] == ["directly", "by centres"] * 2
+    assert [row["way"] for row in content["simulated"]] == ["HDBSCAN", "directly", "by centres"] * 2
     assert content["mixture"][0]["n"] == 300 and clusters.page(content) == (tmp_path / "r.md").read_text()

@@ -8,14 +8,14 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
 from evaluation.bootstrap import Resampling
-from evaluation.clusters import NOISE, hdbscan, reduce
+from evaluation.communities import NOISE
 from evaluation.discovery import _agreement_intervals, agreement, discover, one_per_particle, purity
 from tests.test_clusters import clusters
 
 
 def test_the_number_of_clear_clusters_is_found():
     embeddings, classes = clusters(5, 40, 0.05)
-    found = discover(embeddings, classes, np.arange(200), Resampling(4), reclusterings=4)["hdbscan"]
+    found = discover(embeddings, classes, np.arange(200), Resampling(4), reclusterings=4)["found"]
     assert found["clusters"] == found["true_classes"] == found["stable_clusters"] == 5
     assert found["ari"] > 0.97 and found["nmi"] > 0.97 and found["purity"] > 0.99 and found["purity_floor"] == 0.2
     for entry in found["per_cluster"]:
@@ -26,7 +26,7 @@ def test_the_number_of_clear_clusters_is_found():
 def test_noise_has_no_stable_clusters_and_no_agreement():
     embeddings = np.random.default_rng(0).normal(size=(150, 32))
     classes = np.array(list("abc"))[np.arange(150) % 3]
-    found = discover(embeddings, classes, np.arange(150), Resampling(4), reclusterings=4)["hdbscan"]
+    found = discover(embeddings, classes, np.arange(150), Resampling(4), reclusterings=4)["found"]
     assert abs(found["ari"]) < 0.05 and found["stable_clusters"] <= 1
 
 
@@ -34,7 +34,7 @@ def test_intervals_hold_the_figures_and_narrow_with_more_particles():
     def width(size: int) -> float:
         embeddings, classes = clusters(4, size, 0.2)
         classes = np.where(np.arange(len(classes)) % 5 == 0, "x", classes)  # a fifth is named wrongly
-        found = discover(embeddings, classes, np.arange(4 * size), Resampling(100), reclusterings=4)["hdbscan"]
+        found = discover(embeddings, classes, np.arange(4 * size), Resampling(100), reclusterings=4)["found"]
         low, high = found["ari_interval"]
         assert low < found["ari"] < high and found["nmi_interval"] and found["purity_interval"]
         assert found["clusters_interval"][0] <= found["clusters"] <= found["clusters_interval"][1]
@@ -70,7 +70,7 @@ def test_an_interval_is_as_wide_as_the_figure_varies_from_sample_to_sample():
 
 def test_small_clear_classes_are_stable_and_their_number_is_certain():
     embeddings, classes = clusters(6, 15, 0.02)
-    found = discover(embeddings, classes, np.arange(90), Resampling(4), reclusterings=10)["hdbscan"]
+    found = discover(embeddings, classes, np.arange(90), Resampling(4), reclusterings=10)["found"]
     assert found["clusters"] == found["stable_clusters"] == 6
     assert found["clusters_interval"] == [6, 6]
 
@@ -79,9 +79,9 @@ def test_of_very_many_particles_some_are_clustered_and_the_report_says_so(monkey
     monkeypatch.setattr("evaluation.discovery.MOST_PARTICLES", 100)
     embeddings, classes = clusters(5, 400, 0.05)
     found = discover(embeddings, classes, np.arange(2000), Resampling(2), reclusterings=2)
-    assert (found["n"], found["n_there"]) == (100, 2000) and found["hdbscan"]["clusters"] == 5
-    assert sum(entry["n"] for entry in found["hdbscan"]["per_cluster"]) <= 100
-    for entry in found["hdbscan"]["per_cluster"]:
+    assert (found["n"], found["n_there"]) == (100, 2000) and found["found"]["clusters"] == 5
+    assert sum(entry["n"] for entry in found["found"]["per_cluster"]) <= 100
+    for entry in found["found"]["per_cluster"]:
         assert classes[entry["medoid"]] == entry["class"]
 
 
@@ -95,7 +95,7 @@ def test_copies_of_a_particle_are_clustered_once():
 
 def test_too_few_particles_are_said_not_clustered():
     result = discover(*clusters(2, 5, 0.1), np.arange(10), Resampling())
-    assert result["hdbscan"] is None and "10 particles; 20 are needed" in result["reason"]
+    assert result["found"] is None and "10 particles; 20 are needed" in result["reason"]
 
 
 def test_purity_agrees_with_scikit_learn_and_leaves_noise_out():
@@ -122,7 +122,7 @@ def test_a_collapsed_embedding_is_one_cluster():
     result = discover(
         np.ones((60, 8)), np.array(list("ab"))[np.arange(60) % 2], np.arange(60), Resampling(2), reclusterings=2
     )
-    assert result["hdbscan"]["clusters"] == 1 and result["hdbscan"]["ari"] == 0
+    assert result["found"]["clusters"] == 1 and result["found"]["ari"] == 0
 
 
 def test_result_repeats_with_its_seed_and_inputs_stay():
@@ -131,4 +131,3 @@ def test_result_repeats_with_its_seed_and_inputs_stay():
     results = [discover(embeddings, classes, np.arange(90), Resampling(2, 1), reclusterings=2) for _ in range(2)]
     assert results[0] == results[1]
     np.testing.assert_array_equal(embeddings, copy)
-    np.testing.assert_array_equal(hdbscan(reduce(embeddings)), hdbscan(reduce(embeddings)))

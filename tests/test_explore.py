@@ -42,7 +42,7 @@ def predicted(tmp_path) -> Predicted:
     checkpoint["junk"] = None
     table = classified(embeddings, inputs, checkpoint)
     clusters = np.where(table[PREDICTION] == UNKNOWN, "cluster_1", "")
-    found = {"cluster": "cluster_1", "stability": 0.4, "stable": False, "nearest_class": "other"}
+    found = {"cluster": "cluster_1", "particles": 6, "stability": 0.4, "stable": False, "nearest_class": "other"}
     said = {"nearest_cosine": 0.1, "may_follow": [{"text": "it may follow the noise"}]}
     return Predicted(
         table.assign(**{CLUSTER: clusters}),
@@ -50,7 +50,7 @@ def predicted(tmp_path) -> Predicted:
         inputs,
         Preprocessing(BOX, 10.0),
         checkpoint,
-        {"n": 6, "found": [found | said]},
+        {"n": 6, "particles": 6, "found": [found | said]},
     )
 
 
@@ -62,14 +62,18 @@ def test_the_page_shows_the_volumes_and_says_what_was_found(predicted, tmp_path)
     assert held["csv"]["head"] + "".join(held["csv"]["rows"]) == (tmp_path / "predictions.csv").read_text()
     assert held["names"] == ["ribosome"] * 6 + [UNKNOWN] * 6
     for said in (
-        "6 (50%) of 12 particles are given a known class, 1 in all. 6 (50%) are unknown",
+        "6 (50%) of 12 particles are named as a known class, 1 class in all. 6 (50%) are unknown",
         '<p class="warning">the contrast looks inverted</p><p class="warning">cluster_1: it may follow the noise</p>',
-        "max_cosine, is below 0.500. So it is for at most 5% of the 40 validation volumes of known classes.",
+        "(max_cosine), is below 0.500. So it is for at most 5% of the 40 validation volumes of known classes, which",
         "The checkpoint names 90% of the validation volumes of known classes right (chance 50%).",
     ):
         assert said in text
     remarks = [sheet["remark"] for sheet in held["sheets"]]
-    assert remarks == ["", "", "stability 0.40 (not stable), nearest known class other, cosine 0.10"]
+    assert remarks == [
+        "",
+        "",
+        "6 particles in all, stability 0.40 (not stable), nearest known class other, cosine 0.10",
+    ]
 
 
 def test_of_many_words_on_clusters_the_first_five_are_said():

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from evaluation import factors
-from evaluation.clusters import NOISE
+from evaluation.communities import NOISE
 from evaluation.factors import distance, edge_distance, follow_groups, follow_number, followed, random_distances
 
 SIZES = (60, 40, 30, 15)

@@ -72,8 +72,10 @@ def test_a_page_of_a_sample_says_so_and_counts_all(tmp_path):
     page = InteractivePage(table(), rows, places()[rows], slices(5), "knn_cosine", 0.5, stars=(star(tmp_path),))
     write_page(tmp_path / "report.html", page)
     text, held = (tmp_path / "report.html").read_text(), content(tmp_path / "report.html")
-    assert "5 of the 60 particles" in text and "40 (67%) of 60 particles are given a known class" in text
+    assert "5 of the 60 particles" in text and "40 (67%) of 60 particles are named as a known class" in text
     assert held["addresses"] == [table()[INPUT][row] for row in rows]
+    (unknown,) = (value for value in held["facets"][0]["values"] if value["name"] == UNKNOWN)
+    assert (unknown["count"], unknown["all"]) == (2, 20)
     assert {int(row): line.split()[1] for row, line in held["stars"][0]["rows"].items()} == {
         2: "00020.500",
         3: "00047.500",
@@ -88,13 +90,13 @@ def test_particles_are_drawn_from_their_cluster_where_they_are_in_one():
 
 def test_the_verdict_counts_known_unknown_clusters_and_junk():
     assert verdict(table()) == (
-        "40 (67%) of 60 particles are given a known class, 2 in all. "
+        "40 (67%) of 60 particles are named as a known class, 2 classes in all. "
         "20 (33%) are unknown, which means like no known class; 12 of these lie in 2 clusters."
     )
     rows = table().drop(columns=CLUSTER).assign(**{PREDICTION: ["junk"] * 15 + [UNKNOWN] * 45})
     assert verdict(rows) == (
-        "None of 60 particles are given a known class. 45 (75%) are unknown, which means like no known class. "
-        "15 (25%) are junk, no particle at all."
+        "None of 60 particles are named as a known class. 45 (75%) are unknown, which means like no known class. "
+        "15 (25%) are junk: no particle at all, such as noise, membrane or a gold bead."
     )
 
 

@@ -91,7 +91,7 @@ def test_report_of_clear_clusters_is_perfect_and_ready_for_json(evaluated):
     assert part["rejection"]["unknown_detection_rate"] > 0.99 and part["rejection"]["false_rejection_rate"] < 0.2
     assert [entry["class"] for entry in part["rejection"]["per_class"]] == sorted(UNSEEN)
     assert part["enrolment"]["with_known"][0]["accuracy"] > 0.95
-    assert part["discovery"]["all_unseen"]["hdbscan"]["clusters"] == 3
+    assert part["discovery"]["all_unseen"]["found"]["clusters"] == 3
     assert part["floors"][0]["unseen_auc"] > 0.999 and part["floors"][0]["known_accuracy"] == 1
 
 
@@ -145,7 +145,7 @@ def test_text_holds_every_question_and_the_warning(evaluated):
         "Same or different?",
         "Known or unknown?",
         "5-shot",
-        "HDBSCAN",
+        "groups",
         "always saying 'different'",
         "SNR 0.03",
         "no noise",
@@ -208,13 +208,13 @@ def test_a_single_unseen_class_says_what_cannot_be_measured_in_words(evaluated):
 
 
 def test_clusters_of_a_single_class_have_no_agreement(evaluated):
-    found = {**evaluated["report"]["unseen"]["discovery"]["all_unseen"]["hdbscan"], "clusters": 0, "true_classes": 1}
+    found = {**evaluated["report"]["unseen"]["discovery"]["all_unseen"]["found"], "clusters": 0, "true_classes": 1}
     part = evaluated["report"]["unseen"]
-    changed = {**part["discovery"], "all_unseen": {**part["discovery"]["all_unseen"], "hdbscan": found}}
+    changed = {**part["discovery"], "all_unseen": {**part["discovery"]["all_unseen"], "found": found}}
     table = discovery({**part, "discovery": changed})
     assert table.answer == "0 groups found where there is 1 class"
     cells = {label: cells[0] for label, cells in table.rows}
-    assert cells["all unseen, HDBSCAN"][0] == "0/1; -" and "NMI" not in cells["all unseen, HDBSCAN"][1]
+    assert cells["all unseen, groups"][0] == "0/1; -" and "NMI" not in cells["all unseen, groups"][1]
 
 
 def test_every_known_class_has_its_false_rejection_rate_and_a_warning_where_most_are_refused(evaluated):

@@ -7,9 +7,20 @@ import pandas as pd
 import pytest
 
 from evaluation.rejection import Calibration
-from loader.columns import CLUSTER, INPUT, NEAREST_CLUSTER, POSITION, PREDICTION, RUNNER_UP_COSINE, TOMOGRAM, UNKNOWN
+from loader.columns import (
+    CLUSTER,
+    INPUT,
+    NEAREST_CLUSTER,
+    PARTICLE,
+    POSITION,
+    PREDICTION,
+    RUNNER_UP_COSINE,
+    SNR,
+    TOMOGRAM,
+    UNKNOWN,
+)
 from loader.prepare import Preprocessing
-from prediction.clusters import clustered
+from prediction.clusters import clustered, particle_numbers, per_particle
 from prediction.inputs import Inputs
 from prediction.predicted import Predicted
 from prediction.stream import Embedded
@@ -30,6 +41,7 @@ def given() -> tuple[Predicted, Embedded]:
     tomograms = np.where(truth == 1, "t9", rng.choice(["t1", "t2", "t9"], count))
     places = {name: rng.uniform(0, 5000, count).round(1).astype(str) for name in POSITION}
     told = pd.DataFrame({INPUT: [f"{number}@s.mrcs" for number in range(count)], TOMOGRAM: tomograms, **places})
+    told[[PARTICLE, SNR]] = ""
     table = told[[INPUT]].assign(**{PREDICTION: np.where(truth == 2, "known", UNKNOWN), RUNNER_UP_COSINE: 0.1})
     table[TOMOGRAM] = tomograms
     calibration = Calibration("max_cosine", 0.5, 0.05, 10, np.eye(16)[[2, 1]].astype(np.float32))
@@ -65,7 +77,7 @@ def test_the_record_says_of_each_cluster_what_it_is_and_what_it_may_follow(given
 def test_the_terminal_shows_the_clusters_and_what_they_may_follow(given):
     text = clusters_text(clustered(*given).clusters)
     head, columns, first, second, *said = text.splitlines()
-    assert head.startswith("2 clusters among 90 unknown particles (") and "has 10)" in head
+    assert head.startswith("2 clusters among 90 unknown particles (") and "at least 10)" in head
     assert columns.split()[0] == "cluster" and first.startswith("cluster_1") and "@s.mrcs" in second
     assert said[-1].startswith("cluster_2: it may follow the tomogram rather than structure: ")
 
@@ -92,3 +104,37 @@ def test_particles_without_place_or_tomogram_are_compared_by_what_the_volumes_sh
     first, second = clustered(predicted, embedded).clusters["found"]
     assert [each["factor"] for each in second["may_follow"]] == ["noise"]
     assert [each["factor"] for each in first["may_follow"]] == ["noise"]  # the lower
+
+
+def test_copies_of_a_particle_are_in_one_cluster_and_no_evidence_of_their_own(given):
+    predicted, embedded = given
+    told = predicted.inputs.table
+    told[PARTICLE] = [f"p{number // 3}" for number in range(len(told))]
+    told[SNR] = np.array(["003", "005", "infinity"])[np.arange(len(told)) % 3]
+    found = clustered(predicted, embedded)
+    assert (found.clusters["n"], found.clusters["particles"]) == (90, 30)
+    of_copies = found.table[CLUSTER].to_numpy()[:90].reshape(30, 3)
+    assert (of_copies == of_copies[:, :1]).all()
+    assert [each["particles"] * 3 for each in found.clusters["found"]] == [
+        each["n"] for each in found.clusters["found"]
+    ]
+    assert not any(each["factor"] == "SNR level" for one in found.clusters["found"] for each in one["may_follow"])
+    assert "among 30 unknown particles, 90 volumes (" in clusters_text(found.clusters)
+
+
+def test_a_cluster_of_one_snr_is_flagged(given):
+    predicted, embedded = given
+    predicted.inputs.table[SNR] = np.where(np.arange(len(predicted)) < 60, "005", "infinity")
+    first, second = clustered(predicted, embedded).clusters["found"]
+    text = "it may follow the SNR level rather than structure: higher in one of its particles than in another"
+    assert next(each["text"] for each in second["may_follow"] if each["factor"] == "SNR level").startswith(text)
+    assert "(median 0.05, of the others inf)" in next(
+        e["text"] for e in first["may_follow"] if e["factor"] == "SNR level"
+    )
+
+
+def test_particles_are_numbered_by_name_and_those_without_one_are_their_own():
+    numbers = particle_numbers(np.array(["b", "", "a", "b", "", "a"]))
+    assert numbers[0] == numbers[3] and numbers[2] == numbers[5] and sorted({*numbers}) == [0, 1, 2, 3]
+    assert per_particle(np.array([1.0, 2.0, 3.0, 5.0]), np.array([1, 0, 1, 1])).tolist() == [2.0, 3.0]
+    assert per_particle(np.array(["t1", "t2", "t1"]), np.array([0, 1, 0])).tolist() == ["t1", "t2"]

@@ -29,7 +29,7 @@ def unseen(auc: float = 0.95, auroc: float = 0.95, particles: int = 400, classes
             **figure("false_rejection_rate", 0.05),
         },
         "enrolment": {"unseen_only": [{}, {"shots": 5, "accuracy": 0.9, "chance": 0.2}, {}]},
-        "discovery": {"all_unseen": {"hdbscan": {"clusters": 4, "true_classes": classes}}},
+        "discovery": {"all_unseen": {"found": {"clusters": 4, "true_classes": classes}}},
         "confounds": [],
         "floors": [
             {"embedding": "this network", "unseen_auc": auc, "auroc": auroc, "known_accuracy": 0.95},
