@@ -20,7 +20,10 @@ import torch.multiprocessing as mp
 import train
 
 LIMIT_S = 180  # for processes that wait for each other for ever
-SMALL_RUN = ("--width", "8", "--embedding-dim", "16", "--depth", "10", "--batch-size", "16", "--lr", "0.003")
+SMALL_RUN = (
+    *("--backbone", "resnet", "--width", "4", "--embedding-dim", "16", "--depth", "10"),
+    *("--batch-size", "16", "--lr", "0.003"),
+)
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -87,7 +90,7 @@ def small(folder, **options):
     given = dict(zip(SMALL_RUN[::2], SMALL_RUN[1::2], strict=True))
     types = {field.name: field.type for field in dataclasses.fields(train.Config)}
     names = {option.removeprefix("--").replace("-", "_"): value for option, value in given.items()}
-    settings = {name: types[name](value) for name, value in names.items()}
+    settings = {name: types[name](value) if isinstance(types[name], type) else value for name, value in names.items()}
     places = {"csv_dir": str(folder / "csv_split"), "save_dir": str(folder / "model_save")}
     return train.Config(**{**settings, **places, **options})
 

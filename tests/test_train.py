@@ -100,7 +100,10 @@ def test_a_checkpoint_holds_the_loss_with_its_centres_and_the_calibration(traine
         ({"simulate_online": True, "rotate": True}, "--rotate, --noise, --class-samples: for files"),
         ({"class_samples": 5}, "--class-samples 5 with --batch-size 16: expected a batch size that is a multiple"),
         ({"class_samples": 4}, "16 / 4 = 4 classes per batch, there are 3"),
-        ({"views": True}, "--views: by --backbone resnet_half_turn, as by the default, all half-turned views"),
+        (
+            {"views": True, "backbone": "resnet_half_turn", "width": 8},
+            "--views: by --backbone resnet_half_turn, as by the default, all half-turned views",
+        ),
         ({"sync_batchnorm": True}, "--sync-batchnorm: for several processes on GPUs"),
         ({"depth": 11}, "depth 11: resnet_half_turn has 10, 18, 34$"),
         ({"depth": 50}, "depth 50: resnet_half_turn has 10, 18, 34; resnet and resnet_pool have it$"),
