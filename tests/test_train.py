@@ -105,9 +105,15 @@ def test_a_checkpoint_holds_the_loss_with_its_centres_and_the_calibration(traine
             "--views: by --backbone resnet_half_turn, as by the default, all half-turned views",
         ),
         ({"sync_batchnorm": True}, "--sync-batchnorm: for several processes on GPUs"),
-        ({"depth": 11}, "depth 11: resnet_half_turn has 10, 18, 34$"),
-        ({"depth": 50}, "depth 50: resnet_half_turn has 10, 18, 34; resnet and resnet_pool have it$"),
-        ({"width": 6}, "width 6: resnet_half_turn has multiples of 4; resnet and resnet_pool have any$"),
+        ({"depth": 11, "backbone": "resnet_half_turn"}, "depth 11: resnet_half_turn has 10, 18, 34$"),
+        (
+            {"depth": 50, "backbone": "resnet_half_turn"},
+            "depth 50: resnet_half_turn has 10, 18, 34; resnet and resnet_pool have it$",
+        ),
+        (
+            {"width": 6, "backbone": "resnet_half_turn"},
+            "width 6: resnet_half_turn has multiples of 4; resnet and resnet_pool have any$",
+        ),
         ({"backbone": "resnet", "depth": 11}, "depth 11: expected one of 10, 18"),
         ({"backbone": "sphere20"}, "depth 10: sphere20 has 20"),
         ({"embedding_dim": 0}, "embedding_dim 0, upsample 1: expected at least 1"),
