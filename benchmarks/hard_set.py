@@ -170,8 +170,8 @@ def unseen_figures(part: dict) -> dict[str, list]:
     for entry in shots:
         result[f"{entry['shots']}-shot accuracy"] = [entry["accuracy"], entry.get("accuracy_interval")]
     for among, key in (("those called unknown", "rejected"), ("all unseen", "all_unseen")):
-        found = part["discovery"][key]["hdbscan"]
-        label = f"clusters among {among}, HDBSCAN; unseen classes: {len(part['classes'])}"
+        found = part["discovery"][key]["found"]
+        label = f"clusters among {among}; unseen classes: {len(part['classes'])}"
         result[label] = [found["clusters"] if found else None, None]
     return result
 
@@ -199,7 +199,7 @@ def page(content: dict) -> str:
         if not conditions:
             continue
         network = content["checkpoints"][trained_on]
-        text = f"{network['loss']}, {network['backbone']}{network['depth']} of width {network['width']}"
+        text = f"{network['loss']}, {network['backbone']} of depth {network['depth']} and width {network['width']}"
         lines += ["", f"## Trained on {trained_on} data: {text}, {network['epochs']} epochs, seed {network['seed']}"]
         for name in first["sets"]:
             labels = next(iter(conditions.values()))["sets"][name]

@@ -14,6 +14,7 @@ change training alone. Nothing is chosen. A benchmark that was cut off goes on w
 from dataclasses import dataclass, replace
 from itertools import product
 
+import train
 from benchmarks import study
 from benchmarks.study import MEASURES, SETS, Bench, Study, means_table
 from common.cli import InputError, run
@@ -48,13 +49,14 @@ def main(cfg: Config) -> None:
 
 def measure(bench: Bench, name: str, seed: int) -> dict:
     """The figures of one recipe and seed."""
-    options = {**bench.settings["train"], "recipe": name, "seed": seed}
+    network = {"backbone": RECIPES[name].get("backbone", train.Config.backbone)}
+    options = {**network, **bench.settings["train"], "recipe": name, "seed": seed}
     given = options | bench.simulated_from()
     return bench.network(
         f"{name}-{seed}",
         options,
         {"recipe_options": RECIPES[name]},
-        lambda folder: {"seed": seed, **bench.train_and_measure(folder, given)},
+        lambda folder: {"seed": seed, "backbone": options["backbone"], **bench.train_and_measure(folder, given)},
     )
 
 
@@ -72,15 +74,14 @@ def page(content: dict) -> str:
     counts = [f"known classes: test.csv, n = {first['n_test']:,}"]
     counts += [f"{part}.csv, n = {first[part]['n']:,}" for part in SETS]
     columns = {f"{MEASURES[key]}, {part}": (part, key) for part in SETS for key in ("auc", "auroc", "oscr")}
-    rows = [((name, str(len(row["runs"]))), row["mean"]) for name, row in content["rows"].items()]
-    score = first[SETS[0]].get("score")  # older results have no figure of rejection
-    rejection = f" Rejection by {score}, against test.csv." if score else ""
+    done = {name: (row["runs"], row["mean"]) for name, row in content["rows"].items()}
+    rows = [((name, runs[0]["backbone"], str(len(runs))), mean) for name, (runs, mean) in done.items()]
     lines = [
         *("# Recipes", ""),
         f"{study.describe(content)} SNR convention: {first['snr_convention']}. Mean ± standard deviation over seeds, "
         f"where there are several. `{content['command']}`",
-        *("", f"{'; '.join(counts)}.{rejection}", ""),
-        *means_table(("recipe", "seeds"), {"known accuracy": ("accuracy",)} | columns, rows),
+        *("", f"{'; '.join(counts)}. Rejection by {first[SETS[0]]['score']}, against test.csv.", ""),
+        *means_table(("recipe", "network", "seeds"), {"known accuracy": ("accuracy",)} | columns, rows),
     ]
     return "\n".join(lines) + "\n"
 

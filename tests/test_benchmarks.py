@@ -97,7 +97,7 @@ def test_recipes_are_trained_each_with_its_own_options_and_the_size_of_all(tmp_p
         quick=True,
         rows=("authors", "diverse"),
         simulate_options={"per_class": "10", "snr": "0.1 inf", "box": "16", "voxel_size": "24", "resolution": "24"},
-        train_options={name: value for name, value in TINY.items() if name not in ("depth", "lr")},
+        train_options={name: value for name, value in TINY.items() if name not in ("backbone", "depth", "lr")},
         device="cpu",
         results=str(tmp_path / "recipes"),
     )
