@@ -45,9 +45,9 @@ def matrix_seconds() -> float:
     return min(taken)
 
 
-def commit() -> str:
-    """The commit of the code that runs, with `-dirty` where files differ from it; empty outside of git."""
-    describe = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--exclude=*"]
+def commit(repository: Path = REPOSITORY) -> str:
+    """The commit of the code in a folder, with `-dirty` where files differ from it; empty outside of git."""
+    describe = ["git", "-C", str(repository), "describe", "--always", "--dirty", "--exclude=*"]
     try:
         return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -4,6 +4,7 @@
 
     python -m benchmarks.packing                                        # 100,000 volumes of 32^3: 13 GB of files
     python -m benchmarks.packing --quick                                # 5,000
+    python -m benchmarks.packing --repository ../before                 # the scripts of another checkout
 
 Volumes of noise with a blob, without masks; the files are in the page cache when the first script starts, if memory
 holds them. train.py is timed to its first step, with a network so small that reading is most of the time. On a machine
@@ -36,6 +37,7 @@ class Config:
     quick: bool = False  # measure 5,000 volumes alone
     box: int = 32  # side of a volume, voxels
     threads: int = 2  # threads of torch in each script
+    repository: str = ""  # checkout of the project whose scripts are measured; empty: this one
     work_dir: str = ""  # folder of the data, which is removed afterwards; empty: the system's temporary folder
     results: str = str(study.RESULTS / "packing")  # path of the results, without the endings .json and .md
 
@@ -80,10 +82,13 @@ def main(cfg: Config) -> None:
     if volumes < 100 * len(CLASSES):
         raise InputError(f"--volumes {volumes}: expected {100 * len(CLASSES)} or more")
     os.environ["OMP_NUM_THREADS"] = str(cfg.threads)
+    code = Path(cfg.repository).absolute() if cfg.repository else REPOSITORY
+    if not (code / "check_split.py").is_file():
+        raise InputError(f"--repository {cfg.repository}: no check_split.py there; expected a checkout of the project")
     with tempfile.TemporaryDirectory(dir=cfg.work_dir or None) as name:
         folder = Path(name)
-        make_data(folder, volumes, cfg.box)
-        checkpoint = make_checkpoint(folder)
+        make_data(code, folder, volumes, cfg.box)
+        checkpoint = make_checkpoint(code, folder)
         jobs = {
             "check_split.py": ["check_split.py"],
             "train.py, to the first step": ["train.py", *NETWORK, "--save-every", "1", "--save-dir", "first"],
@@ -93,15 +98,16 @@ def main(cfg: Config) -> None:
         rows = []
         for label, command in jobs.items():
             until = folder / "first" / "last.pt" if command[0] == "train.py" else None
-            rows.append(measure(label, command, folder, until))
+            rows.append(measure(label, [str(code / command[0]), *command[1:]], folder, until))
             print(rows[-1], flush=True)
     content = {"volumes": volumes, "box": cfg.box, **machine.record(torch.device("cpu")), "threads": cfg.threads}
+    content |= {"commit": machine.commit(code), "here": not cfg.repository}
     content["rows"] = [asdict(row) for row in rows]
     study.write_results(cfg.results, content, page(content))
     study.show(cfg.results)
 
 
-def make_data(folder: Path, volumes: int, box: int) -> None:
+def make_data(code: Path, folder: Path, volumes: int, box: int) -> None:
     """data_ with the volumes and their particles.csv, and csv_split."""
     rng = np.random.default_rng(0)
     write = VolumeWriter(box, np.float32, 10.0)
@@ -118,35 +124,32 @@ def make_data(folder: Path, volumes: int, box: int) -> None:
         rows.append((path.relative_to(folder / "data_"), CLASSES[label], f"p{number}"))
     table = pd.DataFrame(rows, columns=["Input Data", "Actual Label", "Particle"])
     table.to_csv(folder / "data_" / "particles.csv", index=False)
-    script(folder, "csv_split.py", "--unseen", UNSEEN, "--valid-unseen", VALID_UNSEEN)
+    script(folder, code / "csv_split.py", "--unseen", UNSEEN, "--valid-unseen", VALID_UNSEEN)
 
 
-def make_checkpoint(folder: Path) -> str:
+def make_checkpoint(code: Path, folder: Path) -> str:
     """A checkpoint of a small part of the split, so that test.py and open_set.py have one."""
     for part in ("train", "valid"):
         rows = pd.read_csv(folder / "csv_split" / f"{part}.csv", dtype=str, keep_default_na=False)
         small = folder / "small" / f"{part}.csv"
         small.parent.mkdir(exist_ok=True)
         rows.groupby("Class").head(SMALL_SPLIT).to_csv(small, index=False)
-    script(folder, "train.py", *NETWORK, "--csv-dir", "small", "--epochs", "1", "--no-tensorboard")
+    script(folder, code / "train.py", *NETWORK, "--csv-dir", "small", "--epochs", "1", "--no-tensorboard")
     return "model_save/checkpoint.pt"
 
 
-def script(folder: Path, name: str, *options: str) -> None:
+def script(folder: Path, path: Path, *options: str) -> None:
     """Run a script that is not measured."""
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / name), *options], cwd=folder, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, str(path), *options], cwd=folder, capture_output=True, text=True)
     if done.returncode:
-        raise InputError(f"{name} failed: {done.stderr}")
+        raise InputError(f"{path.name} failed: {done.stderr}")
 
 
 def measure(label: str, command: Sequence[str], folder: Path, until: Path | None) -> Measured:
     """A script in `folder`, to its end or until a file is there."""
     start, own, resident = time.perf_counter(), 0.0, 0.0
-    command = [sys.executable, str(REPOSITORY / command[0]), *command[1:]]
     with (folder / "log.txt").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, *command], cwd=folder, stdout=log, stderr=log)
     pid, status = 0, 0
     while not pid:
         time.sleep(POLL_S)
@@ -176,7 +179,8 @@ def memory(pid: int) -> tuple[float, float]:
 
 def page(content: dict) -> str:
     """The table, with what it was measured on."""
-    threads = f" --threads {content['threads']}" if content["threads"] != Config.threads else ""
+    options = f" --threads {content['threads']}" if content["threads"] != Config.threads else ""
+    options += "" if content.get("here", True) else " --repository REPOSITORY"
     rows = [
         (row["script"], *(f"{row[key]:.1f}" for key in SECONDS), *(f"{row[key]:,.0f}" for key in MEMORY))
         for row in content["rows"]
@@ -184,7 +188,7 @@ def page(content: dict) -> str:
     lines = [
         *("# Scripts on a large split", ""),
         f"{content['volumes']:,} volumes of {content['box']}^3 voxels; {machine.text(content)}. "
-        f"`python -m benchmarks.packing --volumes {content['volumes']}{threads}`.{machine.commit_text(content)}",
+        f"`python -m benchmarks.packing --volumes {content['volumes']}{options}`.{machine.commit_text(content)}",
         *("", *study.markdown_table(["script", *SECONDS.values(), *MEMORY.values()], rows)),
         *("", NOTE),
     ]

@@ -95,6 +95,11 @@ def test_the_speed_of_a_machine_stands_beside_its_figures(monkeypatch):
     assert f"{found['matrix_side']}^2 float32 matrices on one thread" in machine.text(found)
 
 
+def test_a_folder_without_the_scripts_is_no_checkout_to_measure(tmp_path):
+    with pytest.raises(InputError, match=r"--repository .*: no check_split.py there; expected a checkout"):
+        packing.main(packing.Config(repository=str(tmp_path)))
+
+
 def test_a_finished_job_is_not_repeated_nor_taken_for_another(tmp_path):
     path = tmp_path / "result.json"
     assert study.once(path, {"seed": 1, "sizes": (1, 2)}, lambda: {"auc": 0.5}) == {"auc": 0.5}
