@@ -25,9 +25,8 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import pandas as pd
 import torch
 import tyro
 from torch import nn
@@ -53,6 +52,9 @@ from report.enrolment import enrolment_text
 from report.explore import draw_page
 from report.predictions import draw, failure_warning, summary, trust, what_was_done
 from simulation.conditions import outside_training
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def with_enrolled(
     return checkpoint
 
 
-def write(cfg: Config, predicted: Predicted, warnings: Sequence[str], failed: pd.DataFrame) -> None:
+def write(cfg: Config, predicted: Predicted, warnings: Sequence[str], failed: "pd.DataFrame") -> None:
     """Write everything into the results folder, and say what was found."""
     folder = cfg.folder
     before = replaced(folder)

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Literal
 
 import mrcfile
-import pandas as pd
 import torch
 import tyro
 
@@ -182,6 +181,8 @@ def prepare_folder(folder: Path, cfg: Config, content: dict) -> None:
 
 def write_tables(folder: Path, cfg: Config, drawn: list[Drawn], names: tuple[str, ...]) -> None:
     """Write picks, tomograms and truth; the truth last."""
+    import pandas as pd
+
     voxel_size, picks, truth = cfg.imaging.voxel_size, [], []
     for tomogram in drawn:
         row = 1 + sum(map(len, picks))

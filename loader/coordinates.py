@@ -4,13 +4,15 @@ STAR (RELION 3 to 5, WarpTools, M, pytom-match-pick, TomoTwin, CryoSiam), copick
 z, and TomoTwin's .coords. loader/flavours.py has the rules.
 """
 
+from __future__ import annotations
+
 import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from common.cli import InputError
 from loader.columns import LABEL, TOMOGRAM
@@ -30,6 +32,9 @@ from loader.flavours import (
 from loader.sources import read_csv
 from loader.star import Block, read_star
 from loader.tomogram import Tomogram
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PLACES = {"wrpCoordinateX1", "wrpCoordinateX", CENTRED[0], COORDINATE[0]}
 ELSEWHERE = {  # labels of files that hold no particles -> what to do with them
@@ -79,6 +84,8 @@ def read_picks(path: Path, flavour: str = "", pixel_size: float = 0.0) -> Picks:
 
 
 def _star(path: Path, flavour: str, pixel_size: float) -> Picks:
+    import pandas as pd
+
     blocks = read_star(path)
     block = particles_block(path, blocks)
     optics = isinstance(blocks.get("optics"), pd.DataFrame)
@@ -87,6 +94,8 @@ def _star(path: Path, flavour: str, pixel_size: float) -> Picks:
 
 def particles_block(path: Path, blocks: dict[str, Block]) -> str:
     """The name of the block that holds the particles."""
+    import pandas as pd
+
     tables = {name: block for name, block in blocks.items() if isinstance(block, pd.DataFrame)}
     found = [name for name, table in tables.items() if PLACES & set(table.columns)]
     if len(found) == 1:
@@ -104,6 +113,8 @@ def particles_block(path: Path, blocks: dict[str, Block]) -> str:
 
 def _copick(path: Path) -> pd.DataFrame:
     """Picks of one object in one run, A from the corner."""
+    import pandas as pd
+
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         missing = [key for key in COPICK_KEYS if key not in content]
@@ -156,6 +167,8 @@ def _coords(path: Path) -> pd.DataFrame:
 
 def _columns(path: Path, least: int) -> pd.DataFrame:
     """Rows of numbers between white space, as text."""
+    import pandas as pd
+
     rows = [line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     lengths = {len(row) for row in rows}
     if len(lengths) != 1 or min(lengths) < least:

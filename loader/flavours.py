@@ -4,16 +4,21 @@ docs/coordinates.md has the same in words, with the sources. A position here is 
 voxel, unless it counts from the tomogram's centre, which is RELION's: size / 2.
 """
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from common.cli import InputError
 from loader.columns import LABEL, TOMOGRAM
 from loader.star import Block
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 VOXELS, ANGSTROM, SHARE = "voxels", "A", "shares of the tomogram's size"
 OWN, TILT_SERIES = "the tomogram", "the tilt series"  # whose voxels they are where no pixel size is told
@@ -95,6 +100,8 @@ class Picks:
 
 def star_flavour(table: pd.DataFrame, has_optics: bool) -> str:
     """The flavour of a table of particles by its labels and, for template matching of WarpTools, its values."""
+    import pandas as pd
+
     has = set(table.columns).__contains__
     if has("wrpCoordinateX1") or has("wrpCoordinateX"):
         return "m"
@@ -170,6 +177,8 @@ def class_names(values: pd.Series, path: Path) -> np.ndarray:
 
 def with_optics(table: pd.DataFrame, optics: Block | None, path: Path) -> pd.DataFrame:
     """The particles with the columns of their optics groups that they have not themselves."""
+    import pandas as pd
+
     key = "rlnOpticsGroup"
     if not isinstance(optics, pd.DataFrame) or key not in optics or key not in table:
         return table
@@ -233,6 +242,8 @@ def _mean_over_time(table: pd.DataFrame, path: Path) -> np.ndarray:
 
 def numbers(table: pd.DataFrame, labels: tuple[str, ...] | list[str], path: Path) -> np.ndarray:
     """Columns of text as numbers, (N, len(labels)); raises InputError for a missing column or what is no number."""
+    import pandas as pd
+
     missing = [label for label in labels if label not in table]
     if missing:
         raise InputError(f"{path}: no column {', '.join(missing)}; found {', '.join(map(str, table.columns))}")

@@ -5,15 +5,19 @@ RELION's version), the numbers behind the labels and the width of white space ar
 into numbers cannot do this.
 """
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from common.cli import InputError
 from common.files import write_text
 
-Block = dict[str, str] | pd.DataFrame  # key -> value, or a table of text with the labels as columns
+if TYPE_CHECKING:
+    import pandas as pd
+
+Block = "dict[str, str] | pd.DataFrame"  # key -> value, or a table of text with the labels as columns
 
 # a value in quotes ends at a quote before white space; else white space ends it
 TOKEN = re.compile(r""" "(.*?)"(?=\s|$) | '(.*?)'(?=\s|$) | (\S+) """, re.VERBOSE)
@@ -103,6 +107,8 @@ class _Reader:
 
     def block(self) -> Block:
         """What the lines held."""
+        import pandas as pd
+
         return self.pairs if self.labels is None else pd.DataFrame(self.rows, columns=self.labels, dtype=str)
 
 
@@ -140,6 +146,8 @@ def star_lines(path: Path | str, blocks: dict[str, Block], name: str, version: s
 
 def _block_text(path: Path | str, name: str, block: Block, version: str = "") -> tuple[str, list[str]]:
     """A block as text: all before the rows of its table, and these rows, a line each; `version` as `write_star`."""
+    import pandas as pd
+
     head = (f"\n# version {version}\n" if version else "") + f"\ndata_{name}\n\n"
     if isinstance(block, pd.DataFrame):
         head += "loop_\n" + "".join(f"_{label} #{n}\n" for n, label in enumerate(block.columns, start=1))

@@ -4,6 +4,8 @@ Arrays are (z, y, x) whatever the order in the file. Nothing is mirrored: a tomo
 handedness gives mirror images of its particles, and no header tells.
 """
 
+from __future__ import annotations
+
 import itertools
 import re
 import tempfile
@@ -16,7 +18,6 @@ from typing import TYPE_CHECKING
 
 import mrcfile
 import numpy as np
-import pandas as pd
 
 from common.cli import InputError, named
 from loader.sources import mrc_files
@@ -90,6 +91,8 @@ def find_tomograms(names: Sequence[str], voxel_size: float) -> tuple[list[Tomogr
 
     Raises InputError for what is none of these or cannot be read, and for two tomograms of one name.
     """
+    import pandas as pd
+
     found: list[Tomogram] = []
     warnings: list[str] = []
     for name in names:
@@ -152,6 +155,8 @@ def _size(path: Path, header: float | None, given: float, warnings: list[str]) -
 
 def _listed(star: Path, voxel_size: float) -> tuple[list[Tomogram], list[str]]:
     """The tomograms of RELION's tomograms.star, with their full size, and warnings."""
+    import pandas as pd
+
     label, sizes = "rlnTomoReconstructedTomogram", ("rlnTomoSizeZ", "rlnTomoSizeY", "rlnTomoSizeX")
     needed = ("rlnTomoName", label, "rlnTomoTiltSeriesPixelSize", *sizes)
     tables = [block for block in read_star(star).values() if isinstance(block, pd.DataFrame)]
@@ -238,7 +243,7 @@ def _mrc(path: Path, whole: bool) -> Iterator[mrcfile.mrcfile.MrcFile]:
         yield mrc
 
 
-def _zarr_array(path: Path) -> tuple[tuple[int, int, int], tuple["zarr.Array", list[int]], float | None]:
+def _zarr_array(path: Path) -> tuple[tuple[int, int, int], tuple[zarr.Array, list[int]], float | None]:
     """Shape (z, y, x), the finest level with the places of z, y and x among its axes, and the voxel size in A."""
     import zarr  # here: MRC files do without
 

@@ -1,9 +1,11 @@
 """Clusters of the particles that are called unknown: two columns of the table, and what is said of each cluster."""
 
+from __future__ import annotations
+
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from common.cli import plural
 from evaluation.clusters import STABLE, Clusters, find_clusters, nearest_classes
@@ -23,6 +25,9 @@ from loader.columns import (
 )
 from prediction.parts import Embedded
 from prediction.predicted import Predicted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SEED = 0  # of everything that clustering draws
 
@@ -70,6 +75,8 @@ def particle_numbers(names: np.ndarray) -> np.ndarray:
 
 def per_particle(values: np.ndarray, particles: np.ndarray) -> np.ndarray:
     """One value for each particle (N,) of those of its copies, (P,): of numbers the median, of text the first."""
+    import pandas as pd
+
     grouped = pd.Series(values).groupby(particles)
     return (grouped.median() if np.issubdtype(values.dtype, np.number) else grouped.first()).to_numpy(values.dtype)
 
@@ -89,6 +96,8 @@ def factors_at_hand(told: pd.DataFrame, embedded: Embedded) -> dict[str, np.ndar
     The names stand in a sentence. The brightness of the centre goes with the size of a complex, so that clusters of
     true structures may differ in it.
     """
+    import pandas as pd
+
     factors = {"brightness or size": embedded.brightness, "noise": embedded.noise}
     tomograms = told[TOMOGRAM].to_numpy(str)
     if len(np.unique(tomograms)) > 1:

@@ -1,13 +1,15 @@
 """The volumes to be named: what the user gave, as one table with a row per volume."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mrcfile
 import numpy as np
-import pandas as pd
 
 from common.cli import InputError
 from loader.columns import (
@@ -29,6 +31,9 @@ from loader.flavours import ANGSTROM, FLAVOURS, SHARE, star_flavour, star_picks
 from loader.prepare import Input
 from loader.sources import StarVolumes, absolute, absolute_all, mrc_files, read_csv, star_volumes, voxel_sizes
 from loader.volume import MRC_SUFFIXES, address_path, join_address, read_volume, split_address
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EXPECTED = "an MRC file, N@stack.mrcs, a stack, a folder, a CSV file or a STAR file"
 STACK_SUFFIXES = (".mrcs", ".mrcs.gz")
@@ -64,7 +69,7 @@ class Inputs:
             Input(address, None if np.isnan(size) else size) for address, size in zip(addresses, sizes, strict=True)
         ]
 
-    def take(self, rows: np.ndarray | slice) -> "Inputs":
+    def take(self, rows: np.ndarray | slice) -> Inputs:
         """Some of them."""
         return Inputs(self.table.iloc[rows].reset_index(drop=True), self.voxel_sizes[rows])
 
@@ -92,6 +97,8 @@ def find_inputs(names: Sequence[str], voxel_size: float = 0.0) -> Inputs:
         InputError: nothing given; no such file; a folder without MRC files; a folder of extract.py in the place of the
             table in it; a table without the column or without rows.
     """
+    import pandas as pd
+
     parts = [_read(name) for name in names]
     if not parts:
         raise InputError(f"no input: expected {EXPECTED}")
@@ -122,6 +129,8 @@ def _plain(addresses: Sequence[str]) -> Inputs:
 
 def _inputs(known: dict[str, object], sizes: np.ndarray) -> Inputs:
     """With every column, as text."""
+    import pandas as pd
+
     table = pd.DataFrame({name: known.get(name, "") for name in COLUMNS}, index=range(len(sizes)))
     return Inputs(table.astype(str), sizes)
 

@@ -1,14 +1,16 @@
 """The files of a prediction that programs read: predictions.csv, predictions.json, embeddings.npz."""
 
+from __future__ import annotations
+
 import json
 import os
 import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from common.files import atomic_path, write_csv, write_json
 from loader.columns import INPUT, NO_PARTICLE, PREDICTION, SOURCE_FILE, SOURCE_ROW
@@ -18,6 +20,9 @@ from prediction.inputs import Inputs
 from prediction.parts import in_chunks, write_rows
 from prediction.predicted import Predicted
 from prediction.star import class_numbers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLE_FILE, RECORD_FILE, EMBEDDINGS_FILE = "predictions.csv", "predictions.json", "embeddings.npz"
 FAILED_FILE, REASON = "failed.csv", "Reason"

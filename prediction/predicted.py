@@ -1,9 +1,11 @@
 """What is known of the volumes once they are embedded, and the classes that are told from it."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from evaluation.rejection import calibrated_score, unit
 from loader.columns import (
@@ -22,6 +24,9 @@ from loader.columns import (
 from loader.prepare import Preprocessing
 from prediction.inputs import Inputs
 from prediction.parts import in_chunks
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DECIMALS = 6  # of the numbers in predictions.csv
 
@@ -60,6 +65,8 @@ def classified(embeddings: np.ndarray, inputs: Inputs, checkpoint: dict) -> pd.D
 
     Of what the source tells, the columns that are empty throughout are left out.
     """
+    import pandas as pd
+
     parts = [rounded(predictions(chunk, checkpoint)) for chunk in in_chunks(embeddings)]
     table = pd.concat(parts, ignore_index=True)
     table.insert(0, INPUT, inputs.table[INPUT])
@@ -72,6 +79,8 @@ def predictions(embeddings: np.ndarray, checkpoint: dict) -> pd.DataFrame:
 
     Where the checkpoint tells junk, what is junk is so whatever its score is, and the table has a column Junk Score.
     """
+    import pandas as pd
+
     calibration = checkpoint["calibration"]
     classes = np.array([*checkpoint["classes"], ""], dtype=object)  # the rows of a class share one text
     cosines = unit(embeddings) @ unit(calibration.prototypes).T  # (N, E) -> (N, C)

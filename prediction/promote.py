@@ -1,12 +1,14 @@
 """`--promote FOLDER CLUSTER=NAME`: a cluster that predict.py found becomes a class."""
 
+from __future__ import annotations
+
 import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from common.cli import InputError
 from evaluation.enrolled import NewClass
@@ -15,6 +17,9 @@ from loader.sources import read_csv
 from model import network_code
 from prediction.enrol import chosen_rows, examples_text
 from prediction.outputs import EMBEDDINGS_FILE, RECORD_FILE, TABLE_FILE
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def promoted(words: Sequence[str], checkpoint: dict) -> list[NewClass]:

@@ -4,13 +4,15 @@ A file that is written has every block, column and row of its source, text for t
 them. Values that are added hold no white space: Warp splits a row there, quoted or not, and RELION before 5 does too.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from common.cli import InputError
 from loader.columns import (
@@ -29,6 +31,9 @@ from loader.coordinates import particles_block
 from loader.sources import images_block
 from loader.star import Block, read_star, star_version, write_star
 from prediction.predicted import DECIMALS, Predicted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CLASS_NUMBER, MERIT = "rlnClassNumber", "rlnAutopickFigureOfMerit"  # RELION's words, and Warp's for a score
 GIVEN_CLASS_NUMBER = "lmcclGivenClassNumber"  # what stood in rlnClassNumber
@@ -139,6 +144,8 @@ def _file_names(paths: Sequence[Path]) -> list[str]:
 def with_predictions(source: Source, predicted: Predicted) -> tuple[pd.DataFrame, list[str]]:
     """The particles of a source with the columns of LABELS and rlnClassNumber; and a phrase for each of the source's
     own columns that had one of these names."""
+    import pandas as pd
+
     table, replaced = source.blocks[source.block].copy(), []
     known = source.numbers >= 0
     chosen = predicted.table.iloc[source.numbers[known]]

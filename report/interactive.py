@@ -4,15 +4,17 @@ It is one file that needs nothing else, no server and no network: plots by bokeh
 script (interactive.html, .css and .js beside this module).
 """
 
+from __future__ import annotations
+
 import html
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from common.cli import plural
 from common.files import write_text
@@ -31,6 +33,9 @@ from loader.columns import (
 from report import plots
 from report.facets import contact_sheets, facets, texts
 from report.thumbnails import jpeg_texts
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_SHOWN = 5000  # particles on the page
 NM = 10.0  # A
@@ -84,6 +89,8 @@ def rows_to_show(groups: np.ndarray, seed: int, most: int = MOST_SHOWN) -> np.nd
 
     groups: (N,) names, such as class or cluster.
     """
+    import pandas as pd
+
     order = np.random.default_rng(seed).permutation(len(groups))
     turn = pd.Series(groups[order]).groupby(groups[order]).cumcount()  # the first of every group, then the second, ...
     return np.sort(order[np.argsort(turn, kind="stable")[:most]])
@@ -179,6 +186,8 @@ def _placed(table: pd.DataFrame) -> np.ndarray:
 
 def _numbers(column: pd.Series) -> np.ndarray:
     """A column as numbers, NaN where there is none."""
+    import pandas as pd
+
     return pd.to_numeric(column, errors="coerce").to_numpy(float)
 
 

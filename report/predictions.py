@@ -1,9 +1,10 @@
 """What predict.py says of its predictions: on the terminal, and as a picture."""
 
+from __future__ import annotations
+
 from collections import Counter
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from common.cli import plural
 from evaluation.rejection import Calibration
@@ -11,6 +12,9 @@ from loader.columns import PREDICTION, SCORE, UNKNOWN
 from loader.prepare import prepare
 from model import trained_classes
 from prediction.predicted import Predicted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_NOTES = 10  # lines on what was done to the volumes
 MOST_GROUPS, PER_GROUP = 8, 4  # classes in the picture, and volumes of each

@@ -1,8 +1,13 @@
 """Predictions beside what is known to be true, as of simulated tomograms."""
 
-import pandas as pd
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from loader.columns import CLUSTER, LABEL, PREDICTION, UNKNOWN
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def truth_text(table: pd.DataFrame, known: list[str]) -> str:
