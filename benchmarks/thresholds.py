@@ -6,9 +6,10 @@ CHECKPOINT -> benchmarks/results/thresholds.{json,md}
     python -m benchmarks.thresholds model_save/checkpoint.pt                          # of procedural complexes
 
 One network embeds new particles of its known classes and of valid_unseen under every set of simulate.py. Each way has
-its own particles of the known classes to compare with, and others, as many, that the threshold refuses 5 % of. Nothing
-is trained, and no way sees the particles that it is judged by, but for `own particles`, which takes some of the known
-ones away. Ways are ranked by benchmark, lab and hard; `series` and `other` rank nothing.
+its own particles of the known classes to compare with, and others, as many, that the threshold is set on. `Less a
+cohort` takes away the score that the particle has with shapes that are none of the classes. Nothing is trained, and no
+way sees the particles that it is judged by; `own particles a class` takes some of the known ones away. Ways are ranked
+by benchmark, lab and hard; `series` and `other` rank nothing.
 """
 
 import hashlib
@@ -26,7 +27,6 @@ from benchmarks.enrol_structures import read_table, simulate, structure_files
 from common.cli import Device, InputError, choose_device, run
 from evaluation.ranking import auroc
 from evaluation.rejection import (
-    FALSE_REJECTION_RATE,
     class_knn_cosine,
     class_neighbours,
     classify,
@@ -43,10 +43,11 @@ from simulation.cohort import Pool
 from simulation.sets import SETS
 
 CHOOSING = ("benchmark", "lab", "hard")  # sets that rank the ways
-REFUSED_AT_MOST = 0.10  # of the known, under every set
-OWN = 10  # particles of each known class that a user names, for `own particles`
-COHORT, PER_SHAPE = 48, 8  # shapes of every size that `cohort` compares with, and volumes of each
-NOISE_BINS = 8  # levels of noise, as many volumes in each, that `follows the noise` has thresholds of
+OWN = 10  # particles of each known class that a user names, for `own particles a class`
+COHORT, PER_SHAPE = 48, 8  # shapes of every size that are taken for a cohort, and volumes of each
+NOISE_BINS = 8  # levels of noise, as many volumes in each, that `by noise` has thresholds of
+RATES = (0.05, 0.1, 0.15, 0.2)  # shares of what a threshold is set on that it refuses
+LEAST_SNR = 0.03  # of what `SNR from` compares with
 SEED = 3000  # of what is simulated to compare with
 
 
@@ -56,7 +57,7 @@ class Config:
     structures: str = ""  # folder of the benchmark's structure files; empty for procedural complexes
     sets: tuple[str, ...] = tuple(SETS)  # sets of simulate.py to evaluate under
     per_class: int = 20  # particles per class of each set, and of the files that `files` compares with
-    poses: int = 200  # simulated volumes of each known class that a way compares with
+    poses: int = 100  # simulated volumes of each known class that a way compares with
     seed: int = 4009  # seed of the particles
     shape_seed: int = 9  # seed of the procedural complexes; that of the training data
     simulate_options: dict[str, str] = field(default_factory=dict)  # options of simulate.py over the set's: snr 0.1
@@ -78,7 +79,7 @@ class Volumes:
         return Volumes(*(each[chosen] for each in (self.embeddings, self.labels, self.noise, self.particles)))
 
 
-Score = Callable[[Volumes], np.ndarray]  # higher is more known; the threshold is 0
+Score = Callable[[Volumes], np.ndarray]  # (N, len(RATES)), higher is more known; each column less its threshold
 
 
 @dataclass(frozen=True)
@@ -138,26 +139,33 @@ def main(cfg: Config) -> None:
     of_files = halves(named(network, read_table(at_home, checkpoint)))
     random = network.imaging(Declared())
     of_any = halves(network.simulated(random, densities, 2 * cfg.poses, SEED))
-    shapes = Pool(random.grid).of_all_sizes(COHORT)
-    cohort = network.simulated(random, shapes, PER_SHAPE, SEED + 1)
+    clearer = replace(random, snr=(LEAST_SNR, random.snr[1]))
+    of_clearer = halves(network.simulated(clearer, densities, 2 * cfg.poses, SEED + 3))
+    cohort = network.simulated(random, Pool(random.grid).of_all_sizes(COHORT), PER_SHAPE, SEED + 1)
     for name, table in tables.items():
         print(f"under the imaging of {name}", flush=True)
         rows, images = read_table(table, checkpoint)
         tested = named(network, (rows, images))
-        own_imaging = declared(name)
+        own = network.imaging(declared(name))
         noise = tuple(radial_power(images[:, 0].float()).median(dim=0).values.tolist())
-        of_declared = halves(network.simulated(network.imaging(own_imaging), densities, 2 * cfg.poses, SEED + 2))
-        with_noise = replace(network.imaging(own_imaging), noise_power=noise)
-        of_noise = halves(network.simulated(with_noise, densities, 2 * cfg.poses, SEED + 2))
-        content["sets"][name] = {
-            "files, one imaging": judged(tested, *nearest(*of_files)),
-            "simulated, any imaging": judged(tested, *nearest(*of_any)),
-            "and less a cohort's score": judged(tested, *nearest(*of_any, cohort=cohort)),
-            "and a threshold that follows the noise": judged(tested, *nearest(*of_any, bins=NOISE_BINS)),
-            "simulated, tilts and defocus declared": judged(tested, *nearest(*of_declared)),
-            "and the data's own noise spectrum": judged(tested, *nearest(*of_noise)),
-            f"{OWN} own particles of each class": own_particles(tested),
+        references = {
+            "files, one imaging": of_files,
+            "any imaging": of_any,
+            "any imaging, threshold by files": (of_any[0], of_files[1]),
+            f"any imaging, SNR from {LEAST_SNR:g}": of_clearer,
+            "tilts and defocus declared": halves(network.simulated(own, densities, 2 * cfg.poses, SEED + 2)),
         }
+        own = replace(own, noise_power=noise)
+        noisy = halves(network.simulated(own, densities, 2 * cfg.poses, SEED + 2))
+        references["declared, and the data's own noise"] = noisy
+        found = {way: judged(tested, *nearest(*pair)) for way, pair in references.items()}
+        found |= {f"{way}; less a cohort": judged(tested, *nearest(*pair, cohort)) for way, pair in references.items()}
+        found["any imaging, by noise"] = judged(tested, *nearest(*of_any, bins=NOISE_BINS))
+        found["any imaging, by noise; less a cohort"] = judged(tested, *nearest(*of_any, cohort, NOISE_BINS))
+        rest, pair = own_particles(tested)
+        found[f"{OWN} own particles a class"] = judged(rest, *nearest(*pair))
+        found[f"{OWN} own particles a class; less a cohort"] = judged(rest, *nearest(*pair, cohort))
+        content["sets"][name] = found
         study.write_results(cfg.results, content, page(content))
     study.show(cfg.results)
 
@@ -189,7 +197,7 @@ def halves(volumes: Volumes) -> tuple[Volumes, Volumes]:
 def nearest(
     reference: Volumes, calibration: Volumes, cohort: Volumes | None = None, bins: int = 1
 ) -> tuple[Score, np.ndarray]:
-    """The default score of a reference, less the threshold that refuses 5 % of `calibration`, and the prototypes.
+    """The default score of a reference, less thresholds that refuse RATES of `calibration`, and the prototypes.
 
     Args:
         cohort: of shapes that are none of the classes; the same score of these is taken away.
@@ -206,32 +214,32 @@ def nearest(
 
     edges = np.quantile(calibration.noise, np.linspace(0, 1, bins + 1)[1:-1])
     of_bin, scores = np.searchsorted(edges, calibration.noise), plain(calibration)
-    thresholds = np.array([fit_threshold(scores[of_bin == number], FALSE_REJECTION_RATE) for number in range(bins)])
+    thresholds = np.array([[fit_threshold(scores[of_bin == n], rate) for rate in RATES] for n in range(bins)])
 
     def less_threshold(volumes: Volumes) -> np.ndarray:
-        return plain(volumes) - thresholds[np.searchsorted(edges, volumes.noise)]
+        return plain(volumes)[:, None] - thresholds[np.searchsorted(edges, volumes.noise)]
 
     return less_threshold, prototypes(reference.embeddings, reference.labels, len(neighbours))
 
 
-def own_particles(tested: Volumes) -> dict:
-    """The figures where OWN of the tested particles of each class are what is compared with, half by half."""
+def own_particles(tested: Volumes) -> tuple[Volumes, tuple[Volumes, Volumes]]:
+    """What is left of the tested ones without OWN particles of each class, and these, half by half."""
     taken = np.zeros(len(tested.labels), dtype=bool)
     for label in range(tested.labels.max() + 1):
         of_class = np.unique(tested.particles[tested.labels == label])
         taken |= (tested.labels == label) & np.isin(tested.particles, of_class[:OWN])
-    return judged(tested.keep(~taken), *nearest(*halves(tested.keep(taken))))
+    return tested.keep(~taken), halves(tested.keep(taken))
 
 
-def judged(tested: Volumes, score: Score, directions: np.ndarray) -> dict[str, float | int]:
+def judged(tested: Volumes, score: Score, directions: np.ndarray) -> dict[str, float | int | list[float]]:
     """Known accuracy, knowns refused, unknowns detected, and how well the score tells the two apart."""
     scores, known = score(tested), tested.labels >= 0
     right = classify(tested.embeddings[known], directions)[0] == tested.labels[known]
     return {
         "accuracy": float(right.mean()),
-        "refused": float((scores[known] < 0).mean()),
-        "detected": float((scores[~known] < 0).mean()),
-        "auroc": auroc(scores[known], scores[~known]),
+        "refused": (scores[known] < 0).mean(axis=0).tolist(),
+        "detected": (scores[~known] < 0).mean(axis=0).tolist(),
+        "auroc": auroc(scores[known, 0], scores[~known, 0]),
         "n": int(known.sum()),
         "n_unknown": int((~known).sum()),
     }
@@ -246,30 +254,30 @@ def page(content: dict) -> str:
         *("# Thresholds under another microscope", ""),
         f"{text}. Each set has {first['n']:,} volumes of {len(content['known'])} known and {first['n_unknown']:,} of "
         f"{len(content['unknown'])} valid_unseen classes, all SNRs mixed; {content['poses']} volumes of each class to "
-        f"compare with and as many for the threshold, which refuses 5 % of them. {machine.text(content)}. "
+        f"compare with and as many for the threshold. {machine.text(content)}. "
         f"`{content['command']}`",
     ]
-    heads = {
-        "refused": "Knowns refused (wished 0.05)",
-        "detected": "Unknowns detected",
-        "accuracy": "Known accuracy, nearest prototype",
-        "auroc": "Known against unknown, AUROC",
-    }
-    ways = list(next(iter(sets.values())))
-    for key, head in heads.items():
-        rows = [
-            [way, *(f"{found[way][key]:.3f}" for found in sets.values()), f"{summary(sets, way, key):.3f}"]
-            for way in ways
-        ]
-        last = "the worst of those that rank" if key == "refused" else "mean of those that rank"
-        lines += ["", f"## {head}", "", *study.markdown_table(["way", *sets, last], rows)]
+    lines += ["", "## Known against unknown, AUROC", "", *table(sets, lambda found: found["auroc"], statistics.fmean)]
+    lines += ["", "## Known accuracy, nearest prototype", ""]
+    lines += table(sets, lambda found: found["accuracy"], statistics.fmean)
+    for number, rate in enumerate(RATES):
+        heading = f"## Threshold refuses {rate:g} of what it was set on"
+        lines += ["", heading, "", "Knowns refused:", ""]
+        lines += table(sets, lambda found, n=number: found["refused"][n], max)
+        lines += ["", "Unknowns detected:", ""]
+        lines += table(sets, lambda found, n=number: found["detected"][n], statistics.fmean)
     return "\n".join(lines) + "\n"
 
 
-def summary(sets: Mapping, way: str, key: str) -> float:
-    """Of the sets that rank: the worst share of knowns refused, or the mean of another figure."""
-    values = [sets[name][way][key] for name in CHOOSING if name in sets]
-    return max(values) if key == "refused" else statistics.fmean(values)
+def table(sets: Mapping, figure: Callable[[Mapping], float], over: Callable[[list[float]], float]) -> list[str]:
+    """Ways down, sets across, and the worst or the mean of the sets that rank."""
+    rows = []
+    for way in next(iter(sets.values())):
+        values = {name: figure(found[way]) for name, found in sets.items()}
+        ranking = [values[name] for name in CHOOSING if name in values]
+        rows.append([way, *(f"{value:.3f}" for value in values.values()), f"{over(ranking):.3f}"])
+    last = "the worst" if over is max else "mean"
+    return study.markdown_table(["way", *sets, f"{last} of those that rank"], rows)
 
 
 if __name__ == "__main__":
