@@ -16,7 +16,7 @@ from torch import nn
 from common.cli import InputError
 from common.progress import progress
 from evaluation.junk import JunkCalibration, junk_of_loss
-from evaluation.rejection import Calibration, calibrate, classify
+from evaluation.rejection import LESS_COHORT, Calibration, calibrate, classify
 from loader.dataset import Split
 from model import embed, with_views
 from simulation.junk import JUNK
@@ -25,6 +25,8 @@ from training.record import save_epoch, summary
 from training.state import TrainingState
 from training.stop import StopRequest
 
+Embedded = tuple[np.ndarray, np.ndarray]  # embeddings (N, E) and labels (N,)
+
 EMBED_BATCH = 256  # volumes at once where no gradient is needed
 
 
@@ -32,9 +34,11 @@ EMBED_BATCH = 256  # volumes at once where no gradient is needed
 class Validation:
     """What an epoch is validated on: the validation volumes, and what they are compared with."""
 
-    compared: Split | Labelled  # training volumes, or such as training has
     valid: Split
+    compared: Split | Labelled  # training volumes, or such as training has
     gallery: torch.Tensor  # indices of those that are taken, as `draw_gallery` gives them
+    threshold: Labelled | None = None  # what sets the threshold of unknowns; None: the validation volumes
+    cohort: Labelled | None = None  # shapes that are none of the classes
 
 
 def train_epoch(state: TrainingState, batches: Batches, stop: StopRequest) -> int:
@@ -146,7 +150,7 @@ def validate(state: TrainingState, sets: Validation) -> tuple[dict[str, float], 
         raise not_finite(state, "an embedding in validation")
     labels = sets.valid.labels
     compared = found, sets.compared.labels[gallery].numpy()
-    calibration = calibrate(compared, (raw, labels.numpy()), len(state.data.classes), cfg.false_rejection_rate)
+    calibration = calibrated(state, sets, network, compared, (raw, labels.numpy()))
     predictions = classify(raw, calibration.prototypes)[0]
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))  # the file has class after class
     parts = torch.from_numpy(raw)[order].split(cfg.batch_size), labels[order].split(cfg.batch_size)
@@ -157,6 +161,20 @@ def validate(state: TrainingState, sets: Validation) -> tuple[dict[str, float], 
     accuracy = float(np.mean(predictions == labels.numpy()))
     junk = junk_of_loss(criterion.state_dict(), len(JUNK), raw) if cfg.online_junk else None
     return {"valid_loss": sum(losses) / len(labels), "accuracy": accuracy}, calibration, junk
+
+
+def calibrated(
+    state: TrainingState, sets: Validation, network: nn.Module, compared: Embedded, valid: Embedded
+) -> Calibration:
+    """What tells known from unknown: by the validation volumes, or by what is simulated as training's volumes are."""
+    classes, rate = len(state.data.classes), state.cfg.false_rejection_rate
+    if sets.threshold is None:
+        return calibrate(compared, valid, classes, rate)
+    threshold, cohort = (
+        (embed(network, part.images, state.device, EMBED_BATCH, text), part.labels.numpy())
+        for part, text in ((sets.threshold, "threshold"), (sets.cohort, "cohort"))
+    )
+    return calibrate(compared, threshold, classes, rate, LESS_COHORT, cohort)
 
 
 def draw_gallery(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:

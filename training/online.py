@@ -21,10 +21,11 @@ from simulation.auxiliary import auxiliary_densities, neighbour_densities
 from simulation.conditions import Condition, ImagingRanges
 from simulation.filaments import filament_makers
 from simulation.junk import JUNK
+from simulation.reference import Compared, compared_volumes
 from simulation.simulator import Simulator
 from simulation.stream import GROUP, STREAM_PADDING, PieceMaker, Stock, numbered_generator, room_for
 from simulation.structures import find_structures, load_densities
-from training.batches import Labelled, check_batch_size, epoch_seed
+from training.batches import check_batch_size, epoch_seed
 from training.state import TrainingSet
 
 REFERENCE_SEED = 10**6  # added to the seed for what volumes are compared with, so that it is no training volume
@@ -206,18 +207,16 @@ class StreamBatches:
         return self.stock.read(self.stock.draw(self.part, cfg.online_snr, cfg.online_noise_free, drawn))
 
 
-def reference_volumes(batches: OnlineBatches | StreamBatches, data: TrainingSet) -> Labelled:
-    """Volumes of the known classes as training has them, each simulated once: `prototype_per_class` of each, float16.
+def reference_volumes(batches: OnlineBatches | StreamBatches, data: TrainingSet) -> Compared:
+    """Volumes as training has them, each simulated once: `prototype_per_class` of each known class, and a cohort.
 
     Where imaging is drawn at random, a particle under any of it is then compared with such as it is.
     """
-    cfg, known = batches.cfg, len(data.classes)
+    cfg = batches.cfg
     imaging = AsTrained.read({"imaging": batches.imaging_record}, data.preprocessing, Declared())
     imaging = replace(imaging, snr=cfg.online_snr, noise_free=cfg.online_noise_free)
-    labels = torch.arange(known).repeat_interleave(cfg.prototype_per_class)
-    simulator = imaging.simulator(batches.densities[:known])
-    parts = [(part.half(), of_part) for part, of_part in imaging.volumes(simulator, labels, cfg.seed + REFERENCE_SEED)]
-    return Labelled(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
+    known = batches.densities[: len(data.classes)]
+    return compared_volumes(imaging, known, cfg.prototype_per_class, cfg.seed + REFERENCE_SEED)
 
 
 def record_of(cfg: Any, ranges: ImagingRanges, imaging: Imaging) -> dict:
