@@ -55,6 +55,7 @@ LEVERS: dict[str, dict[str, str | None]] = {
     "averaged weights": {"ema": "0.999"},
     "no junk": {"online_junk": "0"},
     "SNR from 0.003": {"online_snr": "0.003 1"},
+    "clean twin 0.3": {"clean_twin": "0.3"},
 }
 
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -66,6 +67,16 @@ class Loss(nn.Module):
     def terms(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The softmax, margin and centre terms of float32 embeddings (N, E), scaled for averaging over processes."""
         raise NotImplementedError
+
+    def twin(self, embeddings: Tensor, twins: Tensor) -> Tensor:
+        """The mean over pairs of 1 minus the cosine between embeddings and those of their twins, (n, E) both: a scalar.
+
+        The twins are what is aimed at: no gradient goes to them. On several processes as `forward`.
+        """
+        with torch.autocast(embeddings.device.type, enabled=False):
+            cosines = F.cosine_similarity(embeddings.float(), twins.detach().float())  # (n, E) -> (n,)
+            term = (1 - cosines).mean() * self.share(embeddings)
+            return with_global_value(term) if self.training else term
 
     def after_step(self) -> None:
         """To be called once after each `optimizer.step()`, on every process."""

@@ -20,8 +20,10 @@ from training.state import TrainingSet, make_loss, make_model
 POSITIVE = ("epochs", "batch_size", "accumulate", "prototype_per_class", "keep")
 NOT_NEGATIVE = (
     *("lr", "eps", "weight_decay", "clip", "shift", "noise", "patience", "save_every", "class_samples"),
-    *("auxiliary", "online_volumes", "online_filaments"),
+    *("auxiliary", "online_volumes", "online_filaments", "clean_twin"),
 )
+OF_SIMULATED = ("online_", "auxiliary", "clean_twin")  # how options of simulated volumes begin
+OF_STOCK = ("online_junk", "online_filaments", "clean_twin")  # options that need a stock of particles
 SHARES = (
     *("auxiliary_share", "online_noise_free", "online_junk", "online_tilt_series"),
     *("memory_share", "false_rejection_rate"),
@@ -98,12 +100,12 @@ def check_online(cfg: Any) -> None:
         )
     for field in [] if cfg.simulate_online else fields(cfg):
         default = getattr(type(cfg), field.name, None)
-        if field.name.startswith(("online_", "auxiliary")) and getattr(cfg, field.name) != default:
+        if field.name.startswith(OF_SIMULATED) and getattr(cfg, field.name) != default:
             raise InputError(f"{option(field.name)}: of volumes that are simulated; give --simulate-online too")
     if cfg.reference == "simulated" and not cfg.simulate_online:
         raise InputError("--reference simulated: of volumes that are simulated; give --simulate-online too")
     if cfg.online_imaging == "fixed" and cfg.online_renewal == 1:
-        for name in ("online_junk", "online_filaments"):
+        for name in OF_STOCK:
             if getattr(cfg, name):
                 raise InputError(f"{option(name)}: of a stock of particles; give --online-renewal below 1 too")
     if cfg.online_tilt_series and cfg.online_imaging == "fixed":

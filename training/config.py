@@ -63,6 +63,7 @@ class Online:
     online_filaments: int = 0  # classes of filaments, procedural ones too, that train beside the auxiliary ones
     online_tilt_series: float = 0.0  # share of random imaging that is a tilt series of single views, far slower
     online_neighbours: int = -1  # largest number of neighbours of a simulated particle; -1: as in simulation.json
+    clean_twin: float = 0.0  # weight of a pull of simulated volumes to noise-free ones of their class; 0 for none
     auxiliary: int = 0  # procedural classes that train beside the known ones, so that more is unlike them
     auxiliary_share: float = 0.7  # share of each batch that is of auxiliary classes
     auxiliary_seed: int = 9  # seed of the shapes of the auxiliary classes

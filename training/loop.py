@@ -67,18 +67,19 @@ def take_step(state: TrainingState, batches: Batches, stop: StopRequest) -> int:
     numbers = range(state.step * cfg.accumulate, min((state.step + 1) * cfg.accumulate, batches.count))
     sizes = [batches.size(number) for number in numbers]
     state.optimizer.zero_grad(set_to_none=True)
-    values = torch.zeros(6, device=device)  # the terms times their volumes, and the norms of the gradients
+    values = torch.zeros(len(state.terms) + 2, device=device)  # terms times their volumes, and norms of the gradients
     for number, size in zip(numbers, sizes, strict=True):
         volumes, labels = batches.batch(state.epoch, number)
         volumes = volumes.contiguous(memory_format=state.layout)
+        beside = (batches.twins(state.epoch, number).contiguous(memory_format=state.layout),) if cfg.clean_twin else ()
         alone = state.group.size == 1 or number == numbers[-1]
         with nullcontext() if alone else state.module.no_sync():
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and cfg.bfloat16):
-                terms = state.module(volumes, labels)
+                terms = state.module(volumes, labels, *beside)
             (terms.total * (size / sum(sizes))).backward()
-        values[:4] += torch.stack(terms).detach() * size
-    values[4] = nn.utils.clip_grad_norm_(state.model.parameters(), cfg.clip or float("inf"))
-    values[5] = nn.utils.get_total_norm([p.grad for p in state.criterion.parameters() if p.grad is not None])
+        values[:-2] += torch.stack(terms).detach() * size
+    values[-2] = nn.utils.clip_grad_norm_(state.model.parameters(), cfg.clip or float("inf"))
+    values[-1] = nn.utils.get_total_norm([p.grad for p in state.criterion.parameters() if p.grad is not None])
     values = values.double().cpu()  # here the step waits for the device
     flags = [float(not values.isfinite().all()), float(stop.number)]
     failed, stopped = state.group.largest(flags, device)
@@ -87,7 +88,7 @@ def take_step(state: TrainingState, batches: Batches, stop: StopRequest) -> int:
     state.lr = state.optimizer.param_groups[0]["lr"]
     state.advance()
     state.step += 1
-    state.sums += values[:4]
+    state.sums += values[:-2]
     state.seen += sum(sizes)
     return int(stopped)
 
@@ -119,7 +120,7 @@ def finish_epoch(state: TrainingState, sets: Validation, started: float, before:
         before: volumes that it had seen then.
     """
     seconds = time.perf_counter() - started
-    terms = dict(zip(("train_loss", "softmax", "margin", "center"), (state.sums / state.seen).tolist(), strict=True))
+    terms = dict(zip(state.terms, (state.sums / state.seen).tolist(), strict=True))
     speed = round((state.seen - before) / seconds, 1)
     found = validate(state, sets) if state.group.first else None
     figures, state.calibration, state.junk = state.group.share(found)
