@@ -35,7 +35,7 @@ BATCH = 64  # volumes of a step, train.py's default
 CHOOSING = ("benchmark", "lab", "hard")  # sets that rank the rows
 
 # a row's options in place of the recipe's: None for train.py's default, `x 2` for twice as much
-LEVERS: dict[str, dict[str, str | None]] = {
+LEVERS: dict[str, dict[str, str | bool | None]] = {
     "base": {},
     "resnet_pool": {"backbone": "resnet_pool"},
     "GeM pooling": {"backbone": "resnet_half_turn_gem"},
@@ -56,6 +56,7 @@ LEVERS: dict[str, dict[str, str | None]] = {
     "no junk": {"online_junk": "0"},
     "SNR from 0.003": {"online_snr": "0.003 1"},
     "clean twin 0.3": {"clean_twin": "0.3"},
+    "margin follows SNR": {"margin_snr": True},
 }
 
 
@@ -87,7 +88,7 @@ def main(cfg: Config) -> None:
     study.show(bench.stem)
 
 
-def row_options(base: Mapping, lever: Mapping[str, str | None]) -> dict:
+def row_options(base: Mapping, lever: Mapping[str, str | bool | None]) -> dict:
     """The options of train.py of a row."""
     changed = {}
     for name, value in lever.items():

@@ -240,6 +240,15 @@ class Stock:
         corners = torch.randint(2 * self.make.room + 1, (n, 3), generator=generator)
         return Draw(twins, turns, corners, torch.zeros_like(turns), torch.zeros_like(corners), torch.zeros(n))
 
+    def snr(self, draw: Draw) -> torch.Tensor:
+        """The SNR (n,) of each volume that was drawn, infinite without noise.
+
+        It is the particle's own: under one level of noise for a piece that of its small particles is lower.
+        """
+        convention = self.make.simulator.imaging.snr_convention
+        levels = draw.factors.to(self.device) * self.levels.flatten()[draw.rows.to(self.device)]
+        return noise_variance(torch.ones_like(levels), 1.0, convention) / levels.square()
+
     def read(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor]:
         """Volumes (n, 1, D, H, W) float32, mean 0 and standard deviation 1, and labels (n,), of what was drawn."""
         draw = Draw(*(part.to(self.device, non_blocking=True) for part in draw))

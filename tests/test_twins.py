@@ -27,7 +27,7 @@ from training.state import TrainingStep
 
 @pytest.fixture
 def stock(densities):
-    """Eight pieces of random imaging: of 64 particles 3 are of class 0, one alone is of class 1, the rest of class 2."""
+    """64 particles of random imaging: 3 of class 0, one of class 1, the rest of class 2."""
     stock = Stock(maker(densities), 8)
     stock.advance(0)
     stock.labels[:] = 2

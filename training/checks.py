@@ -13,6 +13,7 @@ from common.cli import InputError, check_choices
 from common.group import Group
 from loader.columns import CLASS
 from loader.rows import SplitRows
+from loss.loss import LOSSES
 from training.batches import check_batch_size, check_files
 from training.record import run_files
 from training.state import TrainingSet, make_loss, make_model
@@ -22,8 +23,8 @@ NOT_NEGATIVE = (
     *("lr", "eps", "weight_decay", "clip", "shift", "noise", "patience", "save_every", "class_samples"),
     *("auxiliary", "online_volumes", "online_filaments", "clean_twin"),
 )
-OF_SIMULATED = ("online_", "auxiliary", "clean_twin")  # how options of simulated volumes begin
-OF_STOCK = ("online_junk", "online_filaments", "clean_twin")  # options that need a stock of particles
+OF_SIMULATED = ("online_", "auxiliary", "clean_twin", "margin_snr")  # how options of simulated volumes begin
+OF_STOCK = ("online_junk", "online_filaments", "clean_twin", "margin_snr")  # options that need a stock of particles
 SHARES = (
     *("auxiliary_share", "online_noise_free", "online_junk", "online_tilt_series"),
     *("memory_share", "false_rejection_rate"),
@@ -108,6 +109,11 @@ def check_online(cfg: Any) -> None:
         for name in OF_STOCK:
             if getattr(cfg, name):
                 raise InputError(f"{option(name)}: of a stock of particles; give --online-renewal below 1 too")
+    if cfg.margin_snr and not LOSSES[cfg.loss].takes_margins:
+        able = ", ".join(name for name, loss in LOSSES.items() if loss.takes_margins)
+        raise InputError(f"--margin-snr: --loss {cfg.loss} has no margin that volumes share in; expected one of {able}")
+    if cfg.margin_snr and cfg.online_snr[0] == cfg.online_snr[1]:
+        raise InputError(f"--margin-snr: --online-snr {text(cfg.online_snr)} is no range; expected two different ones")
     if cfg.online_tilt_series and cfg.online_imaging == "fixed":
         raise InputError("--online-tilt-series: of --online-imaging random")
     if cfg.online_filaments and not cfg.auxiliary_share:

@@ -64,6 +64,7 @@ class Online:
     online_tilt_series: float = 0.0  # share of random imaging that is a tilt series of single views, far slower
     online_neighbours: int = -1  # largest number of neighbours of a simulated particle; -1: as in simulation.json
     clean_twin: float = 0.0  # weight of a pull of simulated volumes to noise-free ones of their class; 0 for none
+    margin_snr: bool = False  # let the margin of a simulated volume grow with its SNR, from none at the lowest
     auxiliary: int = 0  # procedural classes that train beside the known ones, so that more is unlike them
     auxiliary_share: float = 0.7  # share of each batch that is of auxiliary classes
     auxiliary_seed: int = 9  # seed of the shapes of the auxiliary classes

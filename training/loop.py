@@ -71,11 +71,10 @@ def take_step(state: TrainingState, batches: Batches, stop: StopRequest) -> int:
     for number, size in zip(numbers, sizes, strict=True):
         volumes, labels = batches.batch(state.epoch, number)
         volumes = volumes.contiguous(memory_format=state.layout)
-        beside = (batches.twins(state.epoch, number).contiguous(memory_format=state.layout),) if cfg.clean_twin else ()
         alone = state.group.size == 1 or number == numbers[-1]
         with nullcontext() if alone else state.module.no_sync():
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and cfg.bfloat16):
-                terms = state.module(volumes, labels, *beside)
+                terms = state.module(volumes, labels, **beside(state, batches, number))
             (terms.total * (size / sum(sizes))).backward()
         values[:-2] += torch.stack(terms).detach() * size
     values[-2] = nn.utils.clip_grad_norm_(state.model.parameters(), cfg.clip or float("inf"))
@@ -91,6 +90,16 @@ def take_step(state: TrainingState, batches: Batches, stop: StopRequest) -> int:
     state.sums += values[:-2]
     state.seen += sum(sizes)
     return int(stopped)
+
+
+def beside(state: TrainingState, batches: Batches, number: int) -> dict[str, torch.Tensor]:
+    """What the simulator knows of a batch beside its labels, as far as the settings ask for it; a stream alone may."""
+    found = {}
+    if state.cfg.clean_twin:
+        found["twins"] = batches.twins(state.epoch, number).contiguous(memory_format=state.layout)
+    if state.cfg.margin_snr:
+        found["margins"] = batches.margins(state.epoch, number)
+    return found
 
 
 def not_finite(state: TrainingState, what: str) -> InputError:

@@ -211,6 +211,16 @@ class StreamBatches:
         drawn = numbered_generator(self.stock.make.seed, "twins", epoch * self.count + number)
         return self.stock.read(self.stock.twins(draw, math.ceil(TWIN_SHARE * self.part), drawn))[0]
 
+    @torch.no_grad()
+    def margins(self, epoch: int, number: int) -> torch.Tensor:
+        """The shares (n,) of the loss's margin that the volumes of a batch take.
+
+        Linear in the logarithm of the SNR: 0 at the lowest of the settings and 1 at the highest, as without noise.
+        """
+        low, high = self.cfg.online_snr
+        snr = self.stock.snr(self._draw(epoch, number))
+        return ((snr / low).log() / math.log(high / low)).clamp(0.0, 1.0)
+
     def _draw(self, epoch: int, number: int) -> Draw:
         cfg, step = self.cfg, epoch * self.count + number
         self.stock.advance(int(step * self.groups * cfg.online_renewal))

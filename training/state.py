@@ -77,11 +77,18 @@ class TrainingStep(nn.Module):
         self.model, self.criterion, self.twin_weight = model, criterion, twin_weight
 
     def forward(
-        self, volumes: torch.Tensor, labels: torch.Tensor, twins: torch.Tensor | None = None
+        self,
+        volumes: torch.Tensor,
+        labels: torch.Tensor,
+        twins: torch.Tensor | None = None,
+        margins: torch.Tensor | None = None,
     ) -> LossTerms | TwinTerms:
-        """The loss of volumes (N, 1, D, H, W) and labels (N,); the first of them have `twins` (t, 1, D, H, W)."""
+        """The loss of volumes (N, 1, D, H, W) and labels (N,).
+
+        The first volumes have `twins` (t, 1, D, H, W); each takes its share `margins` (N,) of the margin.
+        """
         embeddings = self.model(volumes)
-        terms = self.criterion(embeddings, labels)
+        terms = self.criterion(embeddings, labels, margins)
         if twins is None:
             return terms
         twin = self.criterion.twin(embeddings[: len(twins)], self.taught(twins))
