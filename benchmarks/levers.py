@@ -57,6 +57,7 @@ LEVERS: dict[str, dict[str, str | bool | None]] = {
     "SNR from 0.003": {"online_snr": "0.003 1"},
     "clean twin 0.3": {"clean_twin": "0.3"},
     "margin follows SNR": {"margin_snr": True},
+    "within-class whitening": {"whiten": "0.5"},
 }
 
 

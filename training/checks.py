@@ -27,7 +27,7 @@ OF_SIMULATED = ("online_", "auxiliary", "clean_twin", "margin_snr")  # how optio
 OF_STOCK = ("online_junk", "online_filaments", "clean_twin", "margin_snr")  # options that need a stock of particles
 SHARES = (
     *("auxiliary_share", "online_noise_free", "online_junk", "online_tilt_series"),
-    *("memory_share", "false_rejection_rate"),
+    *("memory_share", "false_rejection_rate", "whiten"),
 )
 
 
@@ -46,6 +46,10 @@ def check(cfg: Any) -> None:
         raise InputError(f"--ema {cfg.ema:g}: expected 0 or more, below 1; 1 would keep the weights of the start")
     if cfg.false_rejection_rate == 1:
         raise InputError("--false-rejection-rate 1: expected less, or every particle is unknown")
+    if cfg.whiten and cfg.prototype_per_class < 2:
+        raise InputError(
+            "--prototype-per-class 1: --whiten needs 2 or more, as one volume shows no differences within its class"
+        )
     if cfg.views and cfg.backbone.startswith("resnet_half_turn"):
         raise InputError(
             f"--views: by --backbone {cfg.backbone}, as by the default, all half-turned views of a volume have the "
@@ -139,5 +143,7 @@ def check_data(cfg: Any, data: TrainingSet, rows: SplitRows, group: Group) -> No
         raise InputError("--views: the tilt range of the volumes is unknown (columns Tilt Min and Tilt Max)")
     with torch.device("meta"):
         make_loss(cfg, len(data.classes))
+    if cfg.whiten and cfg.reference == "files" and rows.rows[CLASS].is_unique:
+        raise InputError("--whiten: train.csv has one volume of each class, which shows no differences within it")
     if not cfg.simulate_online:
         check_files(cfg, torch.tensor(rows.rows[CLASS].to_numpy()), data.preprocessing, group)

@@ -75,6 +75,7 @@ class Rejection:
     """What a particle is called unknown by."""
 
     reference: Reference = "files"  # what particles are compared with: training files, or volumes simulated as training
+    whiten: float = 0.0  # strength of the within-class whitening of embeddings, 0 to 1; 0 for none
     prototype_per_class: int = 100  # volumes per class that its prototype and the scores of unknowns rest on
     false_rejection_rate: float = 0.05  # share of validation volumes of known classes that may be called unknown
 

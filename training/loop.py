@@ -17,6 +17,7 @@ from common.cli import InputError
 from common.progress import progress
 from evaluation.junk import JunkCalibration, junk_of_loss
 from evaluation.rejection import Calibration, calibrate, classify
+from evaluation.whitening import Whitening, fit_whitening
 from loader.dataset import Split
 from model import embed, with_views
 from simulation.junk import JUNK
@@ -132,7 +133,7 @@ def finish_epoch(state: TrainingState, sets: Validation, started: float, before:
     terms = dict(zip(state.terms, (state.sums / state.seen).tolist(), strict=True))
     speed = round((state.seen - before) / seconds, 1)
     found = validate(state, sets) if state.group.first else None
-    figures, state.calibration, state.junk = state.group.share(found)
+    figures, state.calibration, state.junk, state.whitening = state.group.share(found)
     state.end_epoch(figures["valid_loss"])
     state.log.append({"epoch": state.epoch, **terms, **figures, "lr": state.lr, "volumes_per_s": speed})
     if state.group.first:
@@ -142,8 +143,10 @@ def finish_epoch(state: TrainingState, sets: Validation, started: float, before:
 
 
 @torch.inference_mode()
-def validate(state: TrainingState, sets: Validation) -> tuple[dict[str, float], Calibration, JunkCalibration | None]:
-    """Validation loss, accuracy by class prototypes, what tells known from unknown, and particle from junk.
+def validate(
+    state: TrainingState, sets: Validation
+) -> tuple[dict[str, float], Calibration, JunkCalibration | None, Whitening | None]:
+    """Validation loss, accuracy by class prototypes, what tells known from unknown, particle from junk, and whitening.
 
     With averaged weights, network and loss are both the averaged ones, as the checkpoint keeps them.
     """
@@ -154,10 +157,12 @@ def validate(state: TrainingState, sets: Validation) -> tuple[dict[str, float], 
     raw = embed(network, sets.valid.images, state.device, EMBED_BATCH, "validation", normalised=False)
     if not (np.isfinite(raw).all() and np.isfinite(found).all()):
         raise not_finite(state, "an embedding in validation")
-    labels = sets.valid.labels
-    compared = found, sets.compared.labels[gallery].numpy()
-    calibration = calibrate(compared, (raw, labels.numpy()), len(state.data.classes), cfg.false_rejection_rate)
-    predictions = classify(raw, calibration.prototypes)[0]
+    labels, known = sets.valid.labels, len(state.data.classes)
+    compared = sets.compared.labels[gallery].numpy()
+    whitening = fit_whitening(found, compared, known, cfg.whiten) if cfg.whiten else None
+    found, embeddings = (whitening.apply(found), whitening.apply(raw)) if whitening else (found, raw)
+    calibration = calibrate((found, compared), (embeddings, labels.numpy()), known, cfg.false_rejection_rate)
+    predictions = classify(embeddings, calibration.prototypes)[0]
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))  # the file has class after class
     parts = torch.from_numpy(raw)[order].split(cfg.batch_size), labels[order].split(cfg.batch_size)
     losses = [
@@ -165,8 +170,8 @@ def validate(state: TrainingState, sets: Validation) -> tuple[dict[str, float], 
         for part, own in zip(*parts, strict=True)
     ]
     accuracy = float(np.mean(predictions == labels.numpy()))
-    junk = junk_of_loss(criterion.state_dict(), len(JUNK), raw) if cfg.online_junk else None
-    return {"valid_loss": sum(losses) / len(labels), "accuracy": accuracy}, calibration, junk
+    junk = junk_of_loss(criterion.state_dict(), len(JUNK), embeddings, whitening) if cfg.online_junk else None
+    return {"valid_loss": sum(losses) / len(labels), "accuracy": accuracy}, calibration, junk, whitening
 
 
 def draw_gallery(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:

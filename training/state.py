@@ -16,6 +16,7 @@ from common.cli import InputError
 from common.group import Group
 from evaluation.junk import JunkCalibration
 from evaluation.rejection import Calibration
+from evaluation.whitening import Whitening
 from loader.prepare import Preprocessing
 from loss.base import Loss, LossTerms
 from loss.loss import LOSSES
@@ -26,6 +27,7 @@ from simulation.junk import JUNK
 FREE = {
     *("recipe", "resume", "overwrite", "device", "keep", "csv_dir", "save_dir", "data_dir", "structures"),
     *("save_every", "memory_share", "compile", "tensorboard", "patience", "reference", "prototype_per_class"),
+    "whiten",
 }
 MADE_HERE = ("embedding_dim", "num_classes", "validate")  # of a loss, not by --loss-options
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
@@ -149,6 +151,7 @@ class TrainingState:
         self.log: list[dict] = []
         self.calibration: Calibration | None = None
         self.junk: JunkCalibration | None = None
+        self.whitening: Whitening | None = None
         self.imaging: dict | None = None  # that volumes are simulated under, for the checkpoint to say
 
     def _together(self) -> nn.Module:
@@ -241,7 +244,7 @@ class TrainingState:
         torch.set_rng_state(saved["rng"]["torch"])
         self.epoch, self.log = saved["epoch"], saved["metrics"]["log"]
         self.calibration = Calibration.read(saved["calibration"]) if saved["calibration"] else None
-        self.junk = JunkCalibration.read(saved["junk"])
+        self.junk, self.whitening = JunkCalibration.read(saved["junk"]), Whitening.read(saved["whitening"])
         self.step, self.sums, self.seen = progress["step"], progress["sums"], progress["seen"]
 
     def save(self, path: Path) -> None:
@@ -266,6 +269,7 @@ class TrainingState:
             preprocessing=self.data.preprocessing.content(),
             calibration=self.calibration.content() if self.calibration else {},
             junk=self.junk.content() if self.junk else {},
+            whitening=self.whitening.content() if self.whitening else {},
             metrics={"log": self.log},
             progress=progress,
         )
