@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import tyro
 
@@ -121,13 +122,18 @@ def structure_files(cfg: Config, names: list[str], preprocessing: dict, folder: 
     return {name: folder / "maps" / f"{name}.mrc" for name in names}
 
 
-def figures(model: torch.nn.Module, checkpoint: dict, table: Path, device: torch.device) -> dict:
-    """What the enrolled classes' particles are called, and those of others."""
+def read_table(table: Path, checkpoint: dict) -> tuple[pd.DataFrame, torch.Tensor]:
+    """The rows of a table of simulate.py, and their volumes as a checkpoint takes them, (N, 1, D, H, W) float16."""
     rows, inputs = read_csv(table, required=(LABEL, SNR)), find_inputs([str(table)])
     read = in_threads(
         lambda row: prepare(inputs[row], checkpoint["preprocessing"]).image, range(len(inputs)), "reading"
     )
-    images = torch.from_numpy(np.stack([*read]).astype(np.float16))[:, None]
+    return rows, torch.from_numpy(np.stack([*read]).astype(np.float16))[:, None]
+
+
+def figures(model: torch.nn.Module, checkpoint: dict, table: Path, device: torch.device) -> dict:
+    """What the enrolled classes' particles are called, and those of others."""
+    rows, images = read_table(table, checkpoint)
     embeddings = embed(model, images, device)
     calibration, names = checkpoint["calibration"], checkpoint["classes"]
     cosines = embeddings @ unit(calibration.prototypes).T  # (N, C)

@@ -9,9 +9,11 @@
 Every network trains for the same time: its steps are timed first, with the making of their batches, and it gets as many
 volumes as fit. Nothing else is tuned for a row. On a CPU that is processor time, as others may use the processor too.
 Each is evaluated under the sets of benchmarks/sets.py; rows are ranked by the mean pair AUC on valid_unseen.csv of
-benchmark, lab and hard. `series` and `other` rank nothing. A benchmark that was cut off goes on when called again.
+benchmark, lab and hard. `series` and `other` rank nothing. A benchmark that was cut off goes on when called again; the
+rows that the results hold are kept, also on another machine.
 """
 
+import json
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -76,17 +78,30 @@ def main(cfg: Config) -> None:
     bench = study.begin(cfg, "levers", replace(study.class_set(cfg.structures), unseen=()), (FULL, QUICK))
     minutes = cfg.minutes or MINUTES[cfg.quick]
     settings = bench.settings | {"minutes": minutes, "per_class": cfg.per_class}
-    done: dict[str, list[dict]] = {}
+    done = finished(Path(f"{bench.stem}.json"), settings)
     for seed, name in product(cfg.seeds, cfg.rows):
+        if any(run["seed"] == seed for run in done.get(name, ())):
+            continue
         options = row_options(bench.settings["train"], LEVERS[name]) | {"seed": seed}
         job = trained(bench, options, minutes)
         folder = f"{name.replace(' ', '_').replace(',', '')}-{seed}"
         result = bench.network(folder, options, {"minutes": minutes, "per_class": cfg.per_class}, job)
-        done.setdefault(name, []).append({"seed": seed, **result})
+        speed = {"matrix_seconds": bench.settings["matrix_seconds"]}  # of the machine, which may be another each time
+        done.setdefault(name, []).append({"seed": seed, **speed, **result})
         print(f"{name}, seed {seed}: {merit(result):.4f}, {result['volumes']:,} volumes", flush=True)
         content = settings | {"rows": {key: {"options": LEVERS[key], "runs": runs} for key, runs in done.items()}}
         study.write_results(bench.stem, content, page(content))
     study.show(bench.stem)
+
+
+def finished(path: Path, settings: Mapping) -> dict[str, list[dict]]:
+    """The runs of each row that results hold already, if they were made with the same settings and options."""
+    if not path.is_file():
+        return {}
+    kept, wanted = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(settings))
+    if any(kept.get(key) != wanted[key] for key in ("data", "train", "minutes", "per_class")):
+        return {}
+    return {name: row["runs"] for name, row in kept["rows"].items() if LEVERS.get(name) == row["options"]}
 
 
 def row_options(base: Mapping, lever: Mapping[str, str | bool | None]) -> dict:
@@ -127,11 +142,13 @@ def page(content: dict) -> str:
 
     rows = sorted(content["rows"].items(), key=lambda row: -mean(row[1]["runs"]))
     n_known, n_unknown = rows[0][1]["runs"][0]["sets"]["benchmark"]["n"]
+    speeds = [run["matrix_seconds"] for _, row in rows for run in row["runs"] if "matrix_seconds" in run]
+    machines = f" On these machines the matrix product took {min(speeds):.2g} to {max(speeds):.2g} s." if speeds else ""
     lines = [
         *("# Levers", "", study.describe(content), ""),
         f"{content['minutes']:g} minutes of training a network, of one core on a CPU; each set has {n_known:,} volumes "
         f"of known and {n_unknown:,} of valid_unseen classes, all SNRs mixed. Best first, by the mean pair AUC of "
-        f"{', '.join(CHOOSING)}. Mean ± standard deviation over seeds. `{content['command']}`",
+        f"{', '.join(CHOOSING)}. Mean ± standard deviation over seeds.{machines} `{content['command']}`",
     ]
     heads = {
         "auc": "Pairs of valid_unseen, AUC",

@@ -11,12 +11,14 @@ import numpy as np
 
 from evaluation.junk import JunkCalibration
 from evaluation.rejection import (
+    LESS_COHORT,
     NEIGHBOUR_SHARE,
     NEIGHBOURS,
     Calibration,
     class_neighbours,
     class_scores,
     classify,
+    cohort_score,
     fit_gaussian,
     fit_threshold,
     prototypes,
@@ -213,6 +215,8 @@ def _own_scores(one: NewClass, joined: Calibration) -> np.ndarray | None:
         return None
     if joined.score == "knn_cosine":
         return spread(one.embeddings, one.particles)
+    if joined.score == LESS_COHORT:
+        return spread(one.embeddings, one.particles) - cohort_score(one.embeddings, joined)
     means = left_out_means(one.embeddings, one.particles)
     if joined.score == "max_cosine":
         return np.einsum("ne,ne->n", unit(one.embeddings), unit(means))

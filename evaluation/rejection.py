@@ -14,10 +14,12 @@ from evaluation.ranking import checked
 
 DEFAULT_SCORE = "knn_cosine"  # chosen by benchmarks/select_score.py
 FALSE_REJECTION_RATE = 0.05
+LESS_COHORT = "knn_less_cohort"  # knn_cosine less the same score of shapes that are none of the classes
 CALIBRATED = {  # scores that a checkpoint can name, and what of its calibration they compare with
     "max_cosine": ("prototypes",),
     "knn_cosine": ("reference",),
     "mahalanobis": ("reference", "reference_labels"),
+    LESS_COHORT: ("reference", "reference_labels", "neighbours", "cohort", "cohort_labels"),
 }
 NEIGHBOUR_SHARE = 0.1  # of a class's reference rows: those at least as near as the k-th
 NEIGHBOURS = 10  # k of the checkpoints that state none, over the rows of all classes
@@ -181,6 +183,7 @@ class Calibration:
     neighbours: (C,) int64, k of the k-nearest-neighbour score in each class; None: NEIGHBOURS among all rows.
     class_false_rejection: (C,) float64, share of each class's validation volumes that the threshold calls unknown.
     class_thresholds: (C,) float64, a threshold of each class, where classes were enrolled; None: the one of all.
+    cohort: (M, E) float32, embeddings of shapes that are none of the classes, length 1; cohort_labels: (M,) int64.
     """
 
     score: str
@@ -193,6 +196,8 @@ class Calibration:
     neighbours: np.ndarray | None = None
     class_false_rejection: np.ndarray | None = None
     class_thresholds: np.ndarray | None = None
+    cohort: np.ndarray | None = None
+    cohort_labels: np.ndarray | None = None
 
     def __post_init__(self):
         if self.score not in CALIBRATED:
@@ -230,13 +235,16 @@ def calibrate(
     num_classes: int,
     false_rejection_rate: float = FALSE_REJECTION_RATE,
     score: str = DEFAULT_SCORE,
+    cohort: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Calibration:
     """A score compared with training embeddings of known classes, its threshold fitted on validation ones.
 
     Args:
         training, validation: embeddings (N, E) and labels (N,) in 0 .. num_classes - 1.
+        cohort: embeddings and labels of shapes that are none of the classes, for a score that takes them.
     """
     embeddings, labels = unit(training[0]), training[1]
+    others = {} if cohort is None else {"cohort": unit(cohort[0]), "cohort_labels": cohort[1]}
     found = Calibration(
         score=score,
         threshold=-np.inf,
@@ -246,6 +254,7 @@ def calibrate(
         reference=embeddings,
         reference_labels=labels,
         neighbours=class_neighbours(labels),
+        **others,
     )
     scores = calibrated_score(validation[0], found)
     threshold = fit_threshold(scores, false_rejection_rate)
@@ -305,7 +314,8 @@ def all_scores(embeddings: np.ndarray, calibration: Calibration, logits: np.ndar
     The two that need the softmax head are left out when `logits` (N, C) is None.
     """
     plain = replace(calibration, class_thresholds=None)  # of other scores they would mean nothing
-    scores = {name: calibrated_score(embeddings, replace(plain, score=name)) for name in CALIBRATED}
+    there = [name for name, needs in CALIBRATED.items() if all(getattr(plain, need) is not None for need in needs)]
+    scores = {name: calibrated_score(embeddings, replace(plain, score=name)) for name in there}
     scores[calibration.score] = calibrated_score(embeddings, calibration)
     if logits is not None:
         scores |= {"max_logit": max_logit(logits), "energy": energy(logits)}
@@ -334,7 +344,14 @@ def class_scores(embeddings: np.ndarray, calibration: Calibration) -> np.ndarray
         return unit(embeddings) @ unit(calibration.prototypes).T
     if calibration.score == "mahalanobis":
         return class_mahalanobis(unit(embeddings), fit_gaussian(unit(reference), labels, int(labels.max()) + 1))
-    return class_knn_cosines(embeddings, reference, labels, calibration.neighbours)
+    scores = class_knn_cosines(embeddings, reference, labels, calibration.neighbours)
+    return scores - cohort_score(embeddings, calibration)[:, None] if calibration.score == LESS_COHORT else scores
+
+
+def cohort_score(embeddings: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """How near embeddings (N, E) are to a calibration's cohort, as `class_knn_cosine` to the nearest of its shapes."""
+    labels = calibration.cohort_labels
+    return class_knn_cosine(embeddings, calibration.cohort, labels, class_neighbours(labels))
 
 
 def fit_threshold(known_scores: np.ndarray, false_rejection_rate: float = FALSE_REJECTION_RATE) -> float:

@@ -58,7 +58,8 @@ def enrolled(checkpoint: dict, splits: dict[str, Split], raw: dict[str, np.ndarr
     sides = [(found, split.labels.numpy()) for found, split in zip(embeddings, (train, valid), strict=True)]
     before = checkpoint["calibration"]
     classes = class_names(train.rows, "train.csv")
-    found = rejection.calibrate(*sides, len(classes), before.false_rejection_rate, before.score)
+    cohort = None if before.cohort is None else (before.cohort, before.cohort_labels)
+    found = rejection.calibrate(*sides, len(classes), before.false_rejection_rate, before.score, cohort)
     note = (
         f"the checkpoint knows none of the classes of train.csv: its {len(classes)} are enrolled from {len(train)} "
         f"volumes, and {len(valid)} of valid.csv set the threshold; the network was trained on none of them"

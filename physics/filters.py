@@ -14,6 +14,7 @@ import torch
 
 from physics.imaging import Imaging
 
+LEAST_SHARE = 0.01  # of a shell: where less is left of it, it gets no more noise for that
 COLOUR_FLOOR = 0.1  # of Nyquist: below it coloured noise rises little more
 
 
@@ -149,6 +150,45 @@ def noise_filter(target: torch.Tensor, shared: Geometry, imaging: Imaging) -> to
     power = (target**2 * shared.weight).sum(dim=(1, 2, 3), keepdim=True)
     white_power = (kept**2 * shared.weight).sum()
     return (target**2 * (share / power) + kept**2 * ((1 - share) / white_power)).sqrt()
+
+
+def radial_power(volumes: torch.Tensor) -> torch.Tensor:
+    """The mean power of each volume in shells of |k| that are one cycle a box wide, (N, D, D, D) -> (N, shells).
+
+    Shell s holds |k| from s - 1/2 to s + 1/2, up to the corners of the spectrum.
+    """
+    side = volumes.shape[-1]
+    kz, ky, kx = frequencies(side)
+    shell = (kz**2 + ky**2 + kx**2).sqrt().round().long().flatten().to(volumes.device)
+    count = int(shell.max()) + 1
+    weight = torch.full((side // 2 + 1,), 2.0, device=volumes.device)  # coefficients of the full spectrum
+    weight[0] = 1.0
+    if side % 2 == 0:
+        weight[-1] = 1.0
+    weight = weight.expand(side, side, -1).flatten()
+    power = torch.fft.rfftn(volumes, dim=(1, 2, 3), norm="ortho").abs().square().flatten(1) * weight
+    sums = torch.zeros(len(volumes), count, device=volumes.device).index_add_(1, shell, power)
+    return sums / torch.zeros(count, device=volumes.device).index_add_(0, shell, weight)
+
+
+def measured_noise_filter(power: tuple[float, ...], shared: Geometry, side: int, box: int) -> torch.Tensor:
+    """As `noise_filter`, for noise whose power was measured in boxes of `box` voxels by `radial_power`.
+
+    It lies where the wedge and the band limit leave anything, on a box of `side` voxels, so that each shell has in the
+    mean what was measured: (1, P, P, P // 2 + 1).
+    """
+    at = shared.shell.double().sqrt() * (box / side)  # in cycles of a box that was measured
+    values = torch.tensor(power, dtype=torch.double, device=at.device)
+    low = at.long().clamp(max=len(power) - 2)
+    part = (at - low).clamp(0, 1)
+    wanted = (1 - part) * values[low] + part * values[low + 1]
+    shell, weight = at.round().long().flatten(), shared.weight.double().expand_as(at).flatten()
+    kept, everything = torch.zeros(2, int(shell.max()) + 1, dtype=torch.double, device=at.device)
+    kept.index_add_(0, shell, (shared.kept**2).double().flatten() * weight)
+    everything.index_add_(0, shell, weight)
+    share = (kept / everything).clamp(min=LEAST_SHARE)[shell].view_as(at)  # of each shell, that is not empty
+    found = wanted * shared.kept**2 / share
+    return (found / (found * shared.weight).sum()).sqrt().float()[None]
 
 
 def noise_variance(signal_variance: torch.Tensor, snr: torch.Tensor | float, convention: str) -> torch.Tensor:

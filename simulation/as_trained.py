@@ -48,6 +48,7 @@ class AsTrained:
     recorded: bool
     snr: tuple[float, float] = SNR
     noise_free: float = NOISE_FREE
+    noise_power: tuple[float, ...] = ()
 
     @classmethod
     def read(cls, config: dict[str, Any], preprocessing: Preprocessing, declared: Declared) -> "AsTrained":
@@ -79,7 +80,7 @@ class AsTrained:
 
     def draw(self, generator: torch.Generator) -> Condition:
         """A condition; the generator is on the CPU."""
-        condition = self.ranges.draw(self.base, generator)
+        condition = self.ranges.draw(self.base, generator)._replace(noise_power=self.noise_power)
         if not self.tilt_range:
             return condition
         low, high = self.tilt_range

@@ -20,6 +20,7 @@ class Condition(NamedTuple):
     one_level: bool = False  # one noise level for all of them, whatever their size; else each has its own SNR
     membranes: float = 0.0  # share of the particles with a piece of membrane beside them
     beads: float = 0.0  # share with a gold bead beside them
+    noise_power: tuple[float, ...] = ()  # of the noise, as `physics.filters.radial_power`; empty: the imaging's
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,15 @@ from typing import NamedTuple
 import torch
 
 from common.progress import progress
-from physics.filters import crop_inverse, geometry, noise_filter, noise_variance, transfer, white_spectrum
+from physics.filters import (
+    crop_inverse,
+    geometry,
+    measured_noise_filter,
+    noise_filter,
+    noise_variance,
+    transfer,
+    white_spectrum,
+)
 from physics.pose import Poses
 from simulation.conditions import Condition
 from simulation.crowd import reach
@@ -98,8 +106,8 @@ class PieceMaker:
         std = variance.sqrt()
         signals = (signal / std[:, None, None, None]).half()
         turns = len(HALF_TURNS) if imaging.tilt_min == -imaging.tilt_max else 2
-        field = self._field(simulator, generator)
-        tiled = simulator.series is not None
+        field = self._field(simulator, condition.noise_power, generator)
+        tiled = simulator.series is not None and not condition.noise_power
         return Piece(signals, level / std, labels.to(device), field, turns, condition.one_level, tiled)
 
     def _particles(
@@ -137,14 +145,17 @@ class PieceMaker:
             signal[empty] = simulator.noise(simulator.white(len(empty), generator), spectrum)
         return signal
 
-    def _field(self, simulator: Simulator, generator: torch.Generator) -> torch.Tensor:
+    def _field(self, simulator: Simulator, power: tuple[float, ...], generator: torch.Generator) -> torch.Tensor:
         """Noise of the condition's spectrum and variance 1, (F, F, F)."""
         imaging, side = simulator.imaging, TILES * self.side
-        if simulator.series:
+        if simulator.series and not power:
             return self._tiles(simulator, generator)
         shared = geometry(side, imaging, simulator.device)
         defocus = torch.tensor(imaging.defocus, device=simulator.device).mean(dim=0, keepdim=True)
-        spectrum = noise_filter(transfer(defocus, shared, imaging), shared, imaging)
+        if power:
+            spectrum = measured_noise_filter(power, shared, side, self.side)
+        else:
+            spectrum = noise_filter(transfer(defocus, shared, imaging), shared, imaging)
         white = white_spectrum(1, side, generator, simulator.device)
         return (crop_inverse(white * spectrum, side) * side**1.5)[0].half()
 

@@ -7,7 +7,17 @@ from scipy.optimize import brentq
 from scipy.spatial.transform import Rotation
 from scipy.stats import kstest
 
-from physics.filters import crop_inverse, ctf, geometry, padded_side, transfer, wavelength, wedge, white_spectrum
+from physics.filters import (
+    crop_inverse,
+    ctf,
+    geometry,
+    padded_side,
+    radial_power,
+    transfer,
+    wavelength,
+    wedge,
+    white_spectrum,
+)
 from physics.grid import Grid
 from physics.imaging import Imaging
 from physics.pose import pose, posing_grid, random_rotations, rotation_matrices
@@ -266,6 +276,17 @@ def test_the_views_of_a_tilt_series_have_symmetric_spectra(densities, detector):
             column = spectra[:, :, kx]
             opposite = column[:, -torch.arange(detector)].conj()
             assert torch.allclose(column, opposite, atol=1e-4 * spectra.abs().max().item())
+
+
+@pytest.mark.parametrize("side", [8, 9])
+def test_the_power_of_a_shell_is_the_mean_over_its_coefficients(side):
+    volumes = torch.randn(2, side, side, side, generator=generator())
+    k = np.fft.fftfreq(side, 1 / side)
+    shell = np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + k**2).round().astype(int)
+    for volume, power in zip(volumes, radial_power(volumes), strict=True):
+        coefficients = np.abs(np.fft.fftn(volume.numpy(), norm="ortho")) ** 2
+        plain = [coefficients[shell == number].mean() for number in range(shell.max() + 1)]
+        assert power.numpy() == pytest.approx(plain, rel=1e-4)
 
 
 def test_white_spectra_are_those_of_white_fields():

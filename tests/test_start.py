@@ -10,7 +10,9 @@ from tests.scripts import REPOSITORY
 HEAVY = ("matplotlib", "pandas", "scipy", "sklearn", "umap", "gemmi")
 
 
-@pytest.mark.parametrize("script", ["open_set", "predict", "enrol", "test", "train", "simulate", "simulate_tomogram", "ship"])
+@pytest.mark.parametrize(
+    "script", ["open_set", "predict", "enrol", "test", "train", "simulate", "simulate_tomogram", "ship"]
+)
 def test_help_imports_nothing_heavy(script):
     code = (
         f"import sys, runpy; sys.argv = ['{script}.py', '--help']\n"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from physics.filters import geometry, noise_filter, transfer
+from physics.filters import geometry, noise_filter, radial_power, transfer
 from physics.imaging import Imaging
 from physics.pose import Poses, pose, posing_grid
 from simulation.conditions import Condition, ImagingRanges, imaging_warning
@@ -48,6 +48,31 @@ def correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 # ---- noise ----
+
+
+def test_noise_of_a_measured_spectrum_has_it_in_the_boxes(densities):
+    """The boxes of the fields have the power that boxes of other noise had, shell by shell."""
+    imaging = replace(BASE, noise_colour=1.0, noise_through_ctf=0.0)
+    measured = boxes(maker(densities, imaging))
+    power = radial_power(measured).mean(0)
+    plain = replace(BASE, tilt_min=-50.0, noise_through_ctf=1.0)
+    simulator = maker(densities, plain).simulator
+    make = PieceMaker(simulator, lambda _: Condition(plain, noise_power=tuple(power.tolist())), of_first, ROOM, 1)
+    found = radial_power(boxes(make)).mean(0)
+    unlike = radial_power(boxes(maker(densities, plain))).mean(0)
+    shells = slice(1, SIDE // 2)
+    assert found[shells].numpy() == pytest.approx(power[shells].numpy(), rel=0.2)
+    assert (unlike[shells] / power[shells]).max() > 2
+    assert make(0).field.float().var().item() == pytest.approx(1.0, rel=0.1)
+
+
+def boxes(make: PieceMaker) -> torch.Tensor:
+    """Of the fields of some pieces, the first box of each."""
+    return torch.stack([make(number).field[:SIDE, :SIDE, :SIDE] for number in range(40)]).float()
+
+
+def of_first(n: int, drawn: torch.Generator) -> torch.Tensor:
+    return torch.zeros(n, dtype=torch.long)
 
 
 def test_the_fields_have_the_spectrum_of_the_conditions_filter(densities):

@@ -18,7 +18,9 @@ from benchmarks import (
     clusters,
     contrast,
     enrol_structures,
+    fine_tune,
     hard_set,
+    levers,
     loss_options,
     loss_speed,
     losses,
@@ -33,13 +35,14 @@ from benchmarks import (
     speed,
     stream,
     study,
+    thresholds,
 )
 from benchmarks.study import RESULTS, ScriptError
 from common.cli import REPOSITORY, InputError
 
 MODULES = (
-    class_diversity, clusters, contrast, enrol_structures, hard_set, loss_options, loss_speed, losses, packing,
-    predict_speed, recipes, select_score, sets, shapes, simulation_speed, speed, stream,
+    class_diversity, clusters, contrast, enrol_structures, fine_tune, hard_set, levers, loss_options, loss_speed,
+    losses, packing, predict_speed, recipes, select_score, sets, shapes, simulation_speed, speed, stream, thresholds,
 )  # fmt: skip
 
 
