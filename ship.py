@@ -63,6 +63,7 @@ def light(checkpoint: dict) -> dict:
         "criterion": half(criterion),
         "calibration": checkpoint["calibration"] | half(reference),
         "junk": light_junk(checkpoint),
+        "whitening": half(checkpoint["whitening"]),
         "config": config | names,
         "progress": {key: checkpoint["progress"][key] for key in ("steps_per_epoch", "step", "particles")},
         **{key: {} for key in ("optimizer", "scheduler", "scaler", "rng")},

@@ -67,6 +67,7 @@ def test_the_losss_auxiliary_classes_are_left_out():
             "state_dict": {},
             "calibration": {},
             "junk": {},
+            "whitening": {},
             "progress": {"steps_per_epoch": 1, "step": 0, "particles": torch.arange(2), "weights": {}},
         }
     )
