@@ -298,11 +298,20 @@ def make_loss(cfg: Any, known: int) -> Loss:
     unknown = [name for name in options if name not in allowed]
     if unknown:
         raise InputError(f"--loss-options {' '.join(unknown)}: {cfg.loss} has {', '.join(allowed) or 'none'}")
-    classes = known + cfg.auxiliary + cfg.online_filaments + (len(JUNK) if cfg.online_junk else 0)
+    classes = known + beside_known(dataclasses.asdict(cfg))
     try:
         return LOSSES[cfg.loss](cfg.embedding_dim, classes, validate=False, **options)
     except (TypeError, ValueError) as error:
         raise InputError(f"--loss-options: {error}") from error
+
+
+def beside_known(config: dict) -> int:
+    """How many classes the loss has after the known ones: auxiliary ones, filaments, and those of junk.
+
+    A configuration of before an option (of train.py, or of a checkpoint) lacks it, and has none of its classes.
+    """
+    junk = len(JUNK) if config.get("online_junk") else 0
+    return config.get("auxiliary", 0) + config.get("online_filaments", 0) + junk
 
 
 def comparable(config: dict) -> dict:
