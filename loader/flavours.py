@@ -28,6 +28,7 @@ CENTRED = tuple(f"rlnCenteredCoordinate{axis}Angst" for axis in XYZ)
 SUBTOMOGRAM = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
 NAMES = ("rlnTomoName", "rlnMicrographName", "wrpSourceName")  # of the tomogram, in this order
 SCORES = ("rlnLCCmax", "ptmLCCmax")  # of pytom-match-pick
+FLAT = {"rlnTomoSubTomosAre2DStacks": 1, "rlnImageDimensionality": 2}  # values of labels that say so of the images
 WHOLE = re.compile(r"([+-]?\d+)(\.0*)?")
 
 
@@ -125,6 +126,16 @@ def star_flavour(table: pd.DataFrame, has_optics: bool) -> str:
     if [label for label in table if label in COORDINATE] == list(COORDINATE[::-1]):
         return "cryosiam"
     return "relion3"
+
+
+def flat_images(blocks: dict[str, Block]) -> str:
+    """The label and value by which a STAR file's images are 2-D, not volumes; empty where it says no such thing."""
+    for block in blocks.values():
+        for label, flat in FLAT.items():
+            found = {block[label]} if isinstance(block, dict) and label in block else set(block.get(label, ()))
+            if str(flat) in found:
+                return f"{label} {flat}"
+    return ""
 
 
 def star_picks(path: Path, block: str, blocks: dict[str, Block], flavour: str, pixel_size: float) -> Picks:

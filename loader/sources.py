@@ -34,6 +34,7 @@ from loader.columns import (
     VOXEL_SIZE,
     snr_level,
 )
+from loader.flavours import flat_images
 from loader.volume import MRC_SUFFIXES, address_path, join_address, split_address
 
 if TYPE_CHECKING:  # else pandas is imported where a table is made: a script's --help need not wait for it
@@ -131,11 +132,10 @@ def star_volumes(path: Path) -> StarVolumes:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a STAR file of particles")
     blocks = read_blocks(path)
-    general = blocks.get("general")
-    if isinstance(general, dict) and general.get("rlnTomoSubTomosAre2DStacks") == "1":
+    if told := flat_images(blocks):
         raise InputError(
-            f"{path}: its particles are 2-D stacks of tilts (rlnTomoSubTomosAre2DStacks), not volumes; give its "
-            "coordinates and the tomograms to extract.py"
+            f"{path}: its particles are 2-D stacks of tilts ({told}), not volumes; give its coordinates and the "
+            "tomograms to extract.py"
         )
     block = images_block(path, blocks)
     table = blocks[block].reset_index(drop=True)

@@ -22,7 +22,7 @@ import numpy as np
 from common.cli import InputError, named
 from loader.sources import mrc_files
 from loader.star import read_star
-from loader.volume import UNREADABLE, axes_to_zyx, cubic_voxel_size, unreadable
+from loader.volume import FLAT, UNREADABLE, axes_to_zyx, cubic_voxel_size, unreadable
 from physics.grid import same_voxel_size
 
 if TYPE_CHECKING:
@@ -205,10 +205,7 @@ def read_header(path: Path) -> tuple[tuple[int, int, int], float | None]:
         shape = (int(mrc.header.nz), int(mrc.header.ny), int(mrc.header.nx))  # sections, rows, columns
         is_stack = path.suffix.lower() in STACK_SUFFIXES or int(mrc.header.ispg) >= VOLUME_STACKS
         if is_stack or min(shape) < 2:
-            raise InputError(
-                f"{path}: a stack of images or of volumes; expected a tomogram (2-D stacks of particles, as RELION 5 "
-                "and WarpTools write them, are no volumes: give the coordinates and the tomograms)"
-            )
+            raise InputError(f"{path}: a stack of images or of volumes; expected a tomogram ({FLAT})")
         voxel = np.array([mrc.voxel_size[axis] for axis in "xyz"], dtype=float)
         z, y, x = (shape[axis] for axis in axes_to_zyx(mrc, path))
     return (z, y, x), cubic_voxel_size(voxel, path)
