@@ -142,8 +142,10 @@ def _dynamo(path: Path) -> pd.DataFrame:
     """A table of Dynamo; the tomograms' names are in the table map of the same name, or the only one beside it."""
     table = _columns(path, least=26)
     table.columns = [DYNAMO[i] if i < len(DYNAMO) else f"column{i + 1}" for i in range(table.shape[1])]
-    if (table["class"].astype(float) != 0).any():
-        table[LABEL] = [f"class{int(float(value)):03d}" for value in table["class"]]
+    numbers = table["class"].astype(float).to_numpy()
+    known = np.isfinite(numbers)
+    if (numbers[known] != 0).any():
+        table[LABEL] = [f"class{int(n):03d}" if is_known else "" for n, is_known in zip(numbers, known, strict=True)]
     maps = [file for file in (path.with_suffix(".doc"),) if file.is_file()] or sorted(path.parent.glob("*.doc"))
     if len(maps) == 1:
         lines = [line.split(None, 1) for line in maps[0].read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -24,7 +24,7 @@ from loader.columns import (
     VOXEL_SIZE,
 )
 from loader.coordinates import binning, places
-from loader.flavours import FLAVOURS, Picks
+from loader.flavours import FLAVOURS, PREDICTED, Picks, class_label
 from loader.tomogram import Tomogram, open_voxels, plain_name
 from loader.volume import join_address
 
@@ -186,9 +186,11 @@ def describe(picks: Picks) -> str:
         unit = f"{unit} of {', '.join(sizes)} A ({picks.size_label})"
     elif flavour.sizes or unit == "voxels":
         unit = f"{unit} of {flavour.default}"
+    taken = class_label(picks.table)
+    predicted = f"; {f'classes from {taken}' if taken else 'without classes'}: rlnClassNumber is of predict.py"
     return (
         f"{picks.path}: {flavour.program} (--flavour {picks.flavour}); {len(picks)} {plural('particle', len(picks))}, "
-        f"in {unit}; {flavour.rule}"
+        f"in {unit}; {flavour.rule}{predicted if PREDICTED in picks.table else ''}"
     )
 
 

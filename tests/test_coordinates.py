@@ -8,8 +8,11 @@ import pytest
 
 import extract
 from common.cli import InputError
+from loader.columns import LABEL
 from loader.coordinates import read_picks
+from loader.extraction import particles
 from loader.flavours import FLAVOURS
+from loader.star import write_star
 from tests import picks
 from tests.picks import PLACES, SIDE, VOXEL, WRITERS, blobs, loop, middle_of_mass, write_tomogram, xyz
 from tests.scripts import REPOSITORY
@@ -133,6 +136,38 @@ def test_classes_come_from_class_numbers_objects_and_columns(tmp_path):
     assert set(read_picks(picks.tomotwin(tmp_path)[0]).classes) == {""}
     (tmp_path / "a.csv").write_text("x,y,z,Actual Label\n1,2,3,proteasome\n")
     assert list(read_picks(tmp_path / "a.csv").classes) == ["proteasome"]
+
+
+def test_a_prediction_of_predict_is_no_class(tmp_path, tomograms, capsys):
+    source = read_picks(picks.relion31(tmp_path)[0])
+    written = source.table.assign(rlnClassNumber="11", lmcclClass="unknown", lmcclScore="0.2")
+    write_star(tmp_path / "predictions.star", {**source.blocks, "particles": written})
+    made = plans([tmp_path / "predictions.star"], [tomograms])
+    assert "; without classes: rlnClassNumber is of predict.py" in capsys.readouterr().out
+    assert LABEL not in particles(made, {plan.name: [] for plan in made})
+    given = written.assign(lmcclGivenClassNumber=source.table["rlnClassNumber"])
+    write_star(tmp_path / "predictions.star", {**source.blocks, "particles": given})
+    made = plans([tmp_path / "predictions.star"], [tomograms])
+    assert "; classes from lmcclGivenClassNumber: rlnClassNumber is of predict.py" in capsys.readouterr().out
+    table = particles(made, {plan.name: [] for plan in made})
+    assert sorted(table[LABEL]) == ["class001"] * 3 + ["class002"] * 2 and set(table["rlnClassNumber"]) == {"11"}
+
+
+def test_what_dynamo_leaves_nan_is_not_known(tomograms, tmp_path, capsys):
+    (path,) = picks.dynamo(tmp_path)
+    rows = [line.split() for line in path.read_text().splitlines()]
+    for row in rows:
+        row[35] = "NaN"  # pixel size
+    rows[0][21] = rows[2][21] = "NaN"  # class
+    path.write_text("\n".join(map(" ".join, rows)))
+    planned = plans([path], [tomograms])
+    assert "in voxels of the tomogram; 0 is" in capsys.readouterr().out
+    assert np.abs(offsets(planned, tmp_path)).max() < 0.05
+    assert list(read_picks(path).classes) == ["", "class001", "", "class001", "class002"]
+    path.write_text("\n".join(" ".join([*row[:21], "NaN", *row[22:]]) for row in rows))
+    assert set(read_picks(path).classes) == {""}
+    path.write_text("\n".join(" ".join([*row[:35], "5"]) for row in rows))
+    assert set(read_picks(path).pixel_size) == {5.0}
 
 
 def test_a_name_of_digits_stays_text(tmp_path):

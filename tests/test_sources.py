@@ -105,6 +105,16 @@ def test_a_star_file_of_images_of_two_dimensions_is_refused_though_they_look_lik
     assert len(read(tmp_path, star=str(tmp_path / "a.star"))) == len(find_inputs([str(tmp_path / "a.star")])) == 1
 
 
+def test_what_predict_wrote_into_a_star_file_is_no_class_but_what_it_found_there_is(tmp_path):
+    make(tmp_path / "a.mrc")
+    particles = pd.DataFrame({"rlnImageName": ["a.mrc"], "rlnClassNumber": [11], "lmcclClass": ["unknown"]})
+    starfile.write({"particles": particles}, tmp_path / "a.star")
+    with pytest.raises(InputError, match=r"a\.star: no column lmcclGivenClassNumber, as its classes are predictions; "):
+        read(tmp_path, star=str(tmp_path / "a.star"))
+    starfile.write({"particles": particles.assign(lmcclGivenClassNumber=[3])}, tmp_path / "a.star")
+    assert list(read(tmp_path, star=str(tmp_path / "a.star"))[LABEL]) == ["class003"]
+
+
 def test_file_numbers_give_class_particle_snr_and_mask(tmp_path):
     for level in ("003", "inf"):
         for number in range(4):
