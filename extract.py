@@ -34,7 +34,7 @@ from common.files import write_csv, write_json
 from common.progress import progress
 from loader.boxes import Box, write_stack
 from loader.columns import PARTICLES_FILE
-from loader.coordinates import read_picks
+from loader.coordinates import read_all
 from loader.extraction import Plan, assign, describe, doubts, is_complete, particles, plan
 from loader.flavours import FLAVOURS
 from loader.tomogram import find_tomograms
@@ -44,7 +44,7 @@ Flavour = Literal["", *FLAVOURS]  # docs/coordinates.md says what each is
 
 @dataclass(frozen=True)
 class Config:
-    coordinates: tuple[str, ...]  # files of particles' places: .star, .json of copick, .tbl of Dynamo, .csv, .coords
+    coordinates: tuple[str, ...]  # particles' places: .star, .tbl of Dynamo, .csv, .coords, .json or a folder of copick
     tomograms: tuple[str, ...]  # MRC files, OME-Zarr folders, folders of these, or the tomograms.star of RELION 5
     out: str = "extracted"  # folder of the stacks, particles.csv and check.png
     box: int = 32  # side of the boxes, voxels
@@ -108,7 +108,7 @@ def check(cfg: Config) -> None:
 
 def prepare(cfg: Config) -> list[Plan]:
     """Read coordinates and headers, and say what will be cut."""
-    files = [read_picks(Path(name), cfg.flavour, cfg.pixel_size) for name in cfg.coordinates]
+    files, doubtful = read_all(cfg.coordinates, cfg.flavour, cfg.pixel_size)
     for picks in files:
         print(describe(picks))
     tomograms, warnings = find_tomograms(cfg.tomograms, cfg.voxel_size)
@@ -118,7 +118,7 @@ def prepare(cfg: Config) -> list[Plan]:
         if tomogram.name in parts:
             box = Box(cfg.box, cfg.target_voxel_size or tomogram.voxel_size, pad=cfg.edge == "pad")
             plans.append(plan(tomogram, parts[tomogram.name], box, cfg.tilt_range))
-    for text in [*warnings, *([missing] if missing else [])]:
+    for text in [*doubtful, *warnings, *([missing] if missing else [])]:
         warn(text)
     for made in plans:
         print(made.summary())

@@ -7,14 +7,17 @@ z, and TomoTwin's .coords. loader/flavours.py has the rules.
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.cli import InputError
+from common.cli import InputError, named
 from loader.columns import LABEL, TOMOGRAM
 from loader.flavours import (
     CENTRED,
@@ -31,7 +34,7 @@ from loader.flavours import (
 )
 from loader.sources import read_csv
 from loader.star import Block, read_star
-from loader.tomogram import Tomogram
+from loader.tomogram import Tomogram, kinds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +46,7 @@ ELSEWHERE = {  # labels of files that hold no particles -> what to do with them
     "rlnTomoParticlesFile": "give the file that its rlnTomoParticlesFile names",
     "rlnTomoImportParticleFile": "give the files that its rlnTomoImportParticleFile names",
 }
+COPICK_FILES = ("ExperimentRuns/*/Picks/*.json", "*/Picks/*.json", "Picks/*.json", "*.json")  # root, runs, run, picks
 COPICK_KEYS = ("pickable_object_name", "run_name", "points")
 # the columns of a .tbl by number, from 1
 DYNAMO = """
@@ -51,8 +55,50 @@ class annotation x y z dshift daxis dnarot dcc otag npar column33 ref sref apix 
 """.split()  # noqa: SIM905 - a list literal would take forty lines
 
 
+def read_all(names: Sequence[str], flavour: str = "", pixel_size: float = 0.0) -> tuple[list[Picks], list[str]]:
+    """The particles of the files that a list of names stands for, and warnings: of files without a particle, too.
+
+    Args:
+        names: files, and folders of copick's for all picks in them.
+        flavour, pixel_size: as in `read_picks`.
+
+    Raises InputError as it does, for a folder without picks, and where no file holds a particle.
+    """
+    found: list[Picks] = []
+    empty: list[Path] = []
+    warnings: list[str] = []
+    for name in names:
+        path = Path(name)
+        files = _copick_files(path, warnings) if path.is_dir() else [path]
+        for picks in (read_picks(file, flavour, pixel_size) for file in files):
+            if len(picks):
+                found.append(picks)
+            else:
+                empty.append(picks.path)
+    if not found:
+        raise InputError(f"{named(empty)}: holds no row; expected one for each particle")
+    if empty:
+        warnings.append(f"without a particle, left out: {named(empty)}")
+    return found, warnings
+
+
+def _copick_files(folder: Path, warnings: list[str]) -> list[Path]:
+    """All picks in the root of a copick project, or in a folder of it."""
+    files = sorted(chain.from_iterable(folder.glob(pattern) for pattern in COPICK_FILES))
+    if not files:
+        raise InputError(
+            f"{folder}: a folder without picks of copick, {COPICK_FILES[0]}; it holds {kinds(folder)}; expected files "
+            f"of coordinates ({SUFFIXES})"
+        )
+    by = Counter((file.parent, file.stem.split("_", 2)[-1]) for file in files)  # <user>_<session>_<object>.json
+    twice = [f"{run.parent.name or run} {item} ({count})" for (run, item), count in by.items() if count > 1]
+    if twice:
+        warnings.append(f"{folder}: several picks of one object, all taken: {named(twice)}; give files to take some")
+    return files
+
+
 def read_picks(path: Path, flavour: str = "", pixel_size: float = 0.0) -> Picks:
-    """The particles of one file.
+    """The particles of one file, of which there may be none.
 
     Args:
         path: the suffix says what it is: .star, .json, .tbl, .csv or .coords.
@@ -76,10 +122,7 @@ def read_picks(path: Path, flavour: str = "", pixel_size: float = 0.0) -> Picks:
         table = read(path)
         picks = replace(table_picks(path, table.rename(columns=_known_name), own, pixel_size), table=table)
     else:
-        expected = ", ".join((".star", *TABLES))
-        raise InputError(f"{path}: coordinates in a {suffix or 'nameless'} file; expected one of {expected}")
-    if not len(picks):
-        raise InputError(f"{path}: holds no row; expected one for each particle")
+        raise InputError(f"{path}: coordinates in a {suffix or 'nameless'} file; expected one of {SUFFIXES}")
     return picks
 
 
@@ -125,9 +168,9 @@ def _copick(path: Path) -> pd.DataFrame:
         rows = [
             {
                 **{axis: str(point["location"][axis]) for axis in "xyz"},
-                **{key: str(point[key]) for key in ("instance_id", "score") if key in point},
+                **{key: str(point[key]) for key in ("instance_id", "score") if point.get(key) is not None},
             }
-            for point in content["points"]
+            for point in content["points"] or ()
         ]
     except (OSError, ValueError, TypeError, KeyError) as error:
         if isinstance(error, InputError):
@@ -172,6 +215,8 @@ def _columns(path: Path, least: int) -> pd.DataFrame:
     import pandas as pd
 
     rows = [line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    if not rows:
+        return pd.DataFrame(columns=range(least), dtype=str)
     lengths = {len(row) for row in rows}
     if len(lengths) != 1 or min(lengths) < least:
         raise InputError(f"{path}: rows of {sorted(lengths)} values; expected rows of one length, {least} or more")
@@ -195,6 +240,9 @@ TABLES = {
     ".csv": ("csv", partial(read_csv, required=())),
     ".coords": ("tomotwin", _coords),
 }
+
+
+SUFFIXES = ", ".join((".star", *TABLES))
 
 
 def places(picks: Picks, rows: np.ndarray, tomogram: Tomogram) -> np.ndarray:

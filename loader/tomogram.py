@@ -123,12 +123,12 @@ def _files(path: Path) -> list[Path]:
     files = sorted([*volumes, *(folder for folder in path.iterdir() if is_zarr(folder))])
     if not files:
         raise InputError(
-            f"{path}: holds neither an MRC file nor an OME-Zarr folder, but {_kinds(path)}; expected tomograms"
+            f"{path}: holds neither an MRC file nor an OME-Zarr folder, but {kinds(path)}; expected tomograms"
         )
     return files
 
 
-def _kinds(folder: Path) -> str:
+def kinds(folder: Path) -> str:
     """What a folder holds: how many files of which suffix."""
     counts = Counter(file.suffix.lower() or file.name for file in folder.iterdir())
     return named(f"{count} {kind}" for kind, count in counts.most_common()) or "nothing"

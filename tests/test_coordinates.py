@@ -1,5 +1,6 @@
 """Each program's coordinates against blobs at known places: the box cut for a particle has the blob in its middle."""
 
+import json
 import re
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import extract
 from common.cli import InputError
 from loader.columns import LABEL
-from loader.coordinates import read_picks
+from loader.coordinates import read_all, read_picks
 from loader.extraction import particles
 from loader.flavours import FLAVOURS
 from loader.star import write_star
@@ -170,6 +171,41 @@ def test_what_dynamo_leaves_nan_is_not_known(tomograms, tmp_path, capsys):
     assert set(read_picks(path).pixel_size) == {5.0}
 
 
+def test_a_file_without_particles_is_warned_of_and_the_others_are_taken(tomograms, tmp_path, capsys):
+    files = picks.copick(tmp_path)
+    content = json.loads(files[0].read_text())
+    for name, points in (("none.json", []), ("null.json", None)):
+        (tmp_path / name).write_text(json.dumps({**content, "points": points}))
+    for name, labels in (("picks.star", RUN), ("5.star", picks.relion5_labels())):
+        (tmp_path / name).write_text(loop(labels, []))
+    (tmp_path / "a.coords").write_text("")
+    nothing = [tmp_path / name for name in ("none.json", "null.json", "picks.star", "5.star", "a.coords")]
+    assert [len(made.rows) for made in plans([nothing[0], *files, *nothing[1:]], [tomograms])] == [2, 3]
+    assert f"without a particle, left out: {', '.join(map(str, nothing))}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["", "ExperimentRuns", "ExperimentRuns/TS_01", "ExperimentRuns/TS_01/Picks"])
+def test_a_folder_of_copick_stands_for_all_picks_in_it(part, tomograms, tmp_path, capsys):
+    for name, file in zip(PLACES, picks.copick(tmp_path), strict=True):
+        folder = tmp_path / "ExperimentRuns" / name / "Picks"
+        folder.mkdir(parents=True)
+        file.rename(folder / "me_0_ribosome.json")
+    made = plans([tmp_path / part], [tomograms])
+    assert [len(plan.rows) for plan in made] == ([3] if "TS_01" in part else [2, 3])
+    assert "several picks" not in capsys.readouterr().err
+    folder = tmp_path / "ExperimentRuns" / "TS_01" / "Picks"
+    (folder / "you_1_ribosome.json").write_text((folder / "me_0_ribosome.json").read_text())
+    assert len(plans([tmp_path / part], [tomograms])[-1].rows) == 6
+    assert "several picks of one object, all taken: TS_01 ribosome (2); give files" in capsys.readouterr().err
+
+
+def test_a_folder_without_picks_is_refused_with_what_it_holds(tmp_path):
+    picks.relion3(tmp_path)
+    message = "a folder without picks of copick, ExperimentRuns/*/Picks/*.json; it holds 1 .star; expected files of"
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_all([str(tmp_path)])
+
+
 def test_a_name_of_digits_stays_text(tmp_path):
     labels = "rlnTomoName rlnCoordinateX rlnCoordinateY rlnCoordinateZ rlnTomoParticleName rlnTomoTiltSeriesPixelSize"
     (tmp_path / "a.star").write_text(loop(labels, ["00255 1 2 3 00255/01 2.50"], "particles"))
@@ -200,6 +236,8 @@ BAD = {
     "a.json: not a copick file of picks": '{"pickable_object_name": "a", "run_name": "a", "points": [{}]}',
     "a.json: unit 'nanometer'; expected angstrom": '{"pickable_object_name": "a", "run_name": "a", "points": [], '
     '"unit": "nanometer"}',
+    "a.json: holds no row": '{"pickable_object_name": "a", "run_name": "a", "points": null}',
+    "a.coords: holds no row": "\n",
     "a.csv: no column z; found x, y": "x,y\n1,2\n",
     "a.tbl: rows of [2, 3] values": "1 2\n1 2 3\n",
     "a.tbl: 2 tomograms and 0 table maps": "\n".join(" ".join(["1"] * 19 + [n] + ["1"] * 16) for n in "12"),
@@ -213,7 +251,7 @@ def test_what_cannot_be_coordinates_is_refused_in_one_line(message, tmp_path):
     path = tmp_path / re.match(r"a\.\w+", message)[0]
     path.write_text(BAD[message])
     with pytest.raises(InputError, match=re.escape(message)) as refused:
-        read_picks(path)
+        read_all([str(path)])
     assert "\n" not in str(refused.value)
 
 
