@@ -48,6 +48,13 @@ ELSEWHERE = {  # labels of files that hold no particles -> what to do with them
 }
 COPICK_FILES = ("ExperimentRuns/*/Picks/*.json", "*/Picks/*.json", "Picks/*.json", "*.json")  # root, runs, run, picks
 COPICK_KEYS = ("pickable_object_name", "run_name", "points")
+CSV_COLUMNS = {  # what table_picks knows -> names of it in CSV files, in any case, of which the first counts
+    "x": ("x", COORDINATE[0], "axis-2"),  # axis-0 to axis-2 are napari's
+    "y": ("y", COORDINATE[1], "axis-1"),
+    "z": ("z", COORDINATE[2], "axis-0"),
+    TOMOGRAM: (TOMOGRAM, "tomo_name", "rlnTomoName", "rlnMicrographName", "experiment", "tomo"),
+    LABEL: (LABEL,),
+}
 # the columns of a .tbl by number, from 1
 DYNAMO = """
 tag aligned averaged dx dy dz tdrot tilt narot cc cc2 cpu ftype ymintilt ymaxtilt xmintilt xmaxtilt fs1 fs2 tomo reg
@@ -120,7 +127,8 @@ def read_picks(path: Path, flavour: str = "", pixel_size: float = 0.0) -> Picks:
         if flavour and flavour != own:
             raise InputError(f"{path}: --flavour {flavour}: a {suffix} file is of the {own} flavour")
         table = read(path)
-        picks = replace(table_picks(path, table.rename(columns=_known_name), own, pixel_size), table=table)
+        known = table.rename(columns=csv_names(table)) if own == "csv" else table
+        picks = replace(table_picks(path, known, own, pixel_size), table=table)
     else:
         raise InputError(f"{path}: coordinates in a {suffix or 'nameless'} file; expected one of {SUFFIXES}")
     return picks
@@ -228,10 +236,15 @@ def _columns(path: Path, least: int) -> pd.DataFrame:
     return pd.DataFrame(rows, dtype=str)
 
 
-def _known_name(label: str) -> str:
-    """A column's name as table_picks knows it: X, Y, Z and the project's own columns in any case."""
-    known = {name.lower(): name for name in ("x", "y", "z", TOMOGRAM, LABEL)}
-    return known.get(label.strip().lower(), label)
+def csv_names(table: pd.DataFrame) -> dict[str, str]:
+    """The columns of a CSV file that tell places, tomogram and class -> their names as table_picks knows them."""
+    there = {label.strip().lower(): label for label in reversed(table.columns)}
+    found = {}
+    for ours, names in CSV_COLUMNS.items():
+        label = ours if ours in table else next((there[name.lower()] for name in names if name.lower() in there), None)
+        if label is not None:
+            found[label] = ours
+    return found
 
 
 TABLES = {

@@ -94,7 +94,7 @@ def assign(
     missing: dict[str, int] = {}
     for picks in files:
         written = pd.Series(picks.tomograms)
-        names = written.map({name: plain_name(name) or _unnamed(picks.path, known) for name in written.unique()})
+        names = written.map({name: plain_name(name) or _unnamed(picks, known) for name in written.unique()})
         for name, rows in names.groupby(names, sort=False).indices.items():
             if name in known:
                 parts.setdefault(name, []).append((picks, rows))
@@ -113,15 +113,16 @@ def assign(
     return parts, text
 
 
-def _unnamed(path: Path, known: dict[str, Tomogram]) -> str:
+def _unnamed(picks: Picks, known: dict[str, Tomogram]) -> str:
     """The tomogram of a file that names none: the only one, or the longest name that the file's own begins with."""
     if len(known) == 1:
         return next(iter(known))
-    fitting = [name for name in known if plain_name(path.name).startswith(name)]
+    fitting = [name for name in known if plain_name(picks.path.name).startswith(name)]
     if not fitting:
+        column = f", or a column {TOMOGRAM}; found {', '.join(picks.table)}" if picks.flavour == "csv" else ""
         raise InputError(
-            f"{path}: names no tomogram, and {len(known)} are given ({named(known)}); expected one tomogram, or a file "
-            "whose name begins with the tomogram's"
+            f"{picks.path}: names no tomogram, and {len(known)} are given ({named(known)}); expected one tomogram, or "
+            f"a file whose name begins with the tomogram's{column}"
         )
     return max(fitting, key=len)
 

@@ -206,6 +206,34 @@ def test_a_folder_without_picks_is_refused_with_what_it_holds(tmp_path):
         read_all([str(tmp_path)])
 
 
+@pytest.mark.parametrize(
+    "name", ["Tomogram", "tomo_name", "rlnTomoName", "rlnMicrographName", "experiment", "tomo", "RLNTOMONAME"]
+)
+def test_a_csv_names_tomograms_in_a_column_of_several_names(name, tomograms, tmp_path):
+    lines = [f"{tomogram}.mrc,{','.join(map(str, place / VOXEL))},5" for tomogram, place in picks.ROWS]
+    (tmp_path / "a.csv").write_text("\n".join([f"{name},x,y,z,axis-0", *lines]))
+    planned = plans([tmp_path / "a.csv"], [tomograms])
+    assert [len(made.rows) for made in planned] == [2, 3] and np.abs(offsets(planned, tmp_path)).max() < 0.05
+
+
+def test_the_csv_of_cryosiam_and_that_of_napari_are_read(tomograms, tmp_path):
+    zyx = [(name, ",".join(map(str, place[::-1] / VOXEL))) for name, place in picks.ROWS]
+    labels = "rlnMicrographName,rlnCoordinateZ,rlnCoordinateY,rlnCoordinateX"
+    (tmp_path / "a.csv").write_text("\n".join([labels, *(f"{name}.mrc,{place}" for name, place in zyx)]))
+    assert np.abs(offsets(plans([tmp_path / "a.csv"], [tomograms]), tmp_path)).max() < 0.05
+    for tomogram in PLACES:
+        lines = [f"{number}.0,{place}" for number, (name, place) in enumerate(zyx) if name == tomogram]
+        (tmp_path / f"{tomogram}_points.csv").write_text("\n".join(["index,axis-0,axis-1,axis-2", *lines]))
+    planned = plans([tmp_path / f"{name}_points.csv" for name in PLACES], [tomograms])
+    assert len(planned) == 2 and np.abs(offsets(planned, tmp_path)).max() < 0.05
+
+
+def test_a_csv_without_a_tomogram_says_which_column_would_tell_it(tomograms, tmp_path):
+    (tmp_path / "a.csv").write_text("name,x,y,z\nTS_01,1,2,3\n")
+    with pytest.raises(InputError, match=r"a\.csv: names no tomogram, .*, or a column Tomogram; found name, x, y, z$"):
+        plans([tmp_path / "a.csv"], [tomograms])
+
+
 def test_a_name_of_digits_stays_text(tmp_path):
     labels = "rlnTomoName rlnCoordinateX rlnCoordinateY rlnCoordinateZ rlnTomoParticleName rlnTomoTiltSeriesPixelSize"
     (tmp_path / "a.star").write_text(loop(labels, ["00255 1 2 3 00255/01 2.50"], "particles"))
