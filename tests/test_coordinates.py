@@ -32,7 +32,7 @@ def plans(coordinates, tomograms, **options):
     """What extract.py plans to cut."""
     options = {"box": SIDE, "target_voxel_size": VOXEL, **options}
     names = tuple(map(str, coordinates))
-    return extract.prepare(extract.Config(names, tuple(map(str, tomograms)), **options))
+    return extract.prepare(extract.Config(names, tuple(map(str, tomograms)), **options))[0]
 
 
 def offsets(planned, folder):
