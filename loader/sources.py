@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # else pandas is imported where a table is made: a script's -
 
     from loader.star import Block
 
-SNR_COPY = rf"data[^/]*_SNR[^/]*/{TARGET_FOLDER}/(tomotarget\d+\.mrc)$"  # the same number: the same particle
+SNR_COPY = rf"(data[^/]*_SNR[^/]*)/{TARGET_FOLDER}/(tomotarget\d+\.mrc)$"  # the same number: the same particle
 
 
 def read_particles(data_dir: Path, star: str, class_names: tuple[str, ...], per_class: int) -> tuple[pd.DataFrame, str]:
@@ -203,11 +203,17 @@ def read_particles_csv(path: Path) -> pd.DataFrame:
     table = read_csv(path, required=(INPUT, LABEL))
     names = table[PARTICLE] if PARTICLE in table else [""] * len(table)
     pairs = zip(names, table[INPUT], strict=True)
-    table[PARTICLE] = [name or re.sub(SNR_COPY, r"\1", address) for name, address in pairs]
+    table[PARTICLE] = [name or snr_copy(address)[0] or address for name, address in pairs]
     for column in (INPUT, MASK):
         if column in table:
             table[column] = absolute_all(table[column].tolist(), path.parent)
     return _complete(table, path)
+
+
+def snr_copy(address: str) -> tuple[str, str]:
+    """The particle and the SNR level of a file in the layout of the original, by its path; both empty for any other."""
+    match = re.search(SNR_COPY, address) if TARGET_FOLDER in address else None
+    return (address[: match.start()] + match[2], snr_level(match[1])) if match else ("", "")
 
 
 def read_file_numbers(data_dir: Path, class_names: tuple[str, ...], per_class: int) -> pd.DataFrame:
