@@ -25,6 +25,7 @@ from loader.flavours import (
     TILT_SERIES,
     VOXELS,
     Picks,
+    class_names,
     star_flavour,
     star_picks,
     table_picks,
@@ -143,7 +144,7 @@ def _dynamo(path: Path) -> pd.DataFrame:
     table = _columns(path, least=26)
     table.columns = [DYNAMO[i] if i < len(DYNAMO) else f"column{i + 1}" for i in range(table.shape[1])]
     if (table["class"].astype(float) != 0).any():
-        table[LABEL] = [f"class{int(float(value)):03d}" for value in table["class"]]
+        table[LABEL] = class_names(table["class"].map(lambda value: f"{float(value):g}"), path)
     maps = [file for file in (path.with_suffix(".doc"),) if file.is_file()] or sorted(path.parent.glob("*.doc"))
     if len(maps) == 1:
         lines = [line.split(None, 1) for line in maps[0].read_text(encoding="utf-8").splitlines() if line.strip()]

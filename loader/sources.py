@@ -34,6 +34,7 @@ from loader.columns import (
     VOXEL_SIZE,
     snr_level,
 )
+from loader.flavours import class_names
 from loader.volume import MRC_SUFFIXES, address_path, join_address, split_address
 
 if TYPE_CHECKING:  # else pandas is imported where a table is made: a script's --help need not wait for it
@@ -92,18 +93,18 @@ def read_star(path: Path) -> tuple[pd.DataFrame, Path]:
 
     Returns the table, and the folder that the paths are relative to (`star_root`).
     """
-    import pandas as pd
-
     found = star_volumes(path)
     table, root = found.table, found.root
     if "rlnClassNumber" not in table:
         raise InputError(
             f"{path}: no column rlnClassNumber; expected the class of each particle; found {', '.join(table.columns)}"
         )
-    numbers = pd.to_numeric(table["rlnClassNumber"], errors="coerce")
-    if (wrong := ~np.isfinite(numbers)).any():
-        raise InputError(f"{path}: rlnClassNumber {table['rlnClassNumber'][wrong].iloc[0]}; expected whole numbers")
-    return _complete(table.assign(**{LABEL: [f"class{number:03d}" for number in numbers.astype(int)]}), path), root
+    names = class_names(table["rlnClassNumber"], path)
+    if (names == "").any():
+        row = int((names == "").argmax())
+        found = f"{path}, row {row + 1}: rlnClassNumber {table['rlnClassNumber'].iloc[row]!r}"
+        raise InputError(f"{found}; expected a whole number in every row, the class that is learned")
+    return _complete(table.assign(**{LABEL: names}), path), root
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,8 @@ def _positions(path: Path, found: StarVolumes) -> dict[str, np.ndarray]:
     rule = FLAVOURS[flavour]
     if rule.centred or rule.unit == SHARE:
         return {}
-    picks = star_picks(path, found.block, found.blocks, flavour, 0.0)
+    particles = found.blocks[found.block].drop(columns="rlnClassNumber", errors="ignore")  # no class matters here
+    picks = star_picks(path, found.block, {**found.blocks, found.block: particles}, flavour, 0.0)
     places = picks.positions * (1.0 if rule.unit == ANGSTROM else picks.pixel_size[:, None]) - picks.shifts
     if np.isnan(places).any():
         return {}
