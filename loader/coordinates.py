@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.cli import InputError
+from common.cli import InputError, named
 from loader.columns import LABEL, TOMOGRAM
 from loader.flavours import (
     CENTRED,
@@ -44,6 +44,7 @@ ELSEWHERE = {  # labels of files that hold no particles -> what to do with them
     "rlnTomoParticlesFile": "give the file that its rlnTomoParticlesFile names",
     "rlnTomoImportParticleFile": "give the files that its rlnTomoImportParticleFile names",
 }
+MOST_TABLES = 3  # whose labels a message names: RELION has one for each tilt series
 COPICK_KEYS = ("pickable_object_name", "run_name", "points")
 # the columns of a .tbl by number, from 1
 DYNAMO = """
@@ -108,7 +109,7 @@ def particles_block(path: Path, blocks: dict[str, Block]) -> str:
     if not advice and "rlnImageName" in labels:
         advice = "it has images but no coordinates: extract.py cannot find them in a tomogram"
     wanted = f"expected one with {COORDINATE[0]}, {CENTRED[0]} or wrpCoordinateX1"
-    there = "; ".join(f"data_{name}: {', '.join(table)}" for name, table in tables.items()) or "no table"
+    there = named((f"data_{name} ({', '.join(table)})" for name, table in tables.items()), MOST_TABLES) or "no table"
     raise InputError(f"{path}: {len(found)} tables with coordinates; {advice or wanted}; found {there}")
 
 
