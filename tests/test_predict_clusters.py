@@ -49,7 +49,7 @@ def given() -> tuple[Predicted, Embedded]:
     calibration = Calibration("max_cosine", 0.5, 0.05, 10, np.eye(16)[[2, 1]].astype(np.float32))
     checkpoint = {"classes": ["known", "other"], "calibration": calibration}
     inputs = Inputs(told, np.full(count, np.nan))
-    embedded = Embedded(np.arange(count), embeddings, rng.normal(size=count), rng.normal(size=count))
+    embedded = Embedded(np.arange(count), embeddings, *rng.normal(size=(3, count)))
     return Predicted(table, embeddings, inputs, Preprocessing(32, 10.0), checkpoint), embedded
 
 

@@ -108,7 +108,7 @@ def test_parts_of_other_files_settings_or_weights_are_not_taken(stack, tmp_path)
     record = fingerprint(given.inputs, given.preprocessing, stack, {"batch_size": 4})
     kept = Parts(tmp_path / "parts", record)
     assert not kept.open()
-    kept.save(0, Embedded(np.arange(4), np.ones((4, 2), np.float32), np.zeros(4), np.ones(4)))
+    kept.save(0, Embedded(np.arange(4), np.ones((4, 2), np.float32), np.zeros(4), np.zeros(4), np.ones(4)))
     assert not Parts(kept.folder, json.loads(json.dumps(record))).open() and kept.has(0)
 
     state = os.stat(stack)
@@ -124,7 +124,7 @@ def test_parts_of_other_files_settings_or_weights_are_not_taken(stack, tmp_path)
     for other in others:
         kept = Parts(tmp_path / "parts", record)
         kept.open()
-        kept.save(0, Embedded(np.arange(4), np.ones((4, 2), np.float32), np.zeros(4), np.ones(4)))
+        kept.save(0, Embedded(np.arange(4), np.ones((4, 2), np.float32), np.zeros(4), np.zeros(4), np.ones(4)))
         assert Parts(kept.folder, other).open()
         assert not kept.has(0)
 
