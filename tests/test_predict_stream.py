@@ -20,7 +20,7 @@ from common.group import Group
 from loader.prepare import Preprocessing, prepare
 from model import embed, load_model
 from prediction.inputs import find_inputs
-from prediction.parts import Embedded, Parts, fingerprint
+from prediction.parts import MEASURES, Embedded, Parts, fingerprint
 from prediction.reading import read_batches
 from prediction.stream import Work, embed_inputs
 from tests.scripts import call_script
@@ -74,7 +74,8 @@ def test_batches_come_in_order_with_what_could_not_be_read(stack):
     assert "constant" in batches[1].reasons[2] and not batches[1].images[2].any()
     expected = prepare(given.inputs[5], given.preprocessing)
     np.testing.assert_array_equal(batches[1].images[1, 0], expected.image.astype(np.float16))
-    assert batches[1].brightness[1] == expected.brightness
+    for name in MEASURES:
+        assert getattr(batches[1], name)[1] == getattr(expected, name)
 
 
 def test_a_stream_gives_what_all_volumes_at_once_give(stack, network, tmp_path):
@@ -84,7 +85,8 @@ def test_a_stream_gives_what_all_volumes_at_once_give(stack, network, tmp_path):
     volumes = [prepare(given.inputs[row], given.preprocessing) for row in rows]
     images = torch.from_numpy(np.stack([volume.image for volume in volumes]).astype(np.float16))[:, None]
     np.testing.assert_allclose(found.embeddings, embed(network, images, CPU), atol=1e-5)
-    np.testing.assert_allclose(found.brightness, [volume.brightness for volume in volumes])
+    for name in MEASURES:
+        np.testing.assert_allclose(getattr(found, name), [getattr(volume, name) for volume in volumes])
     assert list(found.rows) == rows and list(found.failed) == [6] and found.notes == Counter()
 
 

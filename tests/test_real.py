@@ -16,6 +16,8 @@ import zarr
 from PIL import Image, ImageSequence
 
 from loader.columns import POSITION, SOURCE_ROW
+from loader.dataset import contrast_warning
+from loader.volume import central_brightness, normalise, skewness
 from tests import picks
 from tests.scripts import REPOSITORY, succeed
 
@@ -125,6 +127,17 @@ def test_every_kind_of_tomogram_gives_the_same_voxels(kind, tomograms, tmp_path)
     assert "5 particles: 4 taken, 1 at the edge, 0 outside" in said
     succeed("extract.py", *options, cwd=tmp_path)
     check_boxes(SECOND, tmp_path / "cut")
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_microtubules_whose_middle_is_dark_are_taken_as_bright_as_they_are(name):
+    tomogram = voxels(name)
+    first = (len(tomogram) - SIDE) // 2
+    corners = [(y, x) for y in range(0, tomogram.shape[1] - SIDE + 1, 16) for x in range(0, SIDE, 16)]
+    boxes = [normalise(tomogram[first : first + SIDE, y : y + SIDE, x : x + SIDE], name) for y, x in corners]
+    found = np.array([skewness(box) for box in boxes])
+    assert not contrast_warning(found, "bright") and "look dark" in contrast_warning(-found, "bright")
+    assert np.median(found) > 2 and np.median([central_brightness(box) for box in boxes]) < 0
 
 
 @pytest.mark.usefixtures("of_first")
