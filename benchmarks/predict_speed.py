@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import mrcfile
@@ -101,20 +101,20 @@ def speed(model: torch.nn.Module, work: Work, size: int, device: torch.device) -
     pinned = device.type == "cuda"
     rounds = []
     for start in starts:
-        part = replace(work, inputs=work.inputs.take(slice(start, start + size)))
-        spans = [batch for number in range(part.parts) for batch in part.batches(number)]
+        end = min(start + size, len(work.inputs))
+        spans = [range(row, min(row + work.batch_size, end)) for row in range(start, end, work.batch_size)]
         if not rounds:  # the first batch warms the network up
-            list(embed_batches(model, read_batches(part.inputs, spans[:1], part.preprocessing, pinned), device))
+            list(embed_batches(model, read_batches(work.inputs, spans[:1], work.preprocessing, pinned), device))
         begin = time.perf_counter()
         batches = [
             batch
-            for batch, _ in embed_batches(model, read_batches(part.inputs, spans, part.preprocessing, pinned), device)
+            for batch, _ in embed_batches(model, read_batches(work.inputs, spans, work.preprocessing, pinned), device)
         ]
         middle = time.perf_counter()
         list(embed_batches(model, batches, device))
-        end = time.perf_counter()
-        rounds.append({"volumes": len(part.inputs), "stream_s": middle - begin, "network_s": end - middle})
-        print(f"{start + len(part.inputs)} of {len(work.inputs)}: {rounds[-1]}", flush=True)
+        done = time.perf_counter()
+        rounds.append({"volumes": end - start, "stream_s": middle - begin, "network_s": done - middle})
+        print(f"{end} of {len(work.inputs)}: {rounds[-1]}", flush=True)
     return rounds
 
 

@@ -195,11 +195,13 @@ def contrast_warning(skewness: np.ndarray, contrast: str) -> str:
     """Says that the particles look as if they were of the other contrast; empty where they do not.
 
     Args:
-        skewness: (N,) of the volumes, as `loader.volume.skewness`, after `contrast` was applied.
+        skewness: (N,) of the volumes, as `loader.volume.skewness`, after `contrast` was applied; NaN where not known.
         contrast: bright or dark, what the files were taken to hold.
     """
-    median, count = np.median(skewness), np.size(skewness)
-    if median > dark_from(count):
+    known = np.atleast_1d(skewness)
+    known = known[~np.isnan(known)]
+    count = len(known)
+    if not count or (median := np.median(known)) > dark_from(count):
         return ""
     other = next(name for name in CONTRASTS if name != contrast)
     return (

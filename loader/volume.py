@@ -285,11 +285,17 @@ def skewness(volume: np.ndarray) -> float:
     smooth = (weights @ volume.reshape(side, -1)).reshape(-1, side, side)  # (D, D, D) -> (S, D, D)
     smooth = weights @ smooth @ weights.T  # (S, D, D) -> (S, S, S)
     smooth = smooth - smooth.mean()
-    variance, third = float(np.mean(smooth * smooth)), float(np.mean(smooth * smooth * smooth))
-    spectrum = np.abs(np.fft.rfftn(smooth)) ** 2
-    r = np.fft.irfftn(spectrum, smooth.shape, (0, 1, 2)) / (smooth.size * variance)
-    chance = 6 * max(1.0, float(np.sum(r * r * r))) / smooth.size
-    return third / variance**1.5 / chance**0.5
+    second, third = _moments(smooth)
+    transform = np.fft.rfftn(smooth)
+    products = np.fft.irfftn(transform.real**2 + transform.imag**2, smooth.shape, (0, 1, 2))  # r times `second`
+    return third / second**1.5 * smooth.size / (6 * max(1.0, _moments(products)[1] / second**3)) ** 0.5
+
+
+def _moments(values: np.ndarray) -> tuple[float, float]:
+    """The sums of squares and of cubes; NumPy's own power takes ten times as long."""
+    values = values.ravel()
+    squares = values * values
+    return float(squares.sum(dtype=np.float64)), float(np.dot(squares, values))
 
 
 @lru_cache(maxsize=4)

@@ -29,8 +29,8 @@ class Embedded:
     """What became of volumes.
 
     rows: (n,) the numbers of those that could be read, among the inputs. embeddings: (n, E) float32, length 1.
-    brightness: (n,) of their centres, as `central_brightness`. skewness: (n,), as the function of that name. noise:
-        (n,), as `outer_spread`.
+    brightness: (n,) of their centres, as `central_brightness`. skewness: (n,), as the function of that name, of many
+        NaN for most. noise: (n,), as `outer_spread`.
     notes: how often each thing was done to one, in words.
     failed: for each that could not be read, by its number, why.
     """

@@ -46,4 +46,6 @@ def test_noise_alone_is_of_neither_contrast_and_many_volumes_need_less_each():
     assert sum(bool(contrast_warning(some, "bright")) for some in noise) <= 3  # 0.35 are expected
     assert not contrast_warning(np.full(100, -0.39), "bright") and contrast_warning(np.full(100, -0.41), "bright")
     assert not contrast_warning(np.full(10_000, -0.19), "bright") and contrast_warning(np.full(10_000, -0.21), "bright")
+    assert contrast_warning(np.append(np.full(100, -0.41), [np.nan] * 900), "bright")
+    assert not contrast_warning(np.full(3, np.nan), "bright")
     assert "look bright, not dark" in contrast_warning(np.array([-4.1]), "dark")

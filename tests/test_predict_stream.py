@@ -19,6 +19,7 @@ from common.files import LOCK_FILE
 from common.group import Group
 from loader.prepare import Preprocessing, prepare
 from model import embed, load_model
+from prediction import reading
 from prediction.inputs import find_inputs
 from prediction.parts import MEASURES, Embedded, Parts, fingerprint
 from prediction.reading import read_batches
@@ -76,6 +77,15 @@ def test_batches_come_in_order_with_what_could_not_be_read(stack):
     np.testing.assert_array_equal(batches[1].images[1, 0], expected.image.astype(np.float16))
     for name in MEASURES:
         assert getattr(batches[1], name)[1] == getattr(expected, name)
+
+
+def test_of_many_volumes_the_skewness_of_evenly_spread_ones_is_told(stack, monkeypatch):
+    monkeypatch.setattr(reading, "SKEWED", COUNT // 3)
+    given = work(stack, 4)
+    spans = [span for number in range(given.parts) for span in given.batches(number)]
+    found = np.concatenate([batch.skewness for batch in read_batches(given.inputs, spans, given.preprocessing)])
+    expected = [row for row in range(0, COUNT, COUNT // (COUNT // 3)) if row != 6]
+    assert np.flatnonzero(~np.isnan(found)).tolist() == expected
 
 
 def test_a_stream_gives_what_all_volumes_at_once_give(stack, network, tmp_path):
