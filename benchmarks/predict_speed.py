@@ -194,8 +194,8 @@ def page(content: dict) -> str:
     lines = [
         "# predict.py: speed and memory",
         "",
-        f"{total['volumes']:,} volumes of {content['box']}^3 voxels in stacks, {content['batch_size']} at once, network "
-        f"`{content['network']}`; {machine.text(content)}.{machine.commit_text(content)} `{content['command']}`",
+        f"{total['volumes']:,} volumes of {content['box']}^3 voxels in stacks, {content['batch_size']} at once, "
+        f"network `{content['network']}`; {machine.text(content)}.{machine.commit_text(content)} `{content['command']}`",
         "",
         *study.markdown_table(["", "volumes/s", "volumes/s of processor time"], rows),
         "",

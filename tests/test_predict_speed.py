@@ -30,4 +30,4 @@ def test_volumes_are_read_from_stacks_and_embedded_twice(trained, tmp_path):
     predict_speed.main(cfg)
     found = json.loads((tmp_path / "speed_cpu.json").read_text())
     assert [each["volumes"] for each in found["rounds"]] == [12, 12] and found["memory"] == []
-    assert all(0 < each["network_cpu_s"] and 0 < each["stream_cpu_s"] for each in found["rounds"])
+    assert all(each["network_cpu_s"] > 0 and each["stream_cpu_s"] > 0 for each in found["rounds"])
