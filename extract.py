@@ -10,6 +10,7 @@ Writes, in <out>:
                       Voxel Size, the place in A, file and row of the source, and every column of the source
     check.png         slices of some boxes, and the mean of all, for each tomogram
     extract.json      the options, and which stacks are finished
+    failed.csv        tomograms with particles that cannot be read, and why; with any of them the exit code is 3
 
 Coordinates: STAR of RELION 3 to 5, WarpTools, M, pytom-match-pick, TomoTwin and CryoSiam, JSON of copick, .tbl of
 Dynamo, CSV with x, y, z; which it is, is told from the file and printed (docs/coordinates.md). Tomograms: MRC and
@@ -28,23 +29,24 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from common.cli import InputError, check_choices, run
 from common.files import write_csv, write_json
 from common.progress import progress
 from loader.boxes import Box, write_stack
 from loader.columns import PARTICLES_FILE
-from loader.coordinates import read_picks
-from loader.extraction import Plan, assign, describe, doubts, is_complete, particles, plan
+from loader.coordinates import read_all
+from loader.extraction import Failed, Plan, assign, describe, doubts, is_complete, particles, plan
 from loader.flavours import FLAVOURS
-from loader.tomogram import find_tomograms
+from loader.tomogram import Unread, find_tomograms
 
 Flavour = Literal["", *FLAVOURS]  # docs/coordinates.md says what each is
 
 
 @dataclass(frozen=True)
 class Config:
-    coordinates: tuple[str, ...]  # files of particles' places: .star, .json of copick, .tbl of Dynamo, .csv, .coords
+    coordinates: tuple[str, ...]  # particles' places: .star, .tbl of Dynamo, .csv, .coords, .json or a folder of copick
     tomograms: tuple[str, ...]  # MRC files, OME-Zarr folders, folders of these, or the tomograms.star of RELION 5
     out: str = "extracted"  # folder of the stacks, particles.csv and check.png
     box: int = 32  # side of the boxes, voxels
@@ -60,35 +62,40 @@ class Config:
     overwrite: bool = False  # replace stacks that were cut with other options
 
 
-RECORD = "extract.json"
+RECORD, FAILED_FILE = "extract.json", "failed.csv"
+PARTLY = 3  # exit code where some tomograms could not be read
 NOT_CUT = ("out", "dry_run", "overwrite", "skip_missing", "tilt_range")  # options that change no stack
 
 
 def main(cfg: Config) -> None:
     check(cfg)
-    plans = prepare(cfg)
+    plans, failed = prepare(cfg)
     if cfg.dry_run:
         print("dry run: nothing is written")
-        return
+    else:
+        failed = extract(cfg, [made for made in plans if len(made.rows)], failed)
+    if failed:
+        sys.exit(PARTLY)
+
+
+def extract(cfg: Config, plans: list[Plan], failed: list[Failed]) -> list[Failed]:
+    """Cut the boxes and write all about them; the tomograms that could not be read, with those of `failed`."""
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
     record = open_record(out, cfg)
-    filled = [made for made in plans if len(made.rows)]
-    for made in filled:
-        stack = out / f"{made.name}.mrcs"
-        if is_complete(stack, made, record["tomograms"].get(made.name, {}), cfg.dtype):
-            print(f"{stack}: already cut")
-            continue
-        record["tomograms"][made.name] = cut(made, stack, cfg.dtype)
-        write_json(out / RECORD, record)
-    unusable = {made.name: record["tomograms"][made.name]["unusable"] for made in filled}
+    done, broken = cut_all(out, plans, record, cfg.dtype)
+    failed = [*failed, *broken]
+    if not done:
+        raise InputError(failed[0].tomogram.reason)
+    unusable = {made.name: record["tomograms"][made.name]["unusable"] for made in done}
     if sum(map(len, unusable.values())):
         warn(f"left out, as they are constant or not finite: {sum(map(len, unusable.values()))} boxes")
-    write_csv(out / PARTICLES_FILE, particles(filled, unusable))
-    look(out, filled, unusable)
-    names = ", ".join(str(out / name) for name in (PARTICLES_FILE, "check.png", RECORD))
+    write_csv(out / PARTICLES_FILE, particles(done, unusable))
+    look(out, done, unusable)
+    names = ", ".join(str(out / name) for name in (PARTICLES_FILE, "check.png", RECORD, *list_failed(out, failed)))
     print(f"written: {names}, and a stack per tomogram")
     print(f"for what they are: python predict.py CHECKPOINT {out / PARTICLES_FILE}")
+    return failed
 
 
 def check(cfg: Config) -> None:
@@ -106,29 +113,33 @@ def check(cfg: Config) -> None:
         raise InputError("--coordinates and --tomograms: expected one file at least for each")
 
 
-def prepare(cfg: Config) -> list[Plan]:
-    """Read coordinates and headers, and say what will be cut."""
-    files = [read_picks(Path(name), cfg.flavour, cfg.pixel_size) for name in cfg.coordinates]
+def prepare(cfg: Config) -> tuple[list[Plan], list[Failed]]:
+    """Read coordinates and headers, and say what will be cut, and which tomograms with particles cannot be read."""
+    files, doubtful = read_all(cfg.coordinates, cfg.flavour, cfg.pixel_size)
     for picks in files:
         print(describe(picks))
-    tomograms, warnings = find_tomograms(cfg.tomograms, cfg.voxel_size)
-    parts, missing = assign(files, tomograms, cfg.skip_missing)
+    found = find_tomograms(cfg.tomograms, cfg.voxel_size)
+    parts, missing = assign(files, [given.name for given in (*found.tomograms, *found.unread)], cfg.skip_missing)
+    counts = {name: sum(len(rows) for _, rows in of_one) for name, of_one in parts.items()}
+    failed = [Failed(unread, counts.get(unread.name, 0)) for unread in found.unread]
     plans = []
-    for tomogram in tomograms:
+    for tomogram in found.tomograms:
         if tomogram.name in parts:
             box = Box(cfg.box, cfg.target_voxel_size or tomogram.voxel_size, pad=cfg.edge == "pad")
             plans.append(plan(tomogram, parts[tomogram.name], box, cfg.tilt_range))
-    for text in [*warnings, *([missing] if missing else [])]:
+    for text in [*doubtful, *found.warnings, *([missing] if missing else []), *(one.text for one in failed)]:
         warn(text)
     for made in plans:
         print(made.summary())
-    idle = [tomogram.name for tomogram in tomograms if tomogram.name not in parts]
+    if not plans:
+        raise InputError(f"none of the tomograms with particles can be read: {failed[0].tomogram.reason}")
+    idle = [tomogram.name for tomogram in found.tomograms if tomogram.name not in parts]
     if idle:
         print(f"tomograms without particles: {', '.join(idle)}")
     for text in doubts(plans):
         warn(text)
     print(f"boxes: {' or '.join(dict.fromkeys(box_text(made.box) for made in plans))}")
-    return plans
+    return plans, [one for one in failed if one.particles]
 
 
 def box_text(box: Box) -> str:
@@ -161,6 +172,37 @@ def open_record(out: Path, cfg: Config) -> dict:
     for stack in stacks:
         stack.unlink(missing_ok=True)
     return empty
+
+
+def cut_all(out: Path, plans: list[Plan], record: dict, dtype: str) -> tuple[list[Plan], list[Failed]]:
+    """Write the stacks that are not there yet, and the record; the plans that are done, and what could not be read."""
+    done: list[Plan] = []
+    failed: list[Failed] = []
+    for made in plans:
+        stack = out / f"{made.name}.mrcs"
+        if is_complete(stack, made, record["tomograms"].get(made.name, {}), dtype):
+            print(f"{stack}: already cut")
+            done.append(made)
+            continue
+        record["tomograms"].pop(made.name, None)
+        try:
+            record["tomograms"][made.name] = cut(made, stack, dtype)
+            done.append(made)
+        except InputError as error:
+            stack.unlink(missing_ok=True)  # of other places
+            failed.append(Failed(Unread(made.tomogram.path, made.name, str(error)), made.given))
+            warn(failed[-1].text)
+        write_json(out / RECORD, record)
+    return done, failed
+
+
+def list_failed(out: Path, failed: list[Failed]) -> list[str]:
+    """Write failed.csv, or remove that of before where nothing failed; the names of what was written."""
+    if not failed:
+        (out / FAILED_FILE).unlink(missing_ok=True)
+        return []
+    write_csv(out / FAILED_FILE, pd.DataFrame([one.row() for one in failed]))
+    return [FAILED_FILE]
 
 
 def cut(made: Plan, stack: Path, dtype: str) -> dict:

@@ -56,13 +56,14 @@ def light(checkpoint: dict) -> dict:
         name: value[: len(classes)] if value.ndim and len(value) == trained else value
         for name, value in checkpoint["criterion"].items()
     }
-    reference = {name: value for name, value in checkpoint["calibration"].items() if name == "reference"}
+    reference = {name: value for name, value in checkpoint["calibration"].items() if name in ("reference", "cohort")}
     names = {name: Path(str(config[name])).name for name in PATHS if name in config}
     return {key: value for key, value in checkpoint.items() if key != "version"} | {
         "state_dict": half(checkpoint["state_dict"]),
         "criterion": half(criterion),
         "calibration": checkpoint["calibration"] | half(reference),
         "junk": light_junk(checkpoint),
+        "whitening": half(checkpoint["whitening"]),
         "config": config | names,
         "progress": {key: checkpoint["progress"][key] for key in ("steps_per_epoch", "step", "particles")},
         **{key: {} for key in ("optimizer", "scheduler", "scaler", "rng")},

@@ -7,14 +7,17 @@ z, and TomoTwin's .coords. loader/flavours.py has the rules.
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.cli import InputError
+from common.cli import InputError, named
 from loader.columns import LABEL, TOMOGRAM
 from loader.flavours import (
     CENTRED,
@@ -31,7 +34,7 @@ from loader.flavours import (
 )
 from loader.sources import read_csv
 from loader.star import Block, read_star
-from loader.tomogram import Tomogram
+from loader.tomogram import Tomogram, kinds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +46,15 @@ ELSEWHERE = {  # labels of files that hold no particles -> what to do with them
     "rlnTomoParticlesFile": "give the file that its rlnTomoParticlesFile names",
     "rlnTomoImportParticleFile": "give the files that its rlnTomoImportParticleFile names",
 }
+COPICK_FILES = ("ExperimentRuns/*/Picks/*.json", "*/Picks/*.json", "Picks/*.json", "*.json")  # root, runs, run, picks
 COPICK_KEYS = ("pickable_object_name", "run_name", "points")
+CSV_COLUMNS = {  # what table_picks knows -> names of it in CSV files, in any case, of which the first counts
+    "x": ("x", COORDINATE[0], "axis-2"),  # axis-0 to axis-2 are napari's
+    "y": ("y", COORDINATE[1], "axis-1"),
+    "z": ("z", COORDINATE[2], "axis-0"),
+    TOMOGRAM: (TOMOGRAM, "tomo_name", "rlnTomoName", "rlnMicrographName", "experiment", "tomo"),
+    LABEL: (LABEL,),
+}
 # the columns of a .tbl by number, from 1
 DYNAMO = """
 tag aligned averaged dx dy dz tdrot tilt narot cc cc2 cpu ftype ymintilt ymaxtilt xmintilt xmaxtilt fs1 fs2 tomo reg
@@ -51,8 +62,50 @@ class annotation x y z dshift daxis dnarot dcc otag npar column33 ref sref apix 
 """.split()  # noqa: SIM905 - a list literal would take forty lines
 
 
+def read_all(names: Sequence[str], flavour: str = "", pixel_size: float = 0.0) -> tuple[list[Picks], list[str]]:
+    """The particles of the files that a list of names stands for, and warnings: of files without a particle, too.
+
+    Args:
+        names: files, and folders of copick's for all picks in them.
+        flavour, pixel_size: as in `read_picks`.
+
+    Raises InputError as it does, for a folder without picks, and where no file holds a particle.
+    """
+    found: list[Picks] = []
+    empty: list[Path] = []
+    warnings: list[str] = []
+    for name in names:
+        path = Path(name)
+        files = _copick_files(path, warnings) if path.is_dir() else [path]
+        for picks in (read_picks(file, flavour, pixel_size) for file in files):
+            if len(picks):
+                found.append(picks)
+            else:
+                empty.append(picks.path)
+    if not found:
+        raise InputError(f"{named(empty)}: holds no row; expected one for each particle")
+    if empty:
+        warnings.append(f"without a particle, left out: {named(empty)}")
+    return found, warnings
+
+
+def _copick_files(folder: Path, warnings: list[str]) -> list[Path]:
+    """All picks in the root of a copick project, or in a folder of it."""
+    files = sorted(chain.from_iterable(folder.glob(pattern) for pattern in COPICK_FILES))
+    if not files:
+        raise InputError(
+            f"{folder}: a folder without picks of copick, {COPICK_FILES[0]}; it holds {kinds(folder)}; expected files "
+            f"of coordinates ({SUFFIXES})"
+        )
+    by = Counter((file.parent, file.stem.split("_", 2)[-1]) for file in files)  # <user>_<session>_<object>.json
+    twice = [f"{run.parent.name or run} {item} ({count})" for (run, item), count in by.items() if count > 1]
+    if twice:
+        warnings.append(f"{folder}: several picks of one object, all taken: {named(twice)}; give files to take some")
+    return files
+
+
 def read_picks(path: Path, flavour: str = "", pixel_size: float = 0.0) -> Picks:
-    """The particles of one file.
+    """The particles of one file, of which there may be none.
 
     Args:
         path: the suffix says what it is: .star, .json, .tbl, .csv or .coords.
@@ -74,12 +127,10 @@ def read_picks(path: Path, flavour: str = "", pixel_size: float = 0.0) -> Picks:
         if flavour and flavour != own:
             raise InputError(f"{path}: --flavour {flavour}: a {suffix} file is of the {own} flavour")
         table = read(path)
-        picks = replace(table_picks(path, table.rename(columns=_known_name), own, pixel_size), table=table)
+        known = table.rename(columns=csv_names(table)) if own == "csv" else table
+        picks = replace(table_picks(path, known, own, pixel_size), table=table)
     else:
-        expected = ", ".join((".star", *TABLES))
-        raise InputError(f"{path}: coordinates in a {suffix or 'nameless'} file; expected one of {expected}")
-    if not len(picks):
-        raise InputError(f"{path}: holds no row; expected one for each particle")
+        raise InputError(f"{path}: coordinates in a {suffix or 'nameless'} file; expected one of {SUFFIXES}")
     return picks
 
 
@@ -125,9 +176,9 @@ def _copick(path: Path) -> pd.DataFrame:
         rows = [
             {
                 **{axis: str(point["location"][axis]) for axis in "xyz"},
-                **{key: str(point[key]) for key in ("instance_id", "score") if key in point},
+                **{key: str(point[key]) for key in ("instance_id", "score") if point.get(key) is not None},
             }
-            for point in content["points"]
+            for point in content["points"] or ()
         ]
     except (OSError, ValueError, TypeError, KeyError) as error:
         if isinstance(error, InputError):
@@ -142,8 +193,10 @@ def _dynamo(path: Path) -> pd.DataFrame:
     """A table of Dynamo; the tomograms' names are in the table map of the same name, or the only one beside it."""
     table = _columns(path, least=26)
     table.columns = [DYNAMO[i] if i < len(DYNAMO) else f"column{i + 1}" for i in range(table.shape[1])]
-    if (table["class"].astype(float) != 0).any():
-        table[LABEL] = [f"class{int(float(value)):03d}" for value in table["class"]]
+    numbers = table["class"].astype(float).to_numpy()
+    known = np.isfinite(numbers)
+    if (numbers[known] != 0).any():
+        table[LABEL] = [f"class{int(n):03d}" if is_known else "" for n, is_known in zip(numbers, known, strict=True)]
     maps = [file for file in (path.with_suffix(".doc"),) if file.is_file()] or sorted(path.parent.glob("*.doc"))
     if len(maps) == 1:
         lines = [line.split(None, 1) for line in maps[0].read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -170,6 +223,8 @@ def _columns(path: Path, least: int) -> pd.DataFrame:
     import pandas as pd
 
     rows = [line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    if not rows:
+        return pd.DataFrame(columns=range(least), dtype=str)
     lengths = {len(row) for row in rows}
     if len(lengths) != 1 or min(lengths) < least:
         raise InputError(f"{path}: rows of {sorted(lengths)} values; expected rows of one length, {least} or more")
@@ -181,10 +236,15 @@ def _columns(path: Path, least: int) -> pd.DataFrame:
     return pd.DataFrame(rows, dtype=str)
 
 
-def _known_name(label: str) -> str:
-    """A column's name as table_picks knows it: X, Y, Z and the project's own columns in any case."""
-    known = {name.lower(): name for name in ("x", "y", "z", TOMOGRAM, LABEL)}
-    return known.get(label.strip().lower(), label)
+def csv_names(table: pd.DataFrame) -> dict[str, str]:
+    """The columns of a CSV file that tell places, tomogram and class -> their names as table_picks knows them."""
+    there = {label.strip().lower(): label for label in reversed(table.columns)}
+    found = {}
+    for ours, names in CSV_COLUMNS.items():
+        label = ours if ours in table else next((there[name.lower()] for name in names if name.lower() in there), None)
+        if label is not None:
+            found[label] = ours
+    return found
 
 
 TABLES = {
@@ -193,6 +253,9 @@ TABLES = {
     ".csv": ("csv", partial(read_csv, required=())),
     ".coords": ("tomotwin", _coords),
 }
+
+
+SUFFIXES = ", ".join((".star", *TABLES))
 
 
 def places(picks: Picks, rows: np.ndarray, tomogram: Tomogram) -> np.ndarray:

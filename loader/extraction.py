@@ -24,8 +24,8 @@ from loader.columns import (
     VOXEL_SIZE,
 )
 from loader.coordinates import binning, places
-from loader.flavours import FLAVOURS, Picks
-from loader.tomogram import Tomogram, open_voxels, plain_name
+from loader.flavours import FLAVOURS, PREDICTED, Picks, class_label
+from loader.tomogram import Tomogram, Unread, open_voxels, plain_name
 from loader.volume import join_address
 
 OURS = (INPUT, LABEL, PARTICLE, TOMOGRAM, VOXEL_SIZE, TILT_MIN, TILT_MAX, *POSITION, SOURCE_FILE, SOURCE_ROW)
@@ -82,27 +82,43 @@ class Plan:
         )
 
 
-def assign(
-    files: Sequence[Picks], tomograms: Sequence[Tomogram], skip_missing: bool
-) -> tuple[dict[str, list[Part]], str]:
+@dataclass(frozen=True)
+class Failed:
+    """A tomogram that could not be read, how many particles are in it, and why."""
+
+    tomogram: Unread
+    particles: int
+
+    @property
+    def text(self) -> str:
+        """One line."""
+        left_out = f"its {self.particles} particles are left out" if self.particles else "it has no particles here"
+        return f"{self.tomogram.reason}; {left_out}"
+
+    def row(self) -> dict[str, str | int]:
+        """Of failed.csv."""
+        file = os.path.abspath(self.tomogram.path)
+        return {TOMOGRAM: self.tomogram.name, "File": file, "Particles": self.particles, "Reason": self.tomogram.reason}
+
+
+def assign(files: Sequence[Picks], tomograms: Sequence[str], skip_missing: bool) -> tuple[dict[str, list[Part]], str]:
     """The rows of each tomogram, by its name in the order of the files, and a word on names that were not found.
 
     Raises InputError for rows whose tomogram is not there, unless they are to be skipped, or cannot be told.
     """
-    known = {tomogram.name: tomogram for tomogram in tomograms}
     parts: dict[str, list[Part]] = {}
     missing: dict[str, int] = {}
     for picks in files:
         written = pd.Series(picks.tomograms)
-        names = written.map({name: plain_name(name) or _unnamed(picks.path, known) for name in written.unique()})
+        names = written.map({name: plain_name(name) or _unnamed(picks, tomograms) for name in written.unique()})
         for name, rows in names.groupby(names, sort=False).indices.items():
-            if name in known:
+            if name in tomograms:
                 parts.setdefault(name, []).append((picks, rows))
             else:
                 missing[name] = missing.get(name, 0) + len(rows)
     if not missing:
         return parts, ""
-    unused = [name for name in known if name not in parts]
+    unused = [name for name in tomograms if name not in parts]
     text = (
         f"{sum(missing.values())} particles are of tomograms that were not given: {named(missing)}; tomograms without "
         f"particles: {named(unused) or 'none'}; with: {named(parts) or 'none'} (names without folder, rec_, "
@@ -113,15 +129,16 @@ def assign(
     return parts, text
 
 
-def _unnamed(path: Path, known: dict[str, Tomogram]) -> str:
+def _unnamed(picks: Picks, known: Sequence[str]) -> str:
     """The tomogram of a file that names none: the only one, or the longest name that the file's own begins with."""
     if len(known) == 1:
-        return next(iter(known))
-    fitting = [name for name in known if plain_name(path.name).startswith(name)]
+        return known[0]
+    fitting = [name for name in known if plain_name(picks.path.name).startswith(name)]
     if not fitting:
+        column = f", or a column {TOMOGRAM}; found {', '.join(picks.table)}" if picks.flavour == "csv" else ""
         raise InputError(
-            f"{path}: names no tomogram, and {len(known)} are given ({named(known)}); expected one tomogram, or a file "
-            "whose name begins with the tomogram's"
+            f"{picks.path}: names no tomogram, and {len(known)} are given ({named(known)}); expected one tomogram, or "
+            f"a file whose name begins with the tomogram's{column}"
         )
     return max(fitting, key=len)
 
@@ -186,9 +203,11 @@ def describe(picks: Picks) -> str:
         unit = f"{unit} of {', '.join(sizes)} A ({picks.size_label})"
     elif flavour.sizes or unit == "voxels":
         unit = f"{unit} of {flavour.default}"
+    taken = class_label(picks.table)
+    predicted = f"; {f'classes from {taken}' if taken else 'without classes'}: rlnClassNumber is of predict.py"
     return (
         f"{picks.path}: {flavour.program} (--flavour {picks.flavour}); {len(picks)} {plural('particle', len(picks))}, "
-        f"in {unit}; {flavour.rule}"
+        f"in {unit}; {flavour.rule}{predicted if PREDICTED in picks.table else ''}"
     )
 
 

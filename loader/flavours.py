@@ -28,6 +28,8 @@ CENTRED = tuple(f"rlnCenteredCoordinate{axis}Angst" for axis in XYZ)
 SUBTOMOGRAM = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
 NAMES = ("rlnTomoName", "rlnMicrographName", "wrpSourceName")  # of the tomogram, in this order
 SCORES = ("rlnLCCmax", "ptmLCCmax")  # of pytom-match-pick
+PREDICTED, GIVEN_CLASS = "lmcclClass", "lmcclGivenClassNumber"  # by predict.py: its class, and what was given before
+FLAT = {"rlnTomoSubTomosAre2DStacks": 1, "rlnImageDimensionality": 2}  # values of labels that say so of the images
 WHOLE = re.compile(r"([+-]?\d+)(\.0*)?")
 
 
@@ -127,6 +129,25 @@ def star_flavour(table: pd.DataFrame, has_optics: bool) -> str:
     return "relion3"
 
 
+def class_label(table: pd.DataFrame) -> str:
+    """The column of a STAR file's particles that tells their class; empty for none.
+
+    What predict.py wrote into rlnClassNumber is no truth: only what it found there is.
+    """
+    label = GIVEN_CLASS if PREDICTED in table else "rlnClassNumber"
+    return label if label in table else ""
+
+
+def flat_images(blocks: dict[str, Block]) -> str:
+    """The label and value by which a STAR file's images are 2-D, not volumes; empty where it says no such thing."""
+    for block in blocks.values():
+        for label, flat in FLAT.items():
+            found = {block[label]} if isinstance(block, dict) and label in block else set(block.get(label, ()))
+            if str(flat) in found:
+                return f"{label} {flat}"
+    return ""
+
+
 def star_picks(path: Path, block: str, blocks: dict[str, Block], flavour: str, pixel_size: float) -> Picks:
     """The particles of a STAR file.
 
@@ -141,13 +162,13 @@ def star_picks(path: Path, block: str, blocks: dict[str, Block], flavour: str, p
     names = ("rlnMicrographName", "rlnTomoName") if flavour in ("relion31", "pytom") else NAMES
     label = next((name for name in names if name in table), None)
     places, shifts = _place(joined, flavour, sizes, path)
-    nothing = np.full(len(table), "")
+    nothing, of_class = np.full(len(table), ""), class_label(table)
     return Picks(
         path,
         flavour,
         table,
         nothing if label is None else table[label].to_numpy(str),
-        class_names(table["rlnClassNumber"], path) if "rlnClassNumber" in table else nothing,
+        class_names(table[of_class], path) if of_class else nothing,
         places,
         shifts,
         sizes,
@@ -202,7 +223,7 @@ def pixel_sizes(table: pd.DataFrame, flavour: str, path: Path, given: float) -> 
     for label in FLAVOURS[flavour].sizes:
         labels = (label,) if isinstance(label, str) else label
         if all(name in table for name in labels):
-            values = numbers(table, labels, path)
+            values = numbers(table, labels, path, unknown="nan")
             sizes = values[:, 0] if len(labels) == 1 else values[:, 0] / values[:, 1] * 1e4
             if (sizes > 0).all():
                 return sizes, " / ".join(labels)
@@ -240,15 +261,21 @@ def _mean_over_time(table: pd.DataFrame, path: Path) -> np.ndarray:
     return np.stack([numbers(table, group, path).mean(axis=1) for group in groups], axis=1)
 
 
-def numbers(table: pd.DataFrame, labels: tuple[str, ...] | list[str], path: Path) -> np.ndarray:
-    """Columns of text as numbers, (N, len(labels)); raises InputError for a missing column or what is no number."""
+def numbers(
+    table: pd.DataFrame, labels: tuple[str, ...] | list[str], path: Path, unknown: str | None = None
+) -> np.ndarray:
+    """Columns of text as numbers, (N, len(labels)); raises InputError for a missing column or what is no number.
+
+    unknown: a text, in any case, that is allowed, and gives NaN.
+    """
     import pandas as pd
 
     missing = [label for label in labels if label not in table]
     if missing:
         raise InputError(f"{path}: no column {', '.join(missing)}; found {', '.join(map(str, table.columns))}")
     values = np.stack([pd.to_numeric(table[label], errors="coerce").to_numpy(float) for label in labels], axis=1)
-    wrong = np.argwhere(~np.isfinite(values))
+    allowed = [table[label].str.lower() == unknown for label in labels]
+    wrong = np.argwhere(~np.isfinite(values) & ~np.stack(allowed, axis=1))
     if len(wrong):
         row, column = wrong[0]
         found = table[labels[column]].iloc[row]

@@ -34,6 +34,7 @@ from loader.columns import (
     VOXEL_SIZE,
     snr_level,
 )
+from loader.flavours import GIVEN_CLASS, PREDICTED, class_label, flat_images
 from loader.volume import MRC_SUFFIXES, address_path, join_address, split_address
 
 if TYPE_CHECKING:  # else pandas is imported where a table is made: a script's --help need not wait for it
@@ -96,13 +97,12 @@ def read_star(path: Path) -> tuple[pd.DataFrame, Path]:
 
     found = star_volumes(path)
     table, root = found.table, found.root
-    if "rlnClassNumber" not in table:
-        raise InputError(
-            f"{path}: no column rlnClassNumber; expected the class of each particle; found {', '.join(table.columns)}"
-        )
-    numbers = pd.to_numeric(table["rlnClassNumber"], errors="coerce")
+    if not (label := class_label(table)):
+        wanted = f"{GIVEN_CLASS}, as its classes are predictions" if PREDICTED in table else "rlnClassNumber"
+        raise InputError(f"{path}: no column {wanted}; expected each particle's class; found {', '.join(table)}")
+    numbers = pd.to_numeric(table[label], errors="coerce")
     if (wrong := ~np.isfinite(numbers)).any():
-        raise InputError(f"{path}: rlnClassNumber {table['rlnClassNumber'][wrong].iloc[0]}; expected whole numbers")
+        raise InputError(f"{path}: {label} {table[label][wrong].iloc[0]}; expected whole numbers")
     return _complete(table.assign(**{LABEL: [f"class{number:03d}" for number in numbers.astype(int)]}), path), root
 
 
@@ -131,11 +131,10 @@ def star_volumes(path: Path) -> StarVolumes:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a STAR file of particles")
     blocks = read_blocks(path)
-    general = blocks.get("general")
-    if isinstance(general, dict) and general.get("rlnTomoSubTomosAre2DStacks") == "1":
+    if told := flat_images(blocks):
         raise InputError(
-            f"{path}: its particles are 2-D stacks of tilts (rlnTomoSubTomosAre2DStacks), not volumes; give its "
-            "coordinates and the tomograms to extract.py"
+            f"{path}: its particles are 2-D stacks of tilts ({told}), not volumes; give its coordinates and the "
+            "tomograms to extract.py"
         )
     block = images_block(path, blocks)
     table = blocks[block].reset_index(drop=True)

@@ -12,7 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ import numpy as np
 from common.cli import InputError, named
 from loader.sources import mrc_files
 from loader.star import read_star
-from loader.volume import UNREADABLE, axes_to_zyx, cubic_voxel_size, unreadable
+from loader.volume import FLAT, UNREADABLE, axes_to_zyx, cubic_voxel_size, unreadable
 from physics.grid import same_voxel_size
 
 if TYPE_CHECKING:
@@ -37,7 +37,15 @@ ENDINGS = re.compile(
 APX = re.compile(r"_(\d+(?:\.\d+)?)Apx", re.IGNORECASE)
 SPACING = re.compile(r"VoxelSpacing(\d+(?:\.\d+)?)")  # a folder of copick's; the one above it is the run
 UNITS = {"angstrom": 1.0, "nanometer": 10.0, "picometer": 0.01, "micrometer": 1e4, "millimeter": 1e7, "meter": 1e10}
-ZARR_ERRORS = (ValueError, KeyError, OSError, TypeError, IndexError, AttributeError)  # zarr's own are ValueErrors
+ZARR_ERRORS = (
+    ValueError,
+    KeyError,
+    OSError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    RuntimeError,
+)  # zarr's own are ValueErrors
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,32 @@ class Tomogram:
         return np.array(self.full_shape) / 2 * self.tilt_series_size / self.voxel_size
 
 
+@dataclass(frozen=True)
+class Unread:
+    """A tomogram that cannot be read, and why."""
+
+    path: Path
+    name: str
+    reason: str
+
+
+@dataclass
+class Found:
+    """What a list of tomograms comes to, as it is read."""
+
+    tomograms: list[Tomogram] = field(default_factory=list)
+    unread: list[Unread] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def header(self, path: Path, name: str) -> tuple[tuple[int, int, int], float | None] | None:
+        """What `read_header` says; None where it cannot be read, which is noted."""
+        try:
+            return read_header(path)
+        except InputError as error:
+            self.unread.append(Unread(path, name, str(error)))
+            return None
+
+
 def plain_name(name: str) -> str:
     """The name of a tilt series without what programs put around it.
 
@@ -82,35 +116,33 @@ def tomogram_name(path: Path) -> str:
     return path.parent.parent.name if SPACING.fullmatch(path.parent.name) else plain_name(path.name)
 
 
-def find_tomograms(names: Sequence[str], voxel_size: float) -> tuple[list[Tomogram], list[str]]:
-    """The tomograms that a list of names stands for, and warnings.
+def find_tomograms(names: Sequence[str], voxel_size: float) -> Found:
+    """The tomograms that a list of names stands for, those that cannot be read, and warnings.
 
     Args:
         names: MRC files, OME-Zarr folders, folders with these in them, or RELION's tomograms.star.
         voxel_size: A, in the place of what the headers say; 0: what they say.
 
-    Raises InputError for what is none of these or cannot be read, and for two tomograms of one name.
+    Raises InputError for what is none of these, where none can be read, and for two tomograms of one name.
     """
-    import pandas as pd
-
-    found: list[Tomogram] = []
-    warnings: list[str] = []
+    found = Found()
     for name in names:
         path = Path(name)
         if path.suffix.lower() == ".star":
-            listed, told = _listed(path, voxel_size)
-            found += listed
-            warnings += told
+            _listed(path, voxel_size, found)
             continue
         for file in _files(path):
-            shape, header = read_header(file)
-            found.append(Tomogram(file, tomogram_name(file), shape, _size(file, header, voxel_size, warnings)))
-    by_name = pd.Series([tomogram.name for tomogram in found])
-    if by_name.duplicated().any():
-        twice = by_name[by_name.duplicated()].iloc[0]
-        paths = ", ".join(str(tomogram.path) for tomogram in found if tomogram.name == twice)
-        raise InputError(f"{paths}: tomograms of one name, {twice}; expected one of each")
-    return found, warnings
+            if header := found.header(file, tomogram_name(file)):
+                size = _size(file, header[1], voxel_size, found.warnings)
+                found.tomograms.append(Tomogram(file, tomogram_name(file), header[0], size))
+    if found.unread and not found.tomograms:
+        raise InputError(found.unread[0].reason)
+    every = [*found.tomograms, *found.unread]
+    twice = [name for name, count in Counter(tomogram.name for tomogram in every).items() if count > 1]
+    if twice:
+        paths = ", ".join(str(tomogram.path) for tomogram in every if tomogram.name == twice[0])
+        raise InputError(f"{paths}: tomograms of one name, {twice[0]}; expected one of each")
+    return found
 
 
 def _files(path: Path) -> list[Path]:
@@ -123,12 +155,12 @@ def _files(path: Path) -> list[Path]:
     files = sorted([*volumes, *(folder for folder in path.iterdir() if is_zarr(folder))])
     if not files:
         raise InputError(
-            f"{path}: holds neither an MRC file nor an OME-Zarr folder, but {_kinds(path)}; expected tomograms"
+            f"{path}: holds neither an MRC file nor an OME-Zarr folder, but {kinds(path)}; expected tomograms"
         )
     return files
 
 
-def _kinds(folder: Path) -> str:
+def kinds(folder: Path) -> str:
     """What a folder holds: how many files of which suffix."""
     counts = Counter(file.suffix.lower() or file.name for file in folder.iterdir())
     return named(f"{count} {kind}" for kind, count in counts.most_common()) or "nothing"
@@ -153,8 +185,8 @@ def _size(path: Path, header: float | None, given: float, warnings: list[str]) -
     return size
 
 
-def _listed(star: Path, voxel_size: float) -> tuple[list[Tomogram], list[str]]:
-    """The tomograms of RELION's tomograms.star, with their full size, and warnings."""
+def _listed(star: Path, voxel_size: float, found: Found) -> None:
+    """Add the tomograms of RELION's tomograms.star, with their full size."""
     import pandas as pd
 
     label, sizes = "rlnTomoReconstructedTomogram", ("rlnTomoSizeZ", "rlnTomoSizeY", "rlnTomoSizeX")
@@ -162,28 +194,26 @@ def _listed(star: Path, voxel_size: float) -> tuple[list[Tomogram], list[str]]:
     tables = [block for block in read_star(star).values() if isinstance(block, pd.DataFrame)]
     table = next((block for block in tables if label in block), None)
     if table is None or not set(needed) <= set(table.columns):
-        found = ", ".join(map(str, table.columns if table is not None else tables[0].columns if tables else []))
-        raise InputError(f"{star}: expected a table of tomograms with {', '.join(needed)}; found {found or 'none'}")
-    tomograms: list[Tomogram] = []
-    warnings: list[str] = []
+        there = ", ".join(map(str, table.columns if table is not None else tables[0].columns if tables else []))
+        raise InputError(f"{star}: expected a table of tomograms with {', '.join(needed)}; found {there or 'none'}")
     for number, row in enumerate(table.to_dict("records"), start=1):
         try:
             full = tuple(float(row[name]) for name in sizes)
             tilt_series = float(row["rlnTomoTiltSeriesPixelSize"])
         except ValueError as error:
             raise InputError(f"{star}, row {number}: {error}; expected numbers") from error
-        file = _from_root(row[label], star)
-        shape, header = read_header(file)
-        size = _size(file, header, voxel_size, warnings)
-        tomogram = Tomogram(file, plain_name(row["rlnTomoName"]), shape, size, full, tilt_series)
+        file, name = _from_root(row[label], star), plain_name(row["rlnTomoName"])
+        header = found.header(file, name)
+        if header is None:
+            continue
+        shape, size = header[0], _size(file, header[1], voxel_size, found.warnings)
         expected = np.round(np.array(full) * tilt_series / size)
         if np.abs(expected - shape).max() > 1:
-            warnings.append(
+            found.warnings.append(
                 f"{file}: {shape} voxels (z, y, x) of {size:g} A; by {star} they are {tuple(map(int, expected))}: is "
                 "it the tomogram that was picked on, and the voxel size right (--voxel-size)?"
             )
-        tomograms.append(tomogram)
-    return tomograms, warnings
+        found.tomograms.append(Tomogram(file, name, shape, size, full, tilt_series))
 
 
 def _from_root(name: str, star: Path) -> Path:
@@ -205,10 +235,7 @@ def read_header(path: Path) -> tuple[tuple[int, int, int], float | None]:
         shape = (int(mrc.header.nz), int(mrc.header.ny), int(mrc.header.nx))  # sections, rows, columns
         is_stack = path.suffix.lower() in STACK_SUFFIXES or int(mrc.header.ispg) >= VOLUME_STACKS
         if is_stack or min(shape) < 2:
-            raise InputError(
-                f"{path}: a stack of images or of volumes; expected a tomogram (2-D stacks of particles, as RELION 5 "
-                "and WarpTools write them, are no volumes: give the coordinates and the tomograms)"
-            )
+            raise InputError(f"{path}: a stack of images or of volumes; expected a tomogram ({FLAT})")
         voxel = np.array([mrc.voxel_size[axis] for axis in "xyz"], dtype=float)
         z, y, x = (shape[axis] for axis in axes_to_zyx(mrc, path))
     return (z, y, x), cubic_voxel_size(voxel, path)
@@ -223,7 +250,11 @@ def open_voxels(tomogram: Tomogram, scratch: Path) -> Iterator[np.ndarray]:
     """
     if is_zarr(tomogram.path):
         with tempfile.TemporaryFile(dir=scratch) as file:
-            yield _unpacked(tomogram.path, file)
+            try:
+                voxels = _unpacked(tomogram.path, file)
+            except ZARR_ERRORS as error:
+                raise _not_zarr(tomogram.path, error) from error
+            yield voxels
     else:
         with _mrc(tomogram.path, whole=True) as mrc:
             if np.iscomplexobj(mrc.data):
@@ -260,7 +291,7 @@ def _zarr_array(path: Path) -> tuple[tuple[int, int, int], tuple[zarr.Array, lis
         units = {image["axes"][axis].get("unit") for axis in axes}
         others = [length for axis, length in enumerate(array.shape) if axis not in axes]
     except ZARR_ERRORS as error:
-        raise InputError(f"{path}: not a readable OME-Zarr image ({type(error).__name__}: {error})") from error
+        raise _not_zarr(path, error) from error
     if any(length != 1 for length in others) or len(names) != array.ndim:
         raise InputError(f"{path}: axes {', '.join(names)} of {array.shape}; expected z, y, x, any other of length 1")
     unit = next(iter(units)) if len(units) == 1 else None
@@ -268,6 +299,10 @@ def _zarr_array(path: Path) -> tuple[tuple[int, int, int], tuple[zarr.Array, lis
     size = cubic_voxel_size(scale[axes[::-1]] * factor, path) if factor else None
     z, y, x = (array.shape[axis] for axis in axes)
     return (z, y, x), (array, axes), size
+
+
+def _not_zarr(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: not a readable OME-Zarr image ({type(error).__name__}: {error})")
 
 
 def _steps(holder: dict) -> list[dict]:

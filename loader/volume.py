@@ -21,6 +21,8 @@ from common.files import atomic_path
 
 MRC_SUFFIXES = (".mrc", ".mrcs", ".map", ".rec", ".mrc.gz", ".map.gz", ".mrcs.gz")
 UNREADABLE = (ValueError, OverflowError, MemoryError, OSError, EOFError, zlib.error)  # what mrcfile raises
+FLAT = "2-D stacks of particles, as RELION 5 and WarpTools write them, are no volumes: give extract.py the coordinates"
+FLAT += " and the tomograms"
 HEADER_BYTES = 1024
 MOST_KEPT = 2**25  # bytes, of what a thread keeps to work in: two arrays of 128^3
 _own = threading.local()  # what each thread keeps
@@ -177,10 +179,7 @@ def _voxel_size(mrc: mrcfile.mrcfile.MrcFile) -> np.ndarray:
 def _check_number(number: int, shape: tuple[int, ...], path: Path) -> None:
     """Refuse a volume that an array of this shape does not have."""
     if len(shape) != 4:
-        raise InputError(
-            f"{path}: holds an array of shape {shape}; '{number}@' needs a 4-D volume stack (a 2-D tilt stack is "
-            "not a subtomogram)"
-        )
+        raise InputError(f"{path}: holds an array of shape {shape}; '{number}@' needs a 4-D volume stack ({FLAT})")
     if not 1 <= number <= shape[0]:
         raise InputError(f"{path}: has volumes 1 to {shape[0]}; asked for {number}")
 
@@ -189,12 +188,13 @@ def _take(mrc: mrcfile.mrcfile.MrcFile, number: int | None, path: Path) -> np.nd
     """The 3-D array that the address names."""
     data = mrc.data
     if number is None:
-        # Many programs leave "image stack" (ispg 0) in a volume's header: cubes pass, other shapes are tilt stacks.
-        is_stack = data is not None and mrc.is_image_stack() and len(set(data.shape)) > 1
+        # Many programs leave "image stack" (ispg 0) in a volume's header: cubes pass, unless named .mrcs.
+        is_named_stack = path.name.lower().endswith((".mrcs", ".mrcs.gz"))
+        is_stack = data is not None and mrc.is_image_stack() and (is_named_stack or len(set(data.shape)) > 1)
         if data is None or data.ndim != 3 or is_stack:
             shape = "nothing" if data is None else f"an array of shape {data.shape}"
-            kind = ", an image stack" if is_stack else ""
-            raise InputError(f"{path}: holds {shape}{kind}; expected one 3-D volume (N@stack.mrcs is one of many)")
+            kind, hint = (", an image stack", FLAT) if is_stack else ("", "N@stack.mrcs is one of many")
+            raise InputError(f"{path}: holds {shape}{kind}; expected one 3-D volume ({hint})")
         return data
     _check_number(number, data.shape, path)
     return data[number - 1]

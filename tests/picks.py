@@ -103,6 +103,10 @@ def _relion4_labels(first: str) -> str:
     return f"rlnTomoName {' '.join(places)} {origins} {angles} rlnOpticsGroup"
 
 
+def relion5_labels() -> str:
+    return f"{_relion4_labels('rlnCenteredCoordinateXAngst')} rlnTomoVisibleFrames"
+
+
 def relion5(folder: Path, centre: np.ndarray = CORNER_TO_CENTRE) -> list[Path]:
     rows = [
         f"{name} {xyz(place - centre + turned(n))} {xyz(OFFSETS[n])} {xyz(ANGLES[n])} 1 [1,0,1]"
@@ -110,7 +114,7 @@ def relion5(folder: Path, centre: np.ndarray = CORNER_TO_CENTRE) -> list[Path]:
     ]
     general = "\n# version 50001\n\ndata_general\n\n_rlnTomoSubTomosAre2DStacks                       1\n \n"
     optics = loop("rlnOpticsGroup rlnTomoTiltSeriesPixelSize rlnImageDimensionality", ["1 2.5 2"], "optics")
-    labels = f"{_relion4_labels('rlnCenteredCoordinateXAngst')} rlnTomoVisibleFrames"
+    labels = relion5_labels()
     return _write(folder / "relion5.star", general + optics + loop(labels, rows, "particles"))
 
 

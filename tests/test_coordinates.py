@@ -1,5 +1,6 @@
 """Each program's coordinates against blobs at known places: the box cut for a particle has the blob in its middle."""
 
+import json
 import re
 
 import numpy as np
@@ -8,8 +9,11 @@ import pytest
 
 import extract
 from common.cli import InputError
-from loader.coordinates import read_picks
+from loader.columns import LABEL
+from loader.coordinates import read_all, read_picks
+from loader.extraction import particles
 from loader.flavours import FLAVOURS
+from loader.star import write_star
 from tests import picks
 from tests.picks import PLACES, SIDE, VOXEL, WRITERS, blobs, loop, middle_of_mass, write_tomogram, xyz
 from tests.scripts import REPOSITORY
@@ -28,7 +32,7 @@ def plans(coordinates, tomograms, **options):
     """What extract.py plans to cut."""
     options = {"box": SIDE, "target_voxel_size": VOXEL, **options}
     names = tuple(map(str, coordinates))
-    return extract.prepare(extract.Config(names, tuple(map(str, tomograms)), **options))
+    return extract.prepare(extract.Config(names, tuple(map(str, tomograms)), **options))[0]
 
 
 def offsets(planned, folder):
@@ -135,6 +139,101 @@ def test_classes_come_from_class_numbers_objects_and_columns(tmp_path):
     assert list(read_picks(tmp_path / "a.csv").classes) == ["proteasome"]
 
 
+def test_a_prediction_of_predict_is_no_class(tmp_path, tomograms, capsys):
+    source = read_picks(picks.relion31(tmp_path)[0])
+    written = source.table.assign(rlnClassNumber="11", lmcclClass="unknown", lmcclScore="0.2")
+    write_star(tmp_path / "predictions.star", {**source.blocks, "particles": written})
+    made = plans([tmp_path / "predictions.star"], [tomograms])
+    assert "; without classes: rlnClassNumber is of predict.py" in capsys.readouterr().out
+    assert LABEL not in particles(made, {plan.name: [] for plan in made})
+    given = written.assign(lmcclGivenClassNumber=source.table["rlnClassNumber"])
+    write_star(tmp_path / "predictions.star", {**source.blocks, "particles": given})
+    made = plans([tmp_path / "predictions.star"], [tomograms])
+    assert "; classes from lmcclGivenClassNumber: rlnClassNumber is of predict.py" in capsys.readouterr().out
+    table = particles(made, {plan.name: [] for plan in made})
+    assert sorted(table[LABEL]) == ["class001"] * 3 + ["class002"] * 2 and set(table["rlnClassNumber"]) == {"11"}
+
+
+def test_what_dynamo_leaves_nan_is_not_known(tomograms, tmp_path, capsys):
+    (path,) = picks.dynamo(tmp_path)
+    rows = [line.split() for line in path.read_text().splitlines()]
+    for row in rows:
+        row[35] = "NaN"  # pixel size
+    rows[0][21] = rows[2][21] = "NaN"  # class
+    path.write_text("\n".join(map(" ".join, rows)))
+    planned = plans([path], [tomograms])
+    assert "in voxels of the tomogram; 0 is" in capsys.readouterr().out
+    assert np.abs(offsets(planned, tmp_path)).max() < 0.05
+    assert list(read_picks(path).classes) == ["", "class001", "", "class001", "class002"]
+    path.write_text("\n".join(" ".join([*row[:21], "NaN", *row[22:]]) for row in rows))
+    assert set(read_picks(path).classes) == {""}
+    path.write_text("\n".join(" ".join([*row[:35], "5"]) for row in rows))
+    assert set(read_picks(path).pixel_size) == {5.0}
+
+
+def test_a_file_without_particles_is_warned_of_and_the_others_are_taken(tomograms, tmp_path, capsys):
+    files = picks.copick(tmp_path)
+    content = json.loads(files[0].read_text())
+    for name, points in (("none.json", []), ("null.json", None)):
+        (tmp_path / name).write_text(json.dumps({**content, "points": points}))
+    for name, labels in (("picks.star", RUN), ("5.star", picks.relion5_labels())):
+        (tmp_path / name).write_text(loop(labels, []))
+    (tmp_path / "a.coords").write_text("")
+    nothing = [tmp_path / name for name in ("none.json", "null.json", "picks.star", "5.star", "a.coords")]
+    assert [len(made.rows) for made in plans([nothing[0], *files, *nothing[1:]], [tomograms])] == [2, 3]
+    assert f"without a particle, left out: {', '.join(map(str, nothing))}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["", "ExperimentRuns", "ExperimentRuns/TS_01", "ExperimentRuns/TS_01/Picks"])
+def test_a_folder_of_copick_stands_for_all_picks_in_it(part, tomograms, tmp_path, capsys):
+    for name, file in zip(PLACES, picks.copick(tmp_path), strict=True):
+        folder = tmp_path / "ExperimentRuns" / name / "Picks"
+        folder.mkdir(parents=True)
+        file.rename(folder / "me_0_ribosome.json")
+    made = plans([tmp_path / part], [tomograms])
+    assert [len(plan.rows) for plan in made] == ([3] if "TS_01" in part else [2, 3])
+    assert "several picks" not in capsys.readouterr().err
+    folder = tmp_path / "ExperimentRuns" / "TS_01" / "Picks"
+    (folder / "you_1_ribosome.json").write_text((folder / "me_0_ribosome.json").read_text())
+    assert len(plans([tmp_path / part], [tomograms])[-1].rows) == 6
+    assert "several picks of one object, all taken: TS_01 ribosome (2); give files" in capsys.readouterr().err
+
+
+def test_a_folder_without_picks_is_refused_with_what_it_holds(tmp_path):
+    picks.relion3(tmp_path)
+    message = "a folder without picks of copick, ExperimentRuns/*/Picks/*.json; it holds 1 .star; expected files of"
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_all([str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    "name", ["Tomogram", "tomo_name", "rlnTomoName", "rlnMicrographName", "experiment", "tomo", "RLNTOMONAME"]
+)
+def test_a_csv_names_tomograms_in_a_column_of_several_names(name, tomograms, tmp_path):
+    lines = [f"{tomogram}.mrc,{','.join(map(str, place / VOXEL))},5" for tomogram, place in picks.ROWS]
+    (tmp_path / "a.csv").write_text("\n".join([f"{name},x,y,z,axis-0", *lines]))
+    planned = plans([tmp_path / "a.csv"], [tomograms])
+    assert [len(made.rows) for made in planned] == [2, 3] and np.abs(offsets(planned, tmp_path)).max() < 0.05
+
+
+def test_the_csv_of_cryosiam_and_that_of_napari_are_read(tomograms, tmp_path):
+    zyx = [(name, ",".join(map(str, place[::-1] / VOXEL))) for name, place in picks.ROWS]
+    labels = "rlnMicrographName,rlnCoordinateZ,rlnCoordinateY,rlnCoordinateX"
+    (tmp_path / "a.csv").write_text("\n".join([labels, *(f"{name}.mrc,{place}" for name, place in zyx)]))
+    assert np.abs(offsets(plans([tmp_path / "a.csv"], [tomograms]), tmp_path)).max() < 0.05
+    for tomogram in PLACES:
+        lines = [f"{number}.0,{place}" for number, (name, place) in enumerate(zyx) if name == tomogram]
+        (tmp_path / f"{tomogram}_points.csv").write_text("\n".join(["index,axis-0,axis-1,axis-2", *lines]))
+    planned = plans([tmp_path / f"{name}_points.csv" for name in PLACES], [tomograms])
+    assert len(planned) == 2 and np.abs(offsets(planned, tmp_path)).max() < 0.05
+
+
+def test_a_csv_without_a_tomogram_says_which_column_would_tell_it(tomograms, tmp_path):
+    (tmp_path / "a.csv").write_text("name,x,y,z\nTS_01,1,2,3\n")
+    with pytest.raises(InputError, match=r"a\.csv: names no tomogram, .*, or a column Tomogram; found name, x, y, z$"):
+        plans([tmp_path / "a.csv"], [tomograms])
+
+
 def test_a_name_of_digits_stays_text(tmp_path):
     labels = "rlnTomoName rlnCoordinateX rlnCoordinateY rlnCoordinateZ rlnTomoParticleName rlnTomoTiltSeriesPixelSize"
     (tmp_path / "a.star").write_text(loop(labels, ["00255 1 2 3 00255/01 2.50"], "particles"))
@@ -165,6 +264,8 @@ BAD = {
     "a.json: not a copick file of picks": '{"pickable_object_name": "a", "run_name": "a", "points": [{}]}',
     "a.json: unit 'nanometer'; expected angstrom": '{"pickable_object_name": "a", "run_name": "a", "points": [], '
     '"unit": "nanometer"}',
+    "a.json: holds no row": '{"pickable_object_name": "a", "run_name": "a", "points": null}',
+    "a.coords: holds no row": "\n",
     "a.csv: no column z; found x, y": "x,y\n1,2\n",
     "a.tbl: rows of [2, 3] values": "1 2\n1 2 3\n",
     "a.tbl: 2 tomograms and 0 table maps": "\n".join(" ".join(["1"] * 19 + [n] + ["1"] * 16) for n in "12"),
@@ -178,7 +279,7 @@ def test_what_cannot_be_coordinates_is_refused_in_one_line(message, tmp_path):
     path = tmp_path / re.match(r"a\.\w+", message)[0]
     path.write_text(BAD[message])
     with pytest.raises(InputError, match=re.escape(message)) as refused:
-        read_picks(path)
+        read_all([str(path)])
     assert "\n" not in str(refused.value)
 
 

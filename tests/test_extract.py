@@ -109,7 +109,7 @@ def test_a_box_that_just_fits_is_taken(lab, tmp_path):
         "coordinates": csv_picks(tmp_path / "a.csv", places),
         "tomograms": first(lab),
     }
-    made = extract.prepare(config(lab, tmp_path, **options))[0]
+    made = extract.prepare(config(lab, tmp_path, **options))[0][0]
     assert (len(made.rows), made.at_edge) == (2, 1)
     voxels = mrcfile.read(lab / "tomograms" / "TS_01.mrc")
     np.testing.assert_allclose(
@@ -273,7 +273,7 @@ def test_memory_does_not_grow_with_the_tomogram_or_the_number_of_particles(tmp_p
     voxels.flush()
     places = csv_picks(tmp_path / "a.csv", rng.uniform((10, 10, 30), (70, 240, 34), size=(200, 3)))
     options = {"coordinates": places, "tomograms": (str(path),), "box": 16, "dtype": "float16"}
-    made = extract.prepare(config(tmp_path, tmp_path, **options))[0]
+    made = extract.prepare(config(tmp_path, tmp_path, **options))[0][0]
     tracemalloc.start()
     entry = extract.cut(made, tmp_path / "TS_01.mrcs", "float16")
     peak = tracemalloc.get_traced_memory()[1]

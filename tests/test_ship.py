@@ -67,6 +67,7 @@ def light_of(config, weights):
             "state_dict": {},
             "calibration": {},
             "junk": {},
+            "whitening": {},
             "progress": {"steps_per_epoch": 1, "step": 0, "particles": torch.arange(2), "weights": {}},
         }
     )

@@ -192,9 +192,9 @@ def test_the_star_file_brings_the_picks_back_to_a_hundredth_of_a_voxel_and_names
     assert [label.removeprefix("rlnCenteredCoordinate") for label in picks.table] == [
         "rlnTomoName", "XAngst", "YAngst", "ZAngst",
     ]  # fmt: skip
-    tomograms, warnings = find_tomograms([str(made / "tomograms.star")], 0.0)
-    headers, _ = find_tomograms([str(made)], 0.0)
-    assert not warnings and [(t.name, t.shape, t.voxel_size) for t in tomograms] == [
+    listed = find_tomograms([str(made / "tomograms.star")], 0.0)
+    tomograms, headers = listed.tomograms, find_tomograms([str(made)], 0.0).tomograms
+    assert not listed.warnings and [(t.name, t.shape, t.voxel_size) for t in tomograms] == [
         (t.name, t.shape, t.voxel_size) for t in headers
     ]
     for tomogram in (*tomograms, *headers):
@@ -207,7 +207,7 @@ def test_the_star_file_brings_the_picks_back_to_a_hundredth_of_a_voxel_and_names
 
 def test_without_a_shift_the_picks_are_the_true_places(tmp_path):
     main(config(tmp_path, {"shift": 0.0}, per_class=2, snr=math.inf))
-    (tomogram,), _ = find_tomograms([str(tmp_path)], 0.0)
+    (tomogram,) = find_tomograms([str(tmp_path)], 0.0).tomograms
     picks = read_picks(tmp_path / "particles.star", "", 0.0)
     found = places_of(picks, np.arange(len(picks)), tomogram)
     truth = pd.read_csv(tmp_path / "truth.csv")

@@ -23,6 +23,7 @@ from loader.columns import (
 )
 from loader.sources import absolute, absolute_all, read_csv, read_particles
 from loader.volume import write_volume
+from prediction.inputs import find_inputs
 
 NAMES = ("aaa", "bbb")
 
@@ -83,6 +84,35 @@ def test_a_star_file_of_2d_stacks_is_refused_with_what_to_give_instead(tmp_path)
     starfile.write({"general": {"rlnTomoSubTomosAre2DStacks": 1}, "particles": particles}, tmp_path / "a.star")
     with pytest.raises(InputError, match=r"a\.star: its particles are 2-D stacks .* and the tomograms to extract\.py"):
         read(tmp_path, star=str(tmp_path / "a.star"))
+
+
+@pytest.mark.parametrize("block", ["optics", "particles"])
+def test_a_star_file_of_images_of_two_dimensions_is_refused_though_they_look_like_cubes(block, tmp_path):
+    with mrcfile.new(tmp_path / "1_stack2d.mrcs") as mrc:
+        mrc.set_data(np.random.default_rng(0).normal(size=(8, 8, 8)).astype(np.float32))  # as many tilts as the box
+    tables = {
+        "optics": pd.DataFrame({"rlnOpticsGroup": [1]}),
+        "particles": pd.DataFrame({"rlnImageName": ["1_stack2d.mrcs"], "rlnClassNumber": [1], "rlnOpticsGroup": [1]}),
+    }
+    tables[block]["rlnImageDimensionality"] = 2
+    starfile.write(tables, tmp_path / "a.star")
+    expected = r"a\.star: its particles are 2-D stacks of tilts \(rlnImageDimensionality 2\), .* to extract\.py"
+    for reader in (lambda path: read(tmp_path, star=path), lambda path: find_inputs([path])):
+        with pytest.raises(InputError, match=expected):
+            reader(str(tmp_path / "a.star"))
+    tables[block]["rlnImageDimensionality"] = 3
+    starfile.write(tables, tmp_path / "a.star")
+    assert len(read(tmp_path, star=str(tmp_path / "a.star"))) == len(find_inputs([str(tmp_path / "a.star")])) == 1
+
+
+def test_what_predict_wrote_into_a_star_file_is_no_class_but_what_it_found_there_is(tmp_path):
+    make(tmp_path / "a.mrc")
+    particles = pd.DataFrame({"rlnImageName": ["a.mrc"], "rlnClassNumber": [11], "lmcclClass": ["unknown"]})
+    starfile.write({"particles": particles}, tmp_path / "a.star")
+    with pytest.raises(InputError, match=r"a\.star: no column lmcclGivenClassNumber, as its classes are predictions; "):
+        read(tmp_path, star=str(tmp_path / "a.star"))
+    starfile.write({"particles": particles.assign(lmcclGivenClassNumber=[3])}, tmp_path / "a.star")
+    assert list(read(tmp_path, star=str(tmp_path / "a.star"))[LABEL]) == ["class003"]
 
 
 def test_file_numbers_give_class_particle_snr_and_mask(tmp_path):

@@ -11,6 +11,7 @@ from common.cli import InputError
 from loader.columns import LABEL, SOURCE_ROW
 from loader.tomogram import find_tomograms, plain_name, read_header
 from tests.picks import PLACES, SHAPE, VOXEL, blobs, config, csv_picks, loop, middle_of_mass, write_tomogram, xyz
+from tests.scripts import call_script
 
 
 @pytest.mark.parametrize("mode", [np.int8, np.int16, np.uint16, np.float16])
@@ -23,7 +24,7 @@ def test_tomograms_of_every_mode_and_order_of_axes_give_the_same_places(mode, tm
         mrc.header.ispg = 0  # as IMOD writes it
     options = {"tomograms": (str(tmp_path / "TS_01.rec"),)}
     places = csv_picks(tmp_path / "a.csv", PLACES["TS_01"] / VOXEL)
-    made = extract.prepare(config(tmp_path, tmp_path, coordinates=places, **options))[0]
+    made = extract.prepare(config(tmp_path, tmp_path, coordinates=places, **options))[0][0]
     assert made.tomogram.shape == SHAPE
     for box in made.boxes(tmp_path):
         assert np.abs(middle_of_mass(box)).max() < 0.05
@@ -109,7 +110,7 @@ def test_a_file_without_names_needs_one_tomogram_or_its_name(lab, tmp_path):
     with pytest.raises(InputError, match=r"picks_relion3\.star: names no tomogram, and 2 are given \(TS_01, TS_02\)"):
         extract.main(config(lab, tmp_path / "out", coordinates=(str(star),)))
     one = (str(lab / "tomograms" / "TS_02.mrc"),)
-    assert extract.prepare(config(lab, tmp_path / "out", coordinates=(str(star),), tomograms=one))[0].name == "TS_02"
+    assert extract.prepare(config(lab, tmp_path / "out", coordinates=(str(star),), tomograms=one))[0][0].name == "TS_02"
 
 
 def test_a_header_that_contradicts_is_warned_of_and_an_unknown_voxel_size_has_to_be_given(lab, tmp_path, capsys):
@@ -117,7 +118,7 @@ def test_a_header_that_contradicts_is_warned_of_and_an_unknown_voxel_size_has_to
     options = {"tomograms": (str(wrong),), "coordinates": csv_picks(tmp_path / "a.csv", PLACES["TS_01"] / VOXEL)}
     extract.prepare(config(lab, tmp_path, target_voxel_size=0.0, **options))
     assert "voxels of 1 A by the header, 10 A by its name; taken from the header" in capsys.readouterr().err
-    assert extract.prepare(config(lab, tmp_path, voxel_size=10.0, **options))[0].tomogram.voxel_size == 10
+    assert extract.prepare(config(lab, tmp_path, voxel_size=10.0, **options))[0][0].tomogram.voxel_size == 10
     assert "1 A by the header, 10 A by --voxel-size; taken from --voxel-size" in capsys.readouterr().err
     nothing = write_tomogram(tmp_path / "TS_01.mrc", blobs([]), voxel=0.0)
     with pytest.raises(InputError, match=r"TS_01\.mrc: its header states no voxel size; give --voxel-size"):
@@ -133,6 +134,67 @@ def test_several_sources_of_one_tomogram_share_its_stack(lab, tmp_path):
     assert list(table[LABEL]) == ["", "ribosome"] and list(table["Source Particle"]) == ["", "p7"]
     assert list(table[SOURCE_ROW]) == ["1", "1"] and list(table["X"]) == ["", "24.1"]
     assert mrcfile.read(tmp_path / "out" / "TS_01.mrcs").shape[0] == 2
+
+
+def cut_with_a_broken_one(tmp_path, path, options=()):
+    """extract.py on picks of TS_01 and TS_02, of which TS_02 is `path`."""
+    for name in PLACES:
+        csv_picks(tmp_path / f"{name}.csv", PLACES[name] / VOXEL, name)
+    write_tomogram(tmp_path / "TS_01.mrc", blobs(PLACES["TS_01"]))
+    files = [str(tmp_path / f"{name}.csv") for name in PLACES]
+    given = ("--coordinates", *files, "--tomograms", str(tmp_path / "TS_01.mrc"), str(path), "--box", "12")
+    return call_script("extract.py", *given, *options, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".mrc", ".mrc.gz", ".zarr"])
+def test_a_tomogram_that_cannot_be_read_is_listed_and_the_others_are_cut(suffix, tmp_path):
+    path, whole = tmp_path / f"TS_02{suffix}", blobs(PLACES["TS_02"])
+    if suffix == ".zarr":
+        write_zarr(path, whole, "0.4", "angstrom", VOXEL, "zyx")
+        broken = path / "0" / "1.1.1"
+    else:
+        with mrcfile.new(path, compression="gzip" if suffix.endswith("gz") else None) as mrc:
+            mrc.set_data(whole)
+            mrc.voxel_size = VOXEL
+        broken = path
+    content = broken.read_bytes()
+    broken.write_bytes(content[: len(content) * 2 // 3])
+    done = cut_with_a_broken_one(tmp_path, path)
+    assert done.returncode == 3 and "its 2 particles are left out" in done.stderr
+    assert set(pd.read_csv(tmp_path / "extracted" / "particles.csv")["Tomogram"]) == {"TS_01"}
+    assert not (tmp_path / "extracted" / "TS_02.mrcs").exists()
+    failed = pd.read_csv(tmp_path / "extracted" / "failed.csv").iloc[0]
+    assert (failed["Tomogram"], failed["File"], failed["Particles"]) == ("TS_02", str(path), 2)
+    assert f"TS_02{suffix}: not a readable " in failed["Reason"]
+    broken.write_bytes(content)
+    done = cut_with_a_broken_one(tmp_path, path)
+    assert done.returncode == 0 and not (tmp_path / "extracted" / "failed.csv").exists(), done.stderr
+    assert len(pd.read_csv(tmp_path / "extracted" / "particles.csv")) == 5
+
+
+def test_a_dry_run_tells_what_cannot_be_read_and_one_without_particles_is_warned_of_alone(tmp_path):
+    (tmp_path / "TS_02.mrc").write_bytes(b"MAP")
+    done = cut_with_a_broken_one(tmp_path, tmp_path / "TS_02.mrc", ["--dry-run"])
+    assert done.returncode == 3 and "TS_02.mrc: not a readable MRC file" in done.stderr
+    assert not (tmp_path / "extracted").exists()
+    (tmp_path / "TS_02.mrc").rename(tmp_path / "TS_03.mrc")
+    write_tomogram(tmp_path / "TS_02.mrc", blobs(PLACES["TS_02"]))
+    options = ["--tomograms", *(str(tmp_path / f"TS_0{number}.mrc") for number in (1, 2, 3))]
+    done = cut_with_a_broken_one(tmp_path, tmp_path / "TS_02.mrc", options)
+    assert done.returncode == 0 and "it has no particles here" in done.stderr
+    assert not (tmp_path / "extracted" / "failed.csv").exists()
+
+
+def test_picks_without_a_name_are_not_taken_for_those_of_the_only_tomogram_that_can_be_read(tmp_path):
+    write_tomogram(tmp_path / "TS_01.mrc", blobs(PLACES["TS_01"]))
+    (tmp_path / "TS_02.mrc").write_bytes(b"MAP")
+    (tmp_path / "picks.csv").write_text("x,y,z\n24,20,12\n")
+    both = tuple(str(tmp_path / f"{name}.mrc") for name in PLACES)
+    with pytest.raises(InputError, match=r"names no tomogram, and 2 are given \(TS_01, TS_02\)"):
+        extract.prepare(config(tmp_path, tmp_path, coordinates=(str(tmp_path / "picks.csv"),), tomograms=both))
+    one = csv_picks(tmp_path / "a.csv", [(24, 20, 12)], "TS_02")
+    with pytest.raises(InputError, match=r"none of the tomograms with particles can be read: .*TS_02\.mrc: not a read"):
+        extract.prepare(config(tmp_path, tmp_path, coordinates=one, tomograms=both))
 
 
 def test_stacks_and_what_is_no_tomogram_are_refused(lab, tmp_path):

@@ -86,8 +86,17 @@ def test_a_tilt_stack_is_refused(tmp_path, volume):
         mrc.set_image_stack()
     with pytest.raises(InputError, match="image stack"):
         read_volume(tmp_path / "tilt.mrcs")
-    with pytest.raises(InputError, match="not a subtomogram"):
+    with pytest.raises(InputError, match=r"no volumes: give extract\.py the coordinates and the tomograms"):
         read_volume(f"1@{tmp_path}/tilt.mrcs")
+
+
+def test_a_stack_of_as_many_tilts_as_the_box_has_voxels_is_no_volume(tmp_path, volume):
+    for name in ("tilts.mrcs", "tilts.mrcs.gz"):
+        with mrcfile.new(tmp_path / name, compression="gzip" if name.endswith("gz") else None) as mrc:
+            mrc.set_data(np.random.default_rng(0).normal(size=(6, 6, 6)).astype(np.float32))
+            mrc.set_image_stack()
+        with pytest.raises(InputError, match=f"{name}: holds .*, an image stack; .* give extract.py the coordinates"):
+            read_volume(tmp_path / name)
 
 
 def test_a_gzipped_volume_reads_the_same(tmp_path, volume):
