@@ -131,8 +131,8 @@ def loop_of(name: str) -> Callable[..., Tensor]:
     loop = globals().get(f"loop_{name}")
     if loop is None:
         pytest.fail(
-            f"the loss {name!r} has no formula to be compared with: write loop_{name}(f, y, p, o) in tests/test_loss.py, "
-            "for embeddings, labels, parameters by name and options"
+            f"the loss {name!r} has no formula to be compared with: write loop_{name}(f, y, p, o) in "
+            "tests/test_loss.py, for embeddings, labels, parameters by name and options"
         )
     return loop
 
