@@ -1,6 +1,7 @@
 """Every loss against loops written from its formula, against other libraries, and with numbers hard on floats."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -125,7 +126,15 @@ def loop_supcon(f, y, p, o):
     return sum(losses) / len(losses) if losses else 0 * f.sum()
 
 
-LOOPS = {name: globals()[f"loop_{name}"] for name in LOSSES}
+def loop_of(name: str) -> Callable[..., Tensor]:
+    """The loop of a loss. A loss without one fails the tests that need it, with a sentence."""
+    loop = globals().get(f"loop_{name}")
+    if loop is None:
+        pytest.fail(
+            f"the loss {name!r} has no formula to be compared with: write loop_{name}(f, y, p, o) in "
+            "tests/test_loss.py, for embeddings, labels, parameters by name and options"
+        )
+    return loop
 
 
 def against_loop(name: str, shape: tuple[int, int, int], margins: Tensor | None = None, **options) -> None:
@@ -141,7 +150,7 @@ def against_loop(name: str, shape: tuple[int, int, int], margins: Tensor | None 
 
     exact = embeddings.detach().double().requires_grad_()
     state = {key: value.detach().clone().double().requires_grad_() for key, value in criterion.state_dict().items()}
-    expected = LOOPS[name](exact, labels.tolist(), state, options)
+    expected = loop_of(name)(exact, labels.tolist(), state, options)
     expected.backward()
 
     assert terms.total.dtype == torch.float32
@@ -158,6 +167,12 @@ def test_loss_and_gradients_are_those_of_the_formula(name, shape):
     if name == "supcon" and (n == 1 or c > n):
         pytest.skip("no pairs: test_a_batch_without_pairs_costs_nothing")
     against_loop(name, shape)
+
+
+def test_a_loss_without_a_formula_fails_with_a_sentence_and_not_the_whole_file(monkeypatch):
+    monkeypatch.setitem(LOSSES, "mine", LOSSES["softmax"])
+    with pytest.raises(pytest.fail.Exception, match=r"'mine' has no formula .*: write loop_mine\(f, y, p, o\) in"):
+        against_loop("mine", SHAPES[0])
 
 
 @pytest.mark.parametrize(
