@@ -29,7 +29,7 @@ from evaluation.rejection import Calibration, accuracy_warning, refusal_text, re
 from loader.dataset import Split, contrast_warning, load_split, particle_codes
 from loader.packed import own_preprocessing
 from loader.rows import SplitRows, class_names, read_rows
-from loader.volume import central_brightness
+from loader.volume import skewness
 from model import load_checkpoint
 from training.batches import Batches, FileBatches, Labelled
 from training.checks import check, check_data, check_group
@@ -150,7 +150,7 @@ def load_volumes(cfg: Config, rows: SplitRows, data: TrainingSet, device: torch.
     """The training volumes, with a warning where they look as if they were of the other contrast."""
     train = load_split(rows, data.preprocessing, memory_share=cfg.memory_share)
     some = train.images[:: len(train) // CONTRAST_SAMPLE + 1, 0].float().numpy()
-    warning = contrast_warning(np.array([central_brightness(volume) for volume in some]), cfg.contrast)
+    warning = contrast_warning(np.array([skewness(volume) for volume in some]), cfg.contrast)
     if warning:
         warn(warning)
     return train.on_device(device, cfg.memory_share)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
 
 from common.files import atomic_path
-from loader.volume import CENTRE, central_brightness, normalise
+from loader.volume import CENTRE, central_brightness, normalise, skewness
 
 SHOWN = 6  # particles of a tomogram in the picture
 MOST_ROWS = 8  # tomograms in the picture
@@ -56,17 +56,25 @@ def strongest(mean: np.ndarray) -> np.ndarray:
 
 def verdict(mean: np.ndarray, count: int) -> tuple[str, bool]:
     """What the mean of `count` boxes says about centre and contrast, and whether that is a warning."""
-    brightness, place = central_brightness(normalise(mean, "the mean of all boxes")), strongest(mean)
-    contrast = "bright" if brightness > 0 else "dark"
-    text = f"the mean of {count} boxes: its middle is {abs(brightness):.1f} standard errors {contrast}er than the box"
+    normal, place = normalise(mean, "the mean of all boxes"), strongest(mean)
+    brightness = central_brightness(normal)
+    middle, contrast = ("bright" if value > 0 else "dark" for value in (brightness, skewness(normal)))
+    text = f"the mean of {count} boxes: its middle is {abs(brightness):.1f} standard errors {middle}er than the box"
     is_off, is_faint = np.abs(place).max() > OFF * len(mean), abs(brightness) < SURE
-    if not is_off and not is_faint:
+    is_hollow = middle != contrast and not is_faint
+    if is_hollow:
+        text += f", and what stands out is {contrast}"
+    if not is_off and not is_faint and not is_hollow:
         return f"{text}: centred; the particles are {contrast}, in train.py and predict.py --contrast {contrast}", False
     if is_off:
         text += ", and it differs most at {:+.1f}, {:+.1f}, {:+.1f} voxels (z, y, x) from there".format(*place)
-    cause = (
-        "wrong places, or few and noisy particles?" if is_faint else "not centred, or hollow or larger than the box:"
-    )
+    cause = "not centred, or hollow or larger than the box:"
+    if is_hollow:
+        cause = (
+            f"if the particles are hollow, they are {contrast}, --contrast {contrast}; if not, they are not centred:"
+        )
+    elif is_faint:
+        cause = "wrong places, or few and noisy particles?"
     return f"{text}; {cause} look at check.png, and at units, pixel size, centre and the sign of the axes", True
 
 

@@ -13,6 +13,7 @@ import csv_split
 import extract
 from common.cli import InputError
 from loader.boxes import Box, cut_box
+from loader.check_sheet import verdict
 from loader.columns import INPUT, LABEL, PARTICLE, SOURCE_ROW, VOXEL_SIZE
 from loader.star import read_star
 from loader.volume import read_volume
@@ -246,6 +247,18 @@ def test_the_contrast_and_the_centre_of_the_mean_are_said(contrast, tmp_path, ca
     wrong = csv_picks(tmp_path / "b.csv", PLACES["TS_01"] / VOXEL + np.array([3.0, 0, 0]))
     extract.main(config(tmp_path, tmp_path / "b", coordinates=wrong, **options))
     assert "from there; " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_contrast_of_hollow_particles_is_not_that_of_their_middle(sign):
+    at = (np.arange(32) - 15.5) ** 2
+    radius = np.sqrt(at[:, None, None] + at[:, None] + at)
+    noise = np.random.default_rng(0).normal(scale=0.1, size=(32,) * 3)
+    shell = sign * (np.exp(-((radius - 10) ** 2) / 4) - 0.8 * np.exp(-(radius**2) / 18)) + noise
+    text, warned = verdict(shell.astype(np.float32), 50)
+    middle, contrast = ("dark", "bright") if sign > 0 else ("bright", "dark")
+    assert warned and f"standard errors {middle}er than the box, and what stands out is {contrast}" in text
+    assert f"if the particles are hollow, they are {contrast}, --contrast {contrast};" in text
 
 
 def test_places_without_particles_are_doubted(tmp_path, capsys):
