@@ -195,6 +195,7 @@ def load_checkpoint(path: Path | str) -> dict:
     if content["version"] != VERSION:
         raise InputError(f"{path}: checkpoint format {content['version']}; this code reads {VERSION}")
     content = {key: {} for key in OPTIONAL} | content
+    content["progress"] = {"particles": torch.empty(0, dtype=torch.int64)} | content["progress"]  # the first had none
     return content | {key: single(content[key]) for key in ("state_dict", "criterion", "calibration", *OPTIONAL)}
 
 

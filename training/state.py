@@ -227,7 +227,8 @@ class TrainingState:
         if self.cfg.simulate_online:  # each process draws its own part of a batch; a run of before may not say how many
             now["processes"], then["processes"] = self.group.size, progress.get("processes", self.group.size)
         changed = [f"{key} was {then.get(key)}, is {now[key]}" for key in now if now[key] != then.get(key)]
-        if not torch.equal(self.data.particles, progress["particles"]):
+        trained = progress["particles"]  # none: of a run that did not keep them
+        if len(trained) and not torch.equal(self.data.particles, trained):
             changed.append("trained on other particles than train.csv has now")
         if changed:
             raise InputError(f"{path}: {'; '.join(changed)}; give the same, another --save-dir, or --overwrite")
