@@ -31,7 +31,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from common.cli import InputError, check_choices, run
+from common.cli import InputError, check_choices, named, run
 from common.files import write_csv, write_json
 from common.progress import progress
 from loader.boxes import Box, write_stack
@@ -91,10 +91,11 @@ def extract(cfg: Config, plans: list[Plan], failed: list[Failed]) -> list[Failed
     if sum(map(len, unusable.values())):
         warn(f"left out, as they are constant or not finite: {sum(map(len, unusable.values()))} boxes")
     write_csv(out / PARTICLES_FILE, particles(done, unusable))
-    look(out, done, unusable)
+    contrast = look(out, done, unusable)
     names = ", ".join(str(out / name) for name in (PARTICLES_FILE, "check.png", RECORD, *list_failed(out, failed)))
     print(f"written: {names}, and a stack per tomogram")
-    print(f"for what they are: python predict.py CHECKPOINT {out / PARTICLES_FILE}")
+    told = f" --contrast {contrast}" if contrast == "dark" else ""
+    print(f"for what they are: python predict.py CHECKPOINT {out / PARTICLES_FILE}{told}")
     return failed
 
 
@@ -213,21 +214,28 @@ def cut(made: Plan, stack: Path, dtype: str) -> dict:
     return {"fingerprint": made.fingerprint(), "volumes": total - len(unusable), "unusable": unusable}
 
 
-def look(out: Path, plans: list[Plan], unusable: dict[str, list[int]]) -> None:
-    """Draw check.png, and say whether the boxes look centred, and of which contrast."""
-    from loader.check_sheet import check_sheet, glimpse, mean_of, verdict  # here: --help needs no matplotlib
+def look(out: Path, plans: list[Plan], unusable: dict[str, list[int]]) -> str:
+    """Draw check.png, and say whether the boxes look centred, of which contrast, and which tomograms look wrong.
+
+    Returns the contrast, empty where it is not clear.
+    """
+    from loader.check_sheet import ADVICE, check_sheet, glimpse, verdict  # here: --help needs no matplotlib
 
     seen = [
         glimpse(made.name, out / f"{made.name}.mrcs") for made in plans if len(made.rows) > len(unusable[made.name])
     ]
     if not seen:
         raise InputError(f"{out}: every box is constant or not finite; expected particles")
-    check_sheet(out / "check.png", seen, box_text(plans[0].box))
-    text, doubtful = verdict(*mean_of(seen))
-    if doubtful:
-        warn(text)
+    found = verdict(seen)
+    check_sheet(out / "check.png", seen, box_text(plans[0].box), list(found.odd))
+    if found.is_doubtful:
+        warn(found.text)
     else:
-        print(text)
+        print(found.text)
+    if found.odd and len(seen) > 1:
+        each = named((f"{name} ({reason})" for name, reason in found.odd.items()), most=8)
+        warn(f"{len(found.odd)} of {len(seen)} tomograms look wrong: {each}; {ADVICE}")
+    return found.contrast
 
 
 if __name__ == "__main__":
