@@ -41,7 +41,8 @@ class Plan:
 
     rows: one for each box, in the order of the stack, without Input Data and Particle. places: (n, 3) = (z, y, x)
     voxels of the tomogram. given, outside, at_edge: particles there are, whose centre lies outside of the tomogram, and
-    whose box alone leaves it. binning: pixels of the coordinates in one voxel of the tomogram.
+    whose box alone leaves it. binning: pixels of the tilt series, or of the coordinates, in one voxel of the tomogram;
+    NaN where it is not known.
     """
 
     tomogram: Tomogram
@@ -74,11 +75,12 @@ class Plan:
     def summary(self) -> str:
         """One line."""
         z, y, x = self.tomogram.shape
+        binned = "" if np.isnan(self.binning) else f", binning {self.binning:.4g}"
         edge = "of them at the edge and filled up" if self.box.pad else "at the edge"
         counts = f"{len(self.rows)} taken, {self.at_edge} {edge}, {self.outside} outside"
         return (
-            f"{self.name}: {z} x {y} x {x} voxels (z, y, x) of {self.tomogram.voxel_size:g} A, binning "
-            f"{self.binning:.4g}; {self.given} {plural('particle', self.given)}: {counts}"
+            f"{self.name}: {z} x {y} x {x} voxels (z, y, x) of {self.tomogram.voxel_size:g} A{binned}; "
+            f"{self.given} {plural('particle', self.given)}: {counts}"
         )
 
 

@@ -80,11 +80,11 @@ def test_the_picture_shows_odd_tomograms_first(tmp_path, monkeypatch):
 
 
 def test_extract_names_the_tomogram_whose_places_are_wrong(tmp_path, capsys):
-    rng, files = np.random.default_rng(0), []
+    rng, files, wrong = np.random.default_rng(0), [], np.array([1.8, 0, 0])
     for name in ("TS_01", "TS_02", "TS_03"):
         volume = 3 - blobs(PLACES * VOXEL) + rng.normal(scale=0.1, size=(24, 40, 48))
         write_tomogram(tmp_path / f"{name}.mrc", volume.astype(np.float32))
-        files += csv_picks(tmp_path / f"{name}.csv", PLACES + [1.8 * (name == "TS_02"), 0, 0], name)
+        files += csv_picks(tmp_path / f"{name}.csv", PLACES + wrong * (name == "TS_02"), name)
     tomograms = tuple(str(tmp_path / f"TS_0{number}.mrc") for number in (1, 2, 3))
     extract.main(config(tmp_path, tmp_path / "out", coordinates=tuple(files), tomograms=tomograms))
     said = capsys.readouterr()
