@@ -13,7 +13,7 @@ Writes, in <out>:
     failed.csv        tomograms with particles that cannot be read, and why; with any of them the exit code is 3
 
 Coordinates: STAR of RELION 3 to 5, WarpTools, M, pytom-match-pick, TomoTwin and CryoSiam, JSON of copick, .tbl of
-Dynamo, CSV with x, y, z; which it is, is told from the file and printed (docs/coordinates.md). Tomograms: MRC and
+Dynamo, CSV with x, y, z; NAME=FILE gives a file's particles the class NAME. Which program's it is, is told from the file and printed (docs/coordinates.md). Tomograms: MRC and
 OME-Zarr. A particle's place comes to the box's centre, (side - 1) / 2, to a fraction of a voxel; axes are (z, y, x).
 Nothing is inverted, turned or mirrored: contrast and handedness are the tomogram's. A run that was cut off goes on with
 the next tomogram when called again with the same options.
@@ -36,7 +36,7 @@ from common.files import write_csv, write_json
 from common.progress import progress
 from loader.boxes import Box, write_stack
 from loader.columns import PARTICLES_FILE
-from loader.coordinates import read_all
+from loader.coordinates import read_all, split_class
 from loader.extraction import Failed, Plan, assign, describe, doubts, is_complete, particles, plan
 from loader.flavours import FLAVOURS
 from loader.tomogram import Unread, find_tomograms
@@ -46,7 +46,9 @@ Flavour = Literal["", *FLAVOURS]  # docs/coordinates.md says what each is
 
 @dataclass(frozen=True)
 class Config:
-    coordinates: tuple[str, ...]  # particles' places: .star, .tbl of Dynamo, .csv, .coords, .json or a folder of copick
+    coordinates: tuple[
+        str, ...
+    ]  # particles' places: .star, .tbl, .csv, .coords, copick's .json or folder; NAME=FILE: of a class
     tomograms: tuple[str, ...]  # MRC files, OME-Zarr folders, folders of these, or the tomograms.star of RELION 5
     out: str = "extracted"  # folder of the stacks, particles.csv and check.png
     box: int = 32  # side of the boxes, voxels
@@ -154,8 +156,8 @@ def warn(text: str) -> None:
 def open_record(out: Path, cfg: Config) -> dict:
     """What extract.json says of earlier stacks; raises InputError where these were cut with other options."""
     options = {name: value for name, value in asdict(cfg).items() if name not in NOT_CUT}
-    for name in ("coordinates", "tomograms"):
-        options[name] = [os.path.abspath(path) for path in options[name]]
+    options["coordinates"] = [os.path.abspath(split_class(name)[1]) for name in options["coordinates"]]
+    options["tomograms"] = [os.path.abspath(path) for path in options["tomograms"]]
     empty = {"options": options, "tomograms": {}}
     try:
         found = json.loads((out / RECORD).read_text(encoding="utf-8"))

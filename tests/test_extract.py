@@ -79,6 +79,35 @@ def test_the_folder_is_a_data_folder_of_csv_split_and_an_input_of_predict(lab, t
         assert read_volume(given.address)[0].shape == (SIDE,) * 3
 
 
+def test_a_file_given_by_the_name_of_a_class_gives_it_to_all_its_particles(lab, tmp_path):
+    species = {"ribosome": PLACES["TS_01"][:2], "26S proteasome": PLACES["TS_01"][2:]}
+    given = []
+    for number, (name, places) in enumerate(species.items()):
+        given += [f"{name}={csv_picks(tmp_path / f'{number}.csv', places / VOXEL)[0]}"]
+    given.append(f"{name}={picks.relion31(tmp_path)[0]}")  # has classes of its own
+    options = {"tomograms": first(lab), "skip_missing": True}
+    extract.main(config(lab, tmp_path / "out", coordinates=tuple(given), **options))
+    table = pd.read_csv(tmp_path / "out" / "particles.csv", dtype=str)
+    assert list(table[LABEL]) == ["ribosome"] * 2 + ["26S proteasome"] * 4
+    assert list(table["rlnClassNumber"].dropna()) == ["1", "2", "1"]
+    before = (tmp_path / "out" / "TS_01.mrcs").stat().st_ino
+    renamed = tuple(name.replace("ribosome=", "70S=") for name in given)
+    extract.main(config(lab, tmp_path / "out", coordinates=renamed, **options))
+    table = pd.read_csv(tmp_path / "out" / "particles.csv", dtype=str)
+    assert set(table[LABEL]) == {"70S", "26S proteasome"} and (tmp_path / "out" / "TS_01.mrcs").stat().st_ino == before
+
+
+def test_a_file_whose_name_has_the_mark_of_a_class_in_it_is_a_file(lab, tmp_path):
+    (file,) = csv_picks(tmp_path / "defocus=4.csv", PLACES["TS_01"] / VOXEL)
+    made = extract.prepare(config(lab, tmp_path / "out", coordinates=(file,), tomograms=first(lab)))[0]
+    assert set(made[0].rows[LABEL]) == {""}
+    for name in (f"={file}", f"unknown={file}"):
+        with pytest.raises(InputError, match="expected the name of a class before '='; 'unknown' is none"):
+            extract.prepare(config(lab, tmp_path / "out", coordinates=(name,), tomograms=first(lab)))
+    with pytest.raises(InputError, match=r"^none\.star: no such file"):
+        extract.prepare(config(lab, tmp_path / "out", coordinates=("ribosome=none.star",), tomograms=first(lab)))
+
+
 def test_half_precision_keeps_the_volumes(lab, tmp_path, extracted):
     extract.main(config(lab, tmp_path, dtype="float16"))
     half, full = (mrcfile.read(folder / "TS_01.mrcs") for folder in (tmp_path, extracted))
