@@ -13,10 +13,11 @@ Writes, in <out>:
     failed.csv        tomograms with particles that cannot be read, and why; with any of them the exit code is 3
 
 Coordinates: STAR of RELION 3 to 5, WarpTools, M, pytom-match-pick, TomoTwin and CryoSiam, JSON of copick, .tbl of
-Dynamo, CSV with x, y, z; NAME=FILE gives a file's particles the class NAME. Which program's it is, is told from the file and printed (docs/coordinates.md). Tomograms: MRC and
-OME-Zarr. A particle's place comes to the box's centre, (side - 1) / 2, to a fraction of a voxel; axes are (z, y, x).
-Nothing is inverted, turned or mirrored: contrast and handedness are the tomogram's. A run that was cut off goes on with
-the next tomogram when called again with the same options.
+Dynamo, CSV with x, y, z; NAME=FILE gives all particles of a file the class NAME. Whose rules hold is told from the file
+and printed (docs/coordinates.md). Tomograms: MRC and OME-Zarr. A particle's place comes to the box's centre,
+(side - 1) / 2, to a fraction of a voxel; axes are (z, y, x). Nothing is inverted, turned or mirrored: contrast and
+handedness are the tomogram's. A run that was cut off goes on with the next tomogram when called again with the same
+options.
 """
 
 import json

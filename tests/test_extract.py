@@ -108,6 +108,22 @@ def test_a_file_whose_name_has_the_mark_of_a_class_in_it_is_a_file(lab, tmp_path
         extract.prepare(config(lab, tmp_path / "out", coordinates=("ribosome=none.star",), tomograms=first(lab)))
 
 
+def test_columns_of_the_source_that_have_names_of_ours_are_kept_beside_ours(lab, tmp_path):
+    head = "tomogram,x,y,z,Actual Label,Particle,Source Tomogram"
+    rows = [f"rec_TS_01.mrc,{x},{y},{z},ribosome,p{x},old" for x, y, z in PLACES["TS_01"] / VOXEL]
+    (tmp_path / "a.csv").write_text("\n".join([head, *rows]))
+    given = f"70S={tmp_path / 'a.csv'}"
+    extract.main(config(lab, tmp_path / "out", coordinates=(given,), tomograms=first(lab)))
+    table = pd.read_csv(tmp_path / "out" / "particles.csv", dtype=str)
+    assert set(table["Tomogram"]) == {"TS_01"} and set(table["Source Source Tomogram"]) == {"rec_TS_01.mrc"}
+    assert set(table["Source Tomogram"]) == {"old"} and "tomogram" not in table
+    assert set(table[LABEL]) == {"70S"} and set(table[f"Source {LABEL}"]) == {"ribosome"}
+    assert list(table["Source Particle"]) == [f"p{place[0] / VOXEL}" for place in PLACES["TS_01"]]
+    again = config(lab, tmp_path / "again", coordinates=(str(tmp_path / "out/particles.csv"),), tomograms=first(lab))
+    extract.main(again)
+    assert set(table) <= set(pd.read_csv(tmp_path / "again" / "particles.csv"))
+
+
 def test_half_precision_keeps_the_volumes(lab, tmp_path, extracted):
     extract.main(config(lab, tmp_path, dtype="float16"))
     half, full = (mrcfile.read(folder / "TS_01.mrcs") for folder in (tmp_path, extracted))
