@@ -13,10 +13,11 @@ Writes, in <out>:
     failed.csv        tomograms with particles that cannot be read, and why; with any of them the exit code is 3
 
 Coordinates: STAR of RELION 3 to 5, WarpTools, M, pytom-match-pick, TomoTwin and CryoSiam, JSON of copick, .tbl of
-Dynamo, CSV with x, y, z; which it is, is told from the file and printed (docs/coordinates.md). Tomograms: MRC and
-OME-Zarr. A particle's place comes to the box's centre, (side - 1) / 2, to a fraction of a voxel; axes are (z, y, x).
-Nothing is inverted, turned or mirrored: contrast and handedness are the tomogram's. A run that was cut off goes on with
-the next tomogram when called again with the same options.
+Dynamo, CSV with x, y, z; NAME=FILE gives all particles of a file the class NAME. Whose rules hold is told from the file
+and printed (docs/coordinates.md). Tomograms: MRC and OME-Zarr. A particle's place comes to the box's centre,
+(side - 1) / 2, to a fraction of a voxel; axes are (z, y, x). Nothing is inverted, turned or mirrored: contrast and
+handedness are the tomogram's. A run that was cut off goes on with the next tomogram when called again with the same
+options.
 """
 
 import json
@@ -31,12 +32,12 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from common.cli import InputError, check_choices, run
+from common.cli import InputError, check_choices, named, run
 from common.files import write_csv, write_json
 from common.progress import progress
 from loader.boxes import Box, write_stack
 from loader.columns import PARTICLES_FILE
-from loader.coordinates import read_all
+from loader.coordinates import read_all, split_class
 from loader.extraction import Failed, Plan, assign, describe, doubts, is_complete, particles, plan
 from loader.flavours import FLAVOURS
 from loader.tomogram import Unread, find_tomograms
@@ -46,7 +47,9 @@ Flavour = Literal["", *FLAVOURS]  # docs/coordinates.md says what each is
 
 @dataclass(frozen=True)
 class Config:
-    coordinates: tuple[str, ...]  # particles' places: .star, .tbl of Dynamo, .csv, .coords, .json or a folder of copick
+    coordinates: tuple[
+        str, ...
+    ]  # particles' places: .star, .tbl, .csv, .coords, copick's .json or folder; NAME=FILE: of a class
     tomograms: tuple[str, ...]  # MRC files, OME-Zarr folders, folders of these, or the tomograms.star of RELION 5
     out: str = "extracted"  # folder of the stacks, particles.csv and check.png
     box: int = 32  # side of the boxes, voxels
@@ -91,10 +94,11 @@ def extract(cfg: Config, plans: list[Plan], failed: list[Failed]) -> list[Failed
     if sum(map(len, unusable.values())):
         warn(f"left out, as they are constant or not finite: {sum(map(len, unusable.values()))} boxes")
     write_csv(out / PARTICLES_FILE, particles(done, unusable))
-    look(out, done, unusable)
+    contrast = look(out, done, unusable)
     names = ", ".join(str(out / name) for name in (PARTICLES_FILE, "check.png", RECORD, *list_failed(out, failed)))
     print(f"written: {names}, and a stack per tomogram")
-    print(f"for what they are: python predict.py CHECKPOINT {out / PARTICLES_FILE}")
+    told = f" --contrast {contrast}" if contrast == "dark" else ""
+    print(f"for what they are: python predict.py CHECKPOINT {out / PARTICLES_FILE}{told}")
     return failed
 
 
@@ -153,8 +157,8 @@ def warn(text: str) -> None:
 def open_record(out: Path, cfg: Config) -> dict:
     """What extract.json says of earlier stacks; raises InputError where these were cut with other options."""
     options = {name: value for name, value in asdict(cfg).items() if name not in NOT_CUT}
-    for name in ("coordinates", "tomograms"):
-        options[name] = [os.path.abspath(path) for path in options[name]]
+    options["coordinates"] = [os.path.abspath(split_class(name)[1]) for name in options["coordinates"]]
+    options["tomograms"] = [os.path.abspath(path) for path in options["tomograms"]]
     empty = {"options": options, "tomograms": {}}
     try:
         found = json.loads((out / RECORD).read_text(encoding="utf-8"))
@@ -213,21 +217,28 @@ def cut(made: Plan, stack: Path, dtype: str) -> dict:
     return {"fingerprint": made.fingerprint(), "volumes": total - len(unusable), "unusable": unusable}
 
 
-def look(out: Path, plans: list[Plan], unusable: dict[str, list[int]]) -> None:
-    """Draw check.png, and say whether the boxes look centred, and of which contrast."""
-    from loader.check_sheet import check_sheet, glimpse, mean_of, verdict  # here: --help needs no matplotlib
+def look(out: Path, plans: list[Plan], unusable: dict[str, list[int]]) -> str:
+    """Draw check.png, and say whether the boxes look centred, of which contrast, and which tomograms look wrong.
+
+    Returns the contrast, empty where it is not clear.
+    """
+    from loader.check_sheet import ADVICE, check_sheet, glimpse, verdict  # here: --help needs no matplotlib
 
     seen = [
         glimpse(made.name, out / f"{made.name}.mrcs") for made in plans if len(made.rows) > len(unusable[made.name])
     ]
     if not seen:
         raise InputError(f"{out}: every box is constant or not finite; expected particles")
-    check_sheet(out / "check.png", seen, box_text(plans[0].box))
-    text, doubtful = verdict(*mean_of(seen))
-    if doubtful:
-        warn(text)
+    found = verdict(seen)
+    check_sheet(out / "check.png", seen, box_text(plans[0].box), list(found.odd))
+    if found.is_doubtful:
+        warn(found.text)
     else:
-        print(text)
+        print(found.text)
+    if found.odd and len(seen) > 1:
+        each = named((f"{name} ({reason})" for name, reason in found.odd.items()), most=8)
+        warn(f"{len(found.odd)} of {len(seen)} tomograms look wrong: {each}; {ADVICE}")
+    return found.contrast
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ z, and TomoTwin's .coords. loader/flavours.py has the rules.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.cli import InputError, named
-from loader.columns import LABEL, TOMOGRAM
+from loader.columns import LABEL, TOMOGRAM, UNKNOWN
 from loader.flavours import (
     CENTRED,
     COORDINATE,
@@ -68,7 +69,8 @@ def read_all(names: Sequence[str], flavour: str = "", pixel_size: float = 0.0) -
     """The particles of the files that a list of names stands for, and warnings: of files without a particle, too.
 
     Args:
-        names: files, and folders of copick's for all picks in them.
+        names: files, and folders of copick's for all picks in them; NAME=FILE, of which every particle is of the class
+            NAME.
         flavour, pixel_size: as in `read_picks`.
 
     Raises InputError as it does, for a folder without picks, and where no file holds a particle.
@@ -77,11 +79,11 @@ def read_all(names: Sequence[str], flavour: str = "", pixel_size: float = 0.0) -
     empty: list[Path] = []
     warnings: list[str] = []
     for name in names:
-        path = Path(name)
+        of_class, path = split_class(name)
         files = _copick_files(path, warnings) if path.is_dir() else [path]
         for picks in (read_picks(file, flavour, pixel_size) for file in files):
             if len(picks):
-                found.append(picks)
+                found.append(replace(picks, classes=np.full(len(picks), of_class)) if of_class else picks)
             else:
                 empty.append(picks.path)
     if not found:
@@ -89,6 +91,19 @@ def read_all(names: Sequence[str], flavour: str = "", pixel_size: float = 0.0) -
     if empty:
         warnings.append(f"without a particle, left out: {named(empty)}")
     return found, warnings
+
+
+def split_class(name: str) -> tuple[str, Path]:
+    """`ribosome=a.star` -> (`ribosome`, a.star); the name of what is there, or without `=`, is of no class: empty.
+
+    Raises InputError for a class that has no name, or that of a rejection.
+    """
+    of_class, mark, path = name.partition("=")
+    if not mark or os.sep in of_class or os.path.exists(name):
+        return "", Path(name)
+    if not of_class.strip() or of_class == UNKNOWN:
+        raise InputError(f"--coordinates {name}: expected the name of a class before '='; {UNKNOWN!r} is none")
+    return of_class, Path(path)
 
 
 def _copick_files(folder: Path, warnings: list[str]) -> list[Path]:
@@ -291,7 +306,13 @@ def _coordinate_size(picks: Picks, rows: np.ndarray, tomogram: Tomogram) -> np.n
 
 
 def binning(picks: Picks, rows: np.ndarray, tomogram: Tomogram) -> float:
-    """How many pixels of the coordinates make a voxel of the tomogram, on the mean; 1 for units that are no pixels."""
+    """How many pixels of the tilt series, or where its pixel size is not told of the coordinates, make a voxel of the
+    tomogram, on the mean; NaN where neither is told, and the coordinates are in no pixels.
+    """
+    if tomogram.tilt_series_size:
+        return tomogram.voxel_size / tomogram.tilt_series_size
+    if picks.tilt_series_size is not None:
+        return float(np.mean(tomogram.voxel_size / picks.tilt_series_size[rows]))
     if FLAVOURS[picks.flavour].unit != VOXELS:
-        return 1.0
+        return np.nan
     return float(np.mean(tomogram.voxel_size / _coordinate_size(picks, rows, tomogram)))

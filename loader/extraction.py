@@ -41,7 +41,8 @@ class Plan:
 
     rows: one for each box, in the order of the stack, without Input Data and Particle. places: (n, 3) = (z, y, x)
     voxels of the tomogram. given, outside, at_edge: particles there are, whose centre lies outside of the tomogram, and
-    whose box alone leaves it. binning: pixels of the coordinates in one voxel of the tomogram.
+    whose box alone leaves it. binning: pixels of the tilt series, or of the coordinates, in one voxel of the tomogram;
+    NaN where it is not known.
     """
 
     tomogram: Tomogram
@@ -74,11 +75,12 @@ class Plan:
     def summary(self) -> str:
         """One line."""
         z, y, x = self.tomogram.shape
+        binned = "" if np.isnan(self.binning) else f", binning {self.binning:.4g}"
         edge = "of them at the edge and filled up" if self.box.pad else "at the edge"
         counts = f"{len(self.rows)} taken, {self.at_edge} {edge}, {self.outside} outside"
         return (
-            f"{self.name}: {z} x {y} x {x} voxels (z, y, x) of {self.tomogram.voxel_size:g} A, binning "
-            f"{self.binning:.4g}; {self.given} {plural('particle', self.given)}: {counts}"
+            f"{self.name}: {z} x {y} x {x} voxels (z, y, x) of {self.tomogram.voxel_size:g} A{binned}; "
+            f"{self.given} {plural('particle', self.given)}: {counts}"
         )
 
 
@@ -170,11 +172,17 @@ def plan(tomogram: Tomogram, parts: Sequence[Part], box: Box, tilt_range: tuple[
 def _source_rows(picks: Picks, rows: np.ndarray) -> pd.DataFrame:
     """Some rows of a file as text: class, file and row of the source, and every column of its own.
 
-    A source's column that has a name of ours is called `Source ...`; its class and tomogram are told by ours.
+    A source's column that has a name of ours is called `Source ...`.
     """
-    told = {LABEL.lower(), TOMOGRAM.lower()}
-    own = picks.table.iloc[rows].drop(columns=[name for name in picks.table if str(name).lower() in told])
-    own = own.rename(columns={name: f"Source {name}" for name in own if name in OURS})
+    ours = {name.lower(): name for name in (LABEL, TOMOGRAM)} | {name: name for name in OURS}  # those two in any case
+    taken, new = set(picks.table), {}
+    for name in picks.table:
+        if known := ours.get(name) or ours.get(name.lower()):
+            new[name] = f"Source {known}"
+            while new[name] in taken:
+                new[name] = f"Source {new[name]}"
+            taken.add(new[name])
+    own = picks.table.iloc[rows].rename(columns=new)
     first = {LABEL: picks.classes[rows], SOURCE_FILE: os.path.abspath(picks.path), SOURCE_ROW: rows + 1}
     return pd.concat([pd.DataFrame(first), own.reset_index(drop=True)], axis=1)
 

@@ -83,6 +83,7 @@ class Picks:
     classes: (N,) the class of each row as text, or empty. positions: (N, 3) = (z, y, x) in the flavour's unit.
     shifts: (N, 3) in A, to be subtracted. pixel_size: (N,) A, of positions in voxels; NaN where it is not told.
     size_label: what told it. blocks: of a STAR file, all of them as text, the table's is named `block`.
+    tilt_series_size: (N,) A, NaN where it is not told; None where positions are in pixels.
     """
 
     path: Path
@@ -96,6 +97,7 @@ class Picks:
     size_label: str = ""
     blocks: dict[str, Block] = field(default_factory=dict)
     block: str = ""
+    tilt_series_size: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -176,6 +178,7 @@ def star_picks(path: Path, block: str, blocks: dict[str, Block], flavour: str, p
         told,
         blocks,
         block,
+        tilt_series_sizes(joined) if flavour == "relion5" else None,
     )
 
 
@@ -236,6 +239,15 @@ def pixel_sizes(table: pd.DataFrame, flavour: str, path: Path, given: float) -> 
             if (sizes > 0).all():
                 return sizes, " / ".join(labels)
     return np.full(len(table), np.nan), ""
+
+
+def tilt_series_sizes(table: pd.DataFrame) -> np.ndarray:
+    """The pixel size of each row's tilt series, (N,) A, NaN where it is not told."""
+    import pandas as pd
+
+    values = table[TILT_SIZES[0]] if TILT_SIZES[0] in table else np.full(len(table), np.nan)
+    sizes = np.asarray(pd.to_numeric(values, errors="coerce"), dtype=float)
+    return np.where(sizes > 0, sizes, np.nan)
 
 
 def _place(table: pd.DataFrame, flavour: str, sizes: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:

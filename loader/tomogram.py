@@ -200,6 +200,7 @@ def _listed(star: Path, voxel_size: float, found: Found) -> None:
         try:
             full = tuple(float(row[name]) for name in sizes)
             tilt_series = float(row["rlnTomoTiltSeriesPixelSize"])
+            stated = float(row.get("rlnTomoTomogramBinning", 0))
         except ValueError as error:
             raise InputError(f"{star}, row {number}: {error}; expected numbers") from error
         file, name = _from_root(row[label], star), plain_name(row["rlnTomoName"])
@@ -207,6 +208,11 @@ def _listed(star: Path, voxel_size: float, found: Found) -> None:
         if header is None:
             continue
         shape, size = header[0], _size(file, header[1], voxel_size, found.warnings)
+        if stated > 0 and tilt_series > 0 and not same_voxel_size(size / tilt_series, stated):
+            found.warnings.append(
+                f"{file}: binning {size / tilt_series:.4g} by its voxel size, {stated:g} by {star}; is the voxel size "
+                "right (--voxel-size)?"
+            )
         expected = np.round(np.array(full) * tilt_series / size)
         if np.abs(expected - shape).max() > 1:
             found.warnings.append(

@@ -66,7 +66,7 @@ def test_the_shift_of_a_subtomogram_turns_as_relion_turns_it():
         np.testing.assert_allclose(picks.turned(number), picks.inverse_turned(number), atol=1e-12)
 
 
-def test_the_centre_is_that_of_the_tomogram_before_binning_where_tomograms_star_tells_its_size(tmp_path):
+def test_the_centre_is_that_of_the_tomogram_before_binning_where_tomograms_star_tells_its_size(tmp_path, capsys):
     (tmp_path / "Tomograms").mkdir()
     write_tomogram(tmp_path / "Tomograms" / "rec_TS_01.mrc", blobs(PLACES["TS_01"]))
     labels = "rlnTomoName rlnTomoTiltSeriesPixelSize rlnTomoSizeX rlnTomoSizeY rlnTomoSizeZ rlnTomoTomogramBinning"
@@ -76,7 +76,19 @@ def test_the_centre_is_that_of_the_tomogram_before_binning_where_tomograms_star_
     files = picks.relion5(tmp_path, centre=np.array([195, 161, 99]) / 2 * 2.5)
     planned = plans(files, [listed], skip_missing=True)
     assert np.abs(offsets(planned, tmp_path)).max() < 0.05
-    assert planned[0].binning == 1.0
+    assert planned[0].binning == 4.0
+    said = capsys.readouterr()
+    assert "voxels (z, y, x) of 10 A, binning 4; 3 particles" in said.out and "binning" not in said.err
+    listed.write_text(listed.read_text().replace(" 4.0 ", " 8.0 "))
+    plans(files, [listed], skip_missing=True)
+    assert f"rec_TS_01.mrc: binning 4 by its voxel size, 8 by {listed}; is the voxel size" in capsys.readouterr().err
+
+
+def test_a_binning_is_that_of_the_tilt_series_or_else_of_coordinates_in_pixels(tomograms, tmp_path, capsys):
+    for write, told in ((picks.relion5, ", binning 4;"), (picks.relion4, ", binning 4;"), (picks.pytom, ", binning 2;"),
+                        (picks.m, " A;"), (picks.copick, " A;"), (picks.warp_match, " A;")):  # fmt: skip
+        plans(write(tmp_path), [tomograms])
+        assert f"voxels (z, y, x) of 10 A{told.removeprefix(' A')}" in capsys.readouterr().out
 
 
 def test_relion_4_takes_the_tilt_series_pixel_size_from_tomograms_star(tmp_path):

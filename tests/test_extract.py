@@ -13,7 +13,6 @@ import csv_split
 import extract
 from common.cli import InputError
 from loader.boxes import Box, cut_box
-from loader.check_sheet import verdict
 from loader.columns import INPUT, LABEL, PARTICLE, SOURCE_ROW, VOXEL_SIZE
 from loader.star import read_star
 from loader.volume import read_volume
@@ -78,6 +77,51 @@ def test_the_folder_is_a_data_folder_of_csv_split_and_an_input_of_predict(lab, t
     assert {"x", "Position X", SOURCE_ROW, "Tilt Min"} <= set(parts[0])
     for given in find_inputs([str(tmp_path / "csv_split" / "train.csv")]):
         assert read_volume(given.address)[0].shape == (SIDE,) * 3
+
+
+def test_a_file_given_by_the_name_of_a_class_gives_it_to_all_its_particles(lab, tmp_path):
+    species = {"ribosome": PLACES["TS_01"][:2], "26S proteasome": PLACES["TS_01"][2:]}
+    given = []
+    for number, (name, places) in enumerate(species.items()):
+        given += [f"{name}={csv_picks(tmp_path / f'{number}.csv', places / VOXEL)[0]}"]
+    given.append(f"{name}={picks.relion31(tmp_path)[0]}")  # has classes of its own
+    options = {"tomograms": first(lab), "skip_missing": True}
+    extract.main(config(lab, tmp_path / "out", coordinates=tuple(given), **options))
+    table = pd.read_csv(tmp_path / "out" / "particles.csv", dtype=str)
+    assert list(table[LABEL]) == ["ribosome"] * 2 + ["26S proteasome"] * 4
+    assert list(table["rlnClassNumber"].dropna()) == ["1", "2", "1"]
+    before = (tmp_path / "out" / "TS_01.mrcs").stat().st_ino
+    renamed = tuple(name.replace("ribosome=", "70S=") for name in given)
+    extract.main(config(lab, tmp_path / "out", coordinates=renamed, **options))
+    table = pd.read_csv(tmp_path / "out" / "particles.csv", dtype=str)
+    assert set(table[LABEL]) == {"70S", "26S proteasome"} and (tmp_path / "out" / "TS_01.mrcs").stat().st_ino == before
+
+
+def test_a_file_whose_name_has_the_mark_of_a_class_in_it_is_a_file(lab, tmp_path):
+    (file,) = csv_picks(tmp_path / "defocus=4.csv", PLACES["TS_01"] / VOXEL)
+    made = extract.prepare(config(lab, tmp_path / "out", coordinates=(file,), tomograms=first(lab)))[0]
+    assert set(made[0].rows[LABEL]) == {""}
+    for name in (f"={file}", f"unknown={file}"):
+        with pytest.raises(InputError, match="expected the name of a class before '='; 'unknown' is none"):
+            extract.prepare(config(lab, tmp_path / "out", coordinates=(name,), tomograms=first(lab)))
+    with pytest.raises(InputError, match=r"^none\.star: no such file"):
+        extract.prepare(config(lab, tmp_path / "out", coordinates=("ribosome=none.star",), tomograms=first(lab)))
+
+
+def test_columns_of_the_source_that_have_names_of_ours_are_kept_beside_ours(lab, tmp_path):
+    head = "tomogram,x,y,z,Actual Label,Particle,Source Tomogram"
+    rows = [f"rec_TS_01.mrc,{x},{y},{z},ribosome,p{x},old" for x, y, z in PLACES["TS_01"] / VOXEL]
+    (tmp_path / "a.csv").write_text("\n".join([head, *rows]))
+    given = f"70S={tmp_path / 'a.csv'}"
+    extract.main(config(lab, tmp_path / "out", coordinates=(given,), tomograms=first(lab)))
+    table = pd.read_csv(tmp_path / "out" / "particles.csv", dtype=str)
+    assert set(table["Tomogram"]) == {"TS_01"} and set(table["Source Source Tomogram"]) == {"rec_TS_01.mrc"}
+    assert set(table["Source Tomogram"]) == {"old"} and "tomogram" not in table
+    assert set(table[LABEL]) == {"70S"} and set(table[f"Source {LABEL}"]) == {"ribosome"}
+    assert list(table["Source Particle"]) == [f"p{place[0] / VOXEL}" for place in PLACES["TS_01"]]
+    again = config(lab, tmp_path / "again", coordinates=(str(tmp_path / "out/particles.csv"),), tomograms=first(lab))
+    extract.main(again)
+    assert set(table) <= set(pd.read_csv(tmp_path / "again" / "particles.csv"))
 
 
 def test_half_precision_keeps_the_volumes(lab, tmp_path, extracted):
@@ -247,18 +291,6 @@ def test_the_contrast_and_the_centre_of_the_mean_are_said(contrast, tmp_path, ca
     wrong = csv_picks(tmp_path / "b.csv", PLACES["TS_01"] / VOXEL + np.array([3.0, 0, 0]))
     extract.main(config(tmp_path, tmp_path / "b", coordinates=wrong, **options))
     assert "from there; " in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-def test_the_contrast_of_hollow_particles_is_not_that_of_their_middle(sign):
-    at = (np.arange(32) - 15.5) ** 2
-    radius = np.sqrt(at[:, None, None] + at[:, None] + at)
-    noise = np.random.default_rng(0).normal(scale=0.1, size=(32,) * 3)
-    shell = sign * (np.exp(-((radius - 10) ** 2) / 4) - 0.8 * np.exp(-(radius**2) / 18)) + noise
-    text, warned = verdict(shell.astype(np.float32), 50)
-    middle, contrast = ("dark", "bright") if sign > 0 else ("bright", "dark")
-    assert warned and f"standard errors {middle}er than the box, and what stands out is {contrast}" in text
-    assert f"if the particles are hollow, they are {contrast}, --contrast {contrast};" in text
 
 
 def test_places_without_particles_are_doubted(tmp_path, capsys):
