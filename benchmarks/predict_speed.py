@@ -184,6 +184,7 @@ def page(content: dict) -> str:
     total = {key: sum(each[key] for each in rounds) for key in rounds[0]}
     clock = "cpu_s" if content["device"] == "cpu" else "s"  # on the processors reading takes its time from the network
     shares = [each[f"network_{clock}"] / each[f"stream_{clock}"] for each in rounds]
+    best = [max(each["volumes"] / each[f"{part}_{clock}"] for each in rounds) for part in ("stream", "network")]
     rows = [
         (what, *(f"{total['volumes'] / total[f'{part}_{kind}']:,.1f}" for kind in ("s", "cpu_s")))
         for what, part in (
@@ -195,11 +196,12 @@ def page(content: dict) -> str:
         "# predict.py: speed and memory",
         "",
         f"{total['volumes']:,} volumes of {content['box']}^3 voxels in stacks, {content['batch_size']} at once, "
-        f"network `{content['network']}`; {machine.text(content)}.{machine.commit_text(content)} `{content['command']}`",
+        f"network `{content['network']}`; {machine.text(content)}.{machine.commit_text(content)} "
+        f"`{content['command']}`",
         "",
         *study.markdown_table(["", "volumes/s", "volumes/s of processor time"], rows),
         "",
-        f"Reading leaves {total[f'network_{clock}'] / total[f'stream_{clock}']:.1%} of the network's own speed "
+        f"Reading leaves {best[0] / best[1]:.1%} of the network's own speed, by the best round of each "
         f"({min(shares):.1%} to {max(shares):.1%} in {len(rounds)} rounds)"
         + (", by processor time." if clock == "cpu_s" else "."),
     ]
