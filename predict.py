@@ -34,7 +34,6 @@ from torch import nn
 from common.cli import Device, InputError, check_choices, choose_device, is_first_process, run, warn
 from common.files import alone_in, claim_results, results_folder
 from common.group import Group, join
-from evaluation.rejection import accuracy_warning
 from loader.columns import PREDICTION, SCORE
 from loader.dataset import contrast_warning
 from loader.rows import tilt_ranges
@@ -50,6 +49,7 @@ from prediction.stream import Work, embed_inputs
 from report.clusters import clusters_text
 from report.enrolment import enrolment_text
 from report.explore import draw_page
+from report.known import accuracy_warning
 from report.predictions import draw, failure_warning, summary, trust, what_was_done
 from simulation.conditions import outside_training
 

@@ -25,12 +25,13 @@ import torch
 
 from common.cli import Contrast, Device, InputError, choose_device, plural, run, warn
 from common.group import Group, join
-from evaluation.rejection import Calibration, accuracy_warning, refusal_text, refusal_warning
+from evaluation.rejection import Calibration
 from loader.dataset import Split, contrast_warning, load_split, particle_codes
 from loader.packed import own_preprocessing
 from loader.rows import SplitRows, class_names, read_rows
 from loader.volume import skewness
 from model import load_checkpoint
+from report.known import accuracy_warning, refusal_text, refusal_warning
 from training.batches import Batches, FileBatches, Labelled
 from training.checks import check, check_data, check_group
 from training.config import Augmentation, Backbone, Loss, Machine, Online, Optimisation, Recipe, Rejection
