@@ -115,6 +115,19 @@ def refused(report: dict) -> list[str]:
     ]
 
 
+def missed(part: dict) -> list[str]:
+    """Which unseen classes are mostly taken for a known one, the most often missed first."""
+    classes = sorted(part["rejection"]["per_class"], key=lambda one: one["unknown_detection_rate"])
+    return [_taken(one) for one in classes if 1 - one["unknown_detection_rate"] > MOSTLY]
+
+
+def _taken(one: dict) -> str:
+    if one["taken_for_rate"] > MOSTLY:
+        return f"{one['class']} is taken for {one['taken_for']} in {one['taken_for_rate']:.0%} of cases"
+    known = f"{one['class']} is taken for a known class in {1 - one['unknown_detection_rate']:.0%} of cases"
+    return f"{known}, most often for {one['taken_for']}"
+
+
 def verification(part: dict) -> Table:
     columns = [part["verification"], *part["verification"]["per_snr"]]
     pairs = [column["unseen_unseen"] for column in columns]
