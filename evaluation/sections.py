@@ -219,6 +219,7 @@ def reject(
         "closed_set_accuracy": float(correct.mean()),
         "threshold": threshold,
         "wished_false_rejection_rate": calibration.false_rejection_rate,
+        "n_calibration": calibration.n,
         **rates(*everywhere),
         "per_snr": [{"snr": level, **rates(*rows)} for level, rows in levels.items()],
         "per_class": [of_class(label) for label in classes],

@@ -7,6 +7,7 @@ import numpy as np
 
 from common.cli import plural
 from common.threads import in_threads
+from evaluation.rejection import refused_at_most
 from loader.prepare import Input, Preprocessing, prepare
 from loader.star import star_lines
 from prediction.predicted import Predicted
@@ -85,9 +86,8 @@ def notes(predicted: Predicted) -> tuple[str, ...]:
     calibration = predicted.checkpoint["calibration"]
     means = (
         "Unknown means that the score, which is higher the more a particle is like the known ones "
-        f"({calibration.score}), is below {calibration.threshold:.3f}. So it is for at most "
-        f"{calibration.false_rejection_rate:.0%} of the {calibration.n} validation volumes of known classes, which "
-        "would be called unknown by mistake."
+        f"({calibration.score}), is below {calibration.threshold:.3f}. So it is for "
+        f"{refused_at_most(calibration.n, calibration.false_rejection_rate)}, which would be called unknown by mistake."
     )
     trusted, reason = trust(predicted.checkpoint), predicted.clusters.get("reason")
     none = f"No clusters were sought among {reason}." if reason else ""

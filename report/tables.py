@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from common.cli import named, plural
 from evaluation.discovery import MOST_PARTICLES
-from evaluation.rejection import MOSTLY
+from evaluation.rejection import MOSTLY, refused_at_most
 from loader.columns import snr_text
 
 BETTER = {  # figures of a floor: the head of its column, and what it says is done
@@ -166,8 +166,8 @@ def rejection(part: dict) -> Table:
     rows.append(("knowns called unknown", [_cell(column, "false_rejection_rate") for column in rates]))
     rows.append(("unknowns detected", [_cell(column, "unknown_detection_rate") for column in rates]))
     note = (
-        f"Is a particle of a known class, or of none of them? The threshold {entry['threshold']:.3f} was set on "
-        f"validation particles of known classes to call {entry['wished_false_rejection_rate']:.0%} of them unknown. "
+        f"Is a particle of a known class, or of none of them? The threshold {entry['threshold']:.3f} was set "
+        f"to call {refused_at_most(entry['n_calibration'], entry['wished_false_rejection_rate'])} unknown. "
         f"The accuracy on known classes, by nearest prototype, is {entry['closed_set_accuracy']:.3f}."
     )
     terms = ("AUROC", "AUPR", "FPR95", "OSCR", *columns)

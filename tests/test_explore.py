@@ -9,14 +9,15 @@ import pytest
 
 from common.files import write_csv
 from evaluation.rejection import Calibration
-from loader.columns import CLUSTER, INPUT, PREDICTION, UNKNOWN
+from loader.columns import CLUSTER, INPUT, PREDICTION, SCORE, UNKNOWN
 from loader.prepare import Preprocessing, prepare
 from loader.star import read_star, write_star
 from loader.volume import write_volume
 from prediction.inputs import find_inputs
 from prediction.predicted import Predicted, classified
 from report.clusters import what_they_may_follow
-from report.explore import FEW, draw_page, map_places, page_of, star_texts
+from report.explore import FEW, draw_page, map_places, notes, page_of, star_texts
+from report.predictions import summary
 from report.thumbnails import central_slices
 from tests.report_page import content
 
@@ -74,6 +75,15 @@ def test_the_page_shows_the_volumes_and_says_what_was_found(predicted, tmp_path)
         "",
         "6 particles in all, stability 0.40 (not stable), nearest known class other, cosine 0.10",
     ]
+
+
+def test_of_few_validation_volumes_it_is_said_that_none_is_below_the_threshold(predicted):
+    few = replace(predicted.checkpoint["calibration"], n=18)
+    changed = replace(predicted, checkpoint=predicted.checkpoint | {"calibration": few})
+    said = "So it is for none of the 18 validation volumes of known classes, which would be called unknown by mistake."
+    assert said in " ".join(notes(changed))
+    table = predicted.table
+    assert "as are none of the 18 validation volumes" in summary(table[PREDICTION], table[SCORE], few)
 
 
 def test_of_many_words_on_clusters_the_first_five_are_said():

@@ -186,6 +186,14 @@ def test_what_does_better_is_counted_by_figure_with_its_names(evaluated):
     )
 
 
+def test_the_report_says_of_how_many_validation_volumes_the_threshold_is_above(evaluated):
+    part = evaluated["report"]["unseen"]
+    count = evaluated["calibration"].n
+    assert f"was set to call at most 5% of the {count} validation volumes" in rejection_table(part).note
+    few = rejection_table({**part, "rejection": {**part["rejection"], "n_calibration": 12}})
+    assert "was set to call none of the 12 validation volumes of known classes unknown." in few.note
+
+
 def test_a_single_unseen_class_says_what_cannot_be_measured_in_words(evaluated):
     known, unseen = evaluated["of_set"].known, evaluated["of_set"].unseen
     alone = unseen.rows.classes == "1qvr"

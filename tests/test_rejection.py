@@ -22,6 +22,7 @@ from evaluation.rejection import (
     class_rates,
     classify,
     energy,
+    few_warning,
     fit_gaussian,
     fit_threshold,
     knn_cosine,
@@ -30,6 +31,7 @@ from evaluation.rejection import (
     prototypes,
     refusal_text,
     refusal_warning,
+    refused_at_most,
     unit,
 )
 
@@ -304,6 +306,18 @@ def test_refusals_are_told_from_the_highest_and_warned_of_above_a_half():
     names = [str(number) for number in range(21)]
     assert refusal_text(many, names).endswith(", 9 55%, the other 11 at most 50%")
     assert refusal_warning(many, names).count("%") == 10
+
+
+@pytest.mark.parametrize(("count", "rate"), [(12, 0.05), (19, 0.05), (20, 0.05), (6, 0.15), (7, 0.15), (30, 0.0)])
+def test_few_validation_volumes_are_warned_of_where_the_threshold_is_above_none_of_them(count, rate):
+    scores = np.random.default_rng(count).normal(size=count)
+    below = int(np.sum(scores < fit_threshold(scores, rate)))
+    said = f"at most {rate:.0%}" if below else "none"
+    assert refused_at_most(count, rate) == f"{said} of the {count} validation volumes of known classes"
+    assert bool(few_warning(count, rate)) == (not below and rate > 0)
+    assert f"{count} validation volumes: --false-rejection-rate {rate:g} rejects none" in few_warning(count, rate) or (
+        below or not rate
+    )
 
 
 def test_a_calibration_reads_back_from_a_checkpoint_and_older_ones_score_as_before(tmp_path):
