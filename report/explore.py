@@ -44,6 +44,7 @@ def page_of(predicted: Predicted, warnings: Sequence[str]) -> InteractivePage:
         (*warnings, *what_they_may_follow(predicted.clusters)),
         remarks=remarks(predicted.clusters),
         stars=star_texts(predicted, rows),
+        inverted=predicted.preprocessing.contrast == "dark",
     )
 
 

@@ -101,6 +101,16 @@ def test_slices_are_those_of_the_volumes_as_the_network_sees_them(predicted):
         np.testing.assert_array_equal(page.slices[number], central_slices(image))
 
 
+def test_slices_of_dark_particles_are_said_to_be_inverted_beside_the_map(predicted, tmp_path):
+    dark = replace(predicted, preprocessing=replace(predicted.preprocessing, contrast="dark"))
+    said = "takes it back. All slices are shown inverted: the particles are dark in their files, and bright here.</p>"
+    for number, (given, inverted) in enumerate(((dark, True), (predicted, False))):
+        assert draw_page(tmp_path / f"{number}.html", given, [])
+        assert (said in (tmp_path / f"{number}.html").read_text()) == inverted
+    image = prepare(dark.inputs[3], predicted.preprocessing).image
+    np.testing.assert_array_equal(page_of(dark, []).slices[3], central_slices(-image))
+
+
 def test_rows_of_star_files_go_back_as_they_came(predicted, tmp_path):
     (made,) = star_texts(predicted, np.arange(len(predicted)))
     (tmp_path / "again.star").write_text(made.head + "".join(made.rows[row] for row in range(COUNT)) + made.tail)
