@@ -26,7 +26,6 @@ from loader.columns import (
     POSITION,
     PREDICTION,
     SCORE,
-    THRESHOLD,
     TOMOGRAM,
     UNKNOWN,
 )
@@ -63,7 +62,7 @@ class StarText:
 class InteractivePage:
     """What the page is made from, of N particles of which n are shown.
 
-    table: predictions.csv, N rows; Input Data, Prediction, Score and Threshold are needed; Cluster, Tomogram and
+    table: predictions.csv, N rows; Input Data, Prediction, and Score are needed; Cluster, Tomogram and
         Position Z, Y, X (A) are used where they are there. Every column goes into the CSV that the page saves.
     rows: (n,) numbers of the rows that are shown, ascending (`rows_to_show`).
     places: (n, 2) on the map. slices: (n, 3, S, S) uint8, across z, y and x (`central_slices`).
@@ -256,14 +255,9 @@ def _parts(page: InteractivePage) -> dict[str, str]:
         "inverted": f" {INVERTED}" if page.inverted else "",
         "exports": exported,
         "meaning": f"Grey: all particles on this page; blue: those that are chosen. Left of the dashed line, at "
-        f"{page.threshold:.3f}, a particle is unknown.{_own_thresholds(page.table)}",
+        f"{page.threshold:.3f}, a particle is unknown.",
         "tomogram": _tomogram(page.table.iloc[page.rows]),
     }
-
-
-def _own_thresholds(table: pd.DataFrame) -> str:
-    """A word on thresholds that are not drawn."""
-    return " Some classes have a threshold of their own (column Threshold)." if table[THRESHOLD].nunique() > 1 else ""
 
 
 def _counts(table: pd.DataFrame) -> str:
