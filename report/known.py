@@ -1,8 +1,10 @@
 """What train.py and predict.py say of the known classes: are they named right, and are they called unknown?"""
 
+import math
+
 import numpy as np
 
-from common.cli import named
+from common.cli import named, plural
 from evaluation.rejection import MOSTLY
 
 MOST_NAMED = 60  # classes in a line: all of them, where there are not very many
@@ -17,6 +19,31 @@ def accuracy_warning(accuracy: float, num_classes: int) -> str:
         f"{accuracy:.0%} of the validation volumes of known classes are named right (chance {chance:.0%}): too little "
         "for the network's answers to mean anything; train longer, or with more volumes"
     )
+
+
+def refused_at_most(count: int, rate: float) -> str:
+    """Of how many of `count` validation volumes a threshold that was set at a false-rejection rate is above, in words.
+
+    A threshold stands at one of their scores, so that of few volumes it may be above none.
+    """
+    share = f"at most {rate:.0%}" if _refusable(count, rate) else "none"
+    return f"{share} of the {count} validation {plural('volume', count)} of known classes"
+
+
+def few_warning(count: int, rate: float) -> str:
+    """Says that a threshold set at a rate can call no validation volume unknown; empty where it can, or is to."""
+    if not rate or _refusable(count, rate):
+        return ""
+    return (
+        f"{count} validation {plural('volume', count)}: --false-rejection-rate {rate:g} rejects none of fewer than "
+        f"{math.ceil(1 / rate - 1e-9)}, so the threshold for unknowns is the lowest score of all; more particles, "
+        "or a larger share of them for validation (csv_split.py --fractions), make it surer"
+    )
+
+
+def _refusable(count: int, rate: float) -> int:
+    """How many of `count` validation volumes may be called unknown at a rate."""
+    return int(count * rate + 1e-9)
 
 
 def refusal_text(rates: np.ndarray, classes: list[str]) -> str:

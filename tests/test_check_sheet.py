@@ -65,8 +65,6 @@ def test_the_contrast_of_hollow_particles_is_not_that_of_their_middle(sign, tmp_
     assert f"standard errors {middle}er than the box" in found.text and f"what stands out is {contrast}" in found.text
     assert found.is_doubtful
     assert f"if the particles are hollow, they are {contrast}, --contrast {contrast};" in found.text
-        found.is_doubtful and f"if the particles are hollow, they are {contrast}, --contrast {contrast};" in found.text
-    )
 
 
 def test_noise_alone_and_few_boxes_name_no_tomogram(tmp_path):

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from report.known import MOST_NAMED, accuracy_warning, refusal_text, refusal_warning
+from evaluation.rejection import fit_threshold
+from report.known import (
+    MOST_NAMED,
+    accuracy_warning,
+    few_warning,
+    refusal_text,
+    refusal_warning,
+    refused_at_most,
+)
 
 
 def test_refusals_are_told_from_the_highest_and_warned_of_above_a_half():
@@ -35,3 +43,14 @@ def test_a_network_hardly_better_than_chance_is_warned_of(accuracy, classes, sai
 
 def test_of_one_class_there_is_no_chance_to_beat():
     assert accuracy_warning(0.0, 1) == ""
+
+
+@pytest.mark.parametrize(("count", "rate"), [(12, 0.05), (19, 0.05), (20, 0.05), (6, 0.15), (7, 0.15), (30, 0.0)])
+def test_few_validation_volumes_are_warned_of_where_the_threshold_is_above_none_of_them(count, rate):
+    scores = np.random.default_rng(count).normal(size=count)
+    below = int(np.sum(scores < fit_threshold(scores, rate)))
+    said = f"at most {rate:.0%}" if below else "none"
+    assert refused_at_most(count, rate) == f"{said} of the {count} validation volumes of known classes"
+    warned = few_warning(count, rate)
+    assert bool(warned) == (not below and rate > 0)
+    assert not warned or f"{count} validation volumes: --false-rejection-rate {rate:g} rejects none" in warned
