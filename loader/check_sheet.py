@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
 from scipy.signal import fftconvolve
 
-from common.cli import plural
 from common.files import atomic_path
 from loader.volume import central_brightness
 
@@ -174,9 +173,10 @@ def verdict(glimpses: Sequence[Glimpse]) -> Verdict:
     """What the mean of all boxes says about centre and contrast, and which tomograms differ."""
     mean = mean_of(glimpses)
     strength, contrast = abs(mean.brightness) / mean.error, "bright" if mean.brightness > 0 else "dark"
+    boxes = "1 box" if mean.count == 1 else f"{mean.count} boxes"
     text = (
-        f"the mean of {mean.count} {plural('box', mean.count)}: its middle is {strength:.1f} standard errors "
-        f"{contrast}er than the box, its centre at {mean.offset_text()} from there"
+        f"the mean of {boxes}: its middle is {strength:.1f} standard errors {contrast}er than the box, its centre at "
+        f"{mean.offset_text()} from there"
     )
     if mean.is_off:
         return Verdict(f"{text}; not centred: {ADVICE}", True, "", odd_ones(glimpses))
