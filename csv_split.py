@@ -90,7 +90,7 @@ def warn_of_left_out(data_dir: Path, table: pd.DataFrame, source: str) -> None:
 
 def check(cfg: Config) -> None:
     """Refuse options that make no sense."""
-    if min(cfg.fractions) <= 0 or abs(sum(cfg.fractions) - 1) > 1e-6:
+    if not (min(cfg.fractions) > 0 and abs(sum(cfg.fractions) - 1) <= 1e-6):  # so that nan is refused
         raise InputError(f"--fractions {cfg.fractions}: expected three positive numbers that sum to 1")
     if cfg.per_class < 1:
         raise InputError(f"--per-class {cfg.per_class}: expected at least 1")

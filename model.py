@@ -16,6 +16,7 @@ from common.files import atomic_path
 from common.progress import progress
 from evaluation.junk import JunkCalibration
 from evaluation.rejection import Calibration
+from evaluation.whitening import Whitening
 from loader.augment import HALF_TURNS, safe_half_turns
 from loader.dataset import on_device
 from loader.prepare import Preprocessing
@@ -26,7 +27,7 @@ CONTENT = {
     "epoch", "state_dict", "criterion", "optimizer", "scheduler", "scaler", "rng",
     "config", "classes", "preprocessing", "calibration", "metrics", "progress", "version",
 }  # fmt: skip
-OPTIONAL = {"junk"}  # what checkpoints of before lack: {} where training had no junk
+OPTIONAL = {"junk", "whitening"}  # what checkpoints of before lack: {} where training had none
 
 
 class Conv3D(nn.Module):
@@ -98,6 +99,20 @@ def with_views(model: nn.Module, config: dict, preprocessing: Preprocessing) -> 
     return Views(model, turns) if turns else model
 
 
+class Whitened(nn.Module):
+    """A network with embeddings whitened within classes, (N, 1, D, H, W) -> (N, E); see evaluation/whitening.py."""
+
+    def __init__(self, model: nn.Module, whitening: Whitening):
+        super().__init__()
+        self.model, self.embedding_dim = model, model.embedding_dim
+        for name, value in whitening.content().items():
+            self.register_buffer(name, value)
+        self.train(model.training)
+
+    def forward(self, volumes: torch.Tensor) -> torch.Tensor:
+        return (F.normalize(self.model(volumes).float()) - self.mean) @ self.matrix
+
+
 def build_model(config: dict) -> Conv3D:
     """The network that a configuration (of train.py, or of a checkpoint) describes."""
     return Conv3D(*(config[key] for key in ("backbone", "depth", "width", "embedding_dim", "upsample")))
@@ -154,9 +169,10 @@ def trained_classes(checkpoint: dict) -> list[str]:
 
 
 def network_code(checkpoint: dict) -> str:
-    """What tells a network from any other: of its weights, the same in every checkpoint that has them."""
+    """What tells a network from any other: of its weights and whitening, the same in each checkpoint that has these."""
     digest = hashlib.sha256()
-    for name, value in sorted(checkpoint["state_dict"].items()):
+    whitening = {f"whitening.{name}": value for name, value in checkpoint["whitening"].items()}
+    for name, value in sorted((checkpoint["state_dict"] | whitening).items()):
         digest.update(name.encode() + value.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
@@ -179,7 +195,8 @@ def load_checkpoint(path: Path | str) -> dict:
     if content["version"] != VERSION:
         raise InputError(f"{path}: checkpoint format {content['version']}; this code reads {VERSION}")
     content = {key: {} for key in OPTIONAL} | content
-    return content | {key: single(content[key]) for key in ("state_dict", "criterion", "calibration", "junk")}
+    content["progress"] = {"particles": torch.empty(0, dtype=torch.int64)} | content["progress"]  # the first had none
+    return content | {key: single(content[key]) for key in ("state_dict", "criterion", "calibration", *OPTIONAL)}
 
 
 def single(values: dict) -> dict:
@@ -192,7 +209,8 @@ def load_model(path: Path | str, device: torch.device) -> tuple[nn.Module, dict]
     """The trained network, in eval mode on `device`, and the checkpoint (on the CPU), in which preprocessing,
     calibration and junk are dataclasses; junk is None where training had none.
 
-    The network is averaged over views where the checkpoint's configuration says so, see `with_views`.
+    The network is averaged over views where the checkpoint's configuration says so, see `with_views`, and its
+    embeddings are whitened where the checkpoint says how.
 
     Raises InputError as load_checkpoint does, when the weights do not fit the network that the file describes, when its
     calibration is incomplete, and for a last.pt that was written within an epoch: its weights had no validation.
@@ -217,7 +235,9 @@ def load_model(path: Path | str, device: torch.device) -> tuple[nn.Module, dict]
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise InputError(f"{path}: its weights do not fit its own configuration ({_first_line(error)})") from error
     model = model.to(device, memory_format=torch.channels_last_3d).eval()
-    return with_views(model, checkpoint["config"], checkpoint["preprocessing"]), checkpoint
+    model = with_views(model, checkpoint["config"], checkpoint["preprocessing"])
+    whitening = Whitening.read(checkpoint["whitening"])
+    return Whitened(model, whitening).to(device) if whitening else model, checkpoint
 
 
 def _first_line(error: Exception) -> str:

@@ -177,7 +177,8 @@ def embedded(embeddings: dict[str, np.ndarray], splits: dict[str, Split]) -> dic
 def scores_of_sets(checkpoint: dict, raw: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     """Every score of every set but train; those of the loss's head where it knows the classes, enrolled ones too."""
     calibration, classes = checkpoint["calibration"], checkpoint["classes"]
-    known = len(classes) if trained_classes(checkpoint) == classes else 0
+    whole = trained_classes(checkpoint) == classes and not checkpoint["whitening"]
+    known = len(classes) if whole else 0  # the head takes embeddings as they are before whitening
     scores = {}
     for name in (name for name in raw if name != "train"):
         logits = rejection.head_logits(raw[name], checkpoint["criterion"], known)

@@ -103,7 +103,7 @@ def predict(cfg: Config, wanted: Wanted, device: torch.device) -> bool:
         return True  # the first process goes on
     if embedded.notes:
         print(what_was_done(embedded.notes))
-    warnings = [contrast_warning(embedded.brightness, work.preprocessing.contrast), chance(checkpoint)]
+    warnings = [contrast_warning(embedded.skewness, work.preprocessing.contrast), chance(checkpoint)]
     warnings.append(failure_warning(embedded.failed, len(work.inputs)))
 
     inputs = work.inputs.take(embedded.rows)

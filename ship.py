@@ -20,6 +20,7 @@ from common.files import atomic_path
 from evaluation.junk import junk_of_loss
 from model import load_checkpoint, load_model, save_checkpoint, trained_classes
 from simulation.junk import JUNK
+from training.state import beside_known
 
 LARGEST = 10e6  # bytes of the file
 PATHS = ("csv_dir", "save_dir", "data_dir", "structures", "init")  # settings of train.py
@@ -50,19 +51,19 @@ def light(checkpoint: dict) -> dict:
     Raises InputError where a number is too large for float16.
     """
     config, classes = checkpoint["config"], trained_classes(checkpoint)
-    junk = len(JUNK) if config.get("online_junk") else 0
-    trained = len(classes) + config.get("auxiliary", 0) + junk
+    trained = len(classes) + beside_known(config)
     criterion = {
         name: value[: len(classes)] if value.ndim and len(value) == trained else value
         for name, value in checkpoint["criterion"].items()
     }
-    reference = {name: value for name, value in checkpoint["calibration"].items() if name == "reference"}
+    reference = {name: value for name, value in checkpoint["calibration"].items() if name in ("reference", "cohort")}
     names = {name: Path(str(config[name])).name for name in PATHS if name in config}
     return {key: value for key, value in checkpoint.items() if key != "version"} | {
         "state_dict": half(checkpoint["state_dict"]),
         "criterion": half(criterion),
         "calibration": checkpoint["calibration"] | half(reference),
         "junk": light_junk(checkpoint),
+        "whitening": half(checkpoint["whitening"]),
         "config": config | names,
         "progress": {key: checkpoint["progress"][key] for key in ("steps_per_epoch", "step", "particles")},
         **{key: {} for key in ("optimizer", "scheduler", "scaler", "rng")},

@@ -29,9 +29,9 @@ from evaluation.rejection import Calibration, accuracy_warning, refusal_text, re
 from loader.dataset import Split, contrast_warning, load_split, particle_codes
 from loader.packed import own_preprocessing
 from loader.rows import SplitRows, class_names, read_rows
-from loader.volume import central_brightness
+from loader.volume import skewness
 from model import load_checkpoint
-from training.batches import Batches, FileBatches
+from training.batches import Batches, FileBatches, Labelled
 from training.checks import check, check_data, check_group
 from training.config import Augmentation, Backbone, Loss, Machine, Online, Optimisation, Recipe, Rejection
 from training.init import check_init, init_text, init_warning, network_settings
@@ -94,7 +94,8 @@ def train(cfg: Config, group: Group, device: torch.device) -> None:
     simulated = make_simulated(cfg, len(rows), data, device, group) if cfg.simulate_online else None
     volumes = load_volumes(cfg, rows, data, device)
     valid = load_split(valid_rows, data.preprocessing, memory_share=cfg.memory_share)
-    warn_of_few(len(valid), cfg.false_rejection_rate)
+    if cfg.reference == "files":
+        warn_of_few(len(valid), cfg.false_rejection_rate)
     batches = simulated or FileBatches(cfg, volumes, device, group)
     with stop_requests() as stop:  # noted from here on; before, a signal ends the run at once
         state = TrainingState(cfg, data, -(-batches.count // cfg.accumulate), device, group)
@@ -106,12 +107,7 @@ def train(cfg: Config, group: Group, device: torch.device) -> None:
         if group.first and source and not (state.epoch or state.step):
             print(init_text(cfg, source), flush=True)
         board = Board(state)
-        compared = volumes
-        if cfg.reference == "simulated" and group.first:
-            from training.online import reference_volumes
-
-            compared = reference_volumes(simulated, data)
-        sets = Validation(compared, valid, draw_gallery(compared.labels, cfg.prototype_per_class, cfg.seed))
+        sets = validation(cfg, valid, volumes, simulated, data) if group.first else None
         while state.epoch < cfg.epochs and not (cfg.patience and epochs_since_best(state.log) >= cfg.patience):
             started, before = time.perf_counter(), state.seen
             stopped = train_epoch(state, batches, stop)
@@ -121,6 +117,18 @@ def train(cfg: Config, group: Group, device: torch.device) -> None:
             board.add(state.log[-1])
     if group.first:
         conclude(state)
+
+
+def validation(
+    cfg: Config, valid: Split, volumes: Split | Labelled, simulated: Batches | None, data: TrainingSet
+) -> Validation:
+    """What an epoch is validated on, and what particles are compared with: training files, or what is simulated."""
+    if cfg.reference == "files":
+        return Validation(valid, volumes, draw_gallery(volumes.labels, cfg.prototype_per_class, cfg.seed))
+    from training.online import reference_volumes
+
+    reference, threshold, cohort = (Labelled(*part) for part in reference_volumes(simulated, data))
+    return Validation(valid, reference, torch.arange(len(reference.labels)), threshold, cohort)
 
 
 def read_tables(cfg: Config) -> tuple[SplitRows, SplitRows, TrainingSet]:
@@ -142,7 +150,7 @@ def load_volumes(cfg: Config, rows: SplitRows, data: TrainingSet, device: torch.
     """The training volumes, with a warning where they look as if they were of the other contrast."""
     train = load_split(rows, data.preprocessing, memory_share=cfg.memory_share)
     some = train.images[:: len(train) // CONTRAST_SAMPLE + 1, 0].float().numpy()
-    warning = contrast_warning(np.array([central_brightness(volume) for volume in some]), cfg.contrast)
+    warning = contrast_warning(np.array([skewness(volume) for volume in some]), cfg.contrast)
     if warning:
         warn(warning)
     return train.on_device(device, cfg.memory_share)

@@ -116,7 +116,7 @@ def page(content: dict) -> str:
         [((row["loss"], str(row["auxiliary"]), row["more"] or "same"), row) for row in rows],
     )
     lines = [
-        *("# Class diversity", "", study.describe(content), ""),
+        *("# Class diversity", "", study.describe(study.with_network(content)), ""),
         f"Pairs of valid_unseen.csv (n = {n[0]:.0f} volumes); known accuracy by class prototype on test.csv (n = "
         f"{n[1]:.0f}). Mean ± standard deviation over seeds. "
         f"`{content['command']}`",

@@ -37,7 +37,7 @@ BATCH = 64  # volumes of a step, train.py's default
 CHOOSING = ("benchmark", "lab", "hard")  # sets that rank the rows
 
 # a row's options in place of the recipe's: None for train.py's default, `x 2` for twice as much
-LEVERS: dict[str, dict[str, str | None]] = {
+LEVERS: dict[str, dict[str, str | bool | None]] = {
     "base": {},
     "resnet_pool": {"backbone": "resnet_pool"},
     "GeM pooling": {"backbone": "resnet_half_turn_gem"},
@@ -57,6 +57,9 @@ LEVERS: dict[str, dict[str, str | None]] = {
     "averaged weights": {"ema": "0.999"},
     "no junk": {"online_junk": "0"},
     "SNR from 0.003": {"online_snr": "0.003 1"},
+    "clean twin 0.3": {"clean_twin": "0.3"},
+    "margin follows SNR": {"margin_snr": True},
+    "within-class whitening": {"whiten": "0.5"},
 }
 
 
@@ -101,7 +104,7 @@ def finished(path: Path, settings: Mapping) -> dict[str, list[dict]]:
     return {name: row["runs"] for name, row in kept["rows"].items() if LEVERS.get(name) == row["options"]}
 
 
-def row_options(base: Mapping, lever: Mapping[str, str | None]) -> dict:
+def row_options(base: Mapping, lever: Mapping[str, str | bool | None]) -> dict:
     """The options of train.py of a row."""
     changed = {}
     for name, value in lever.items():

@@ -146,8 +146,8 @@ def page(content: dict) -> str:
     lines = ["# Losses under one budget", ""]
     lines += [f"Not finished: {missing} runs are missing.", ""] if missing else []
     lines += [
-        f"{study.describe(content)} SNR convention: {known['snr_convention']}. Mean ± standard deviation over seeds. "
-        f"`{content['command']}`",
+        f"{study.describe(study.with_network(content))} SNR convention: {known['snr_convention']}. "
+        f"Mean ± standard deviation over seeds. `{content['command']}`",
         *("", content["verdict"], ""),
         *(f"## Known classes: {', '.join(known['known'])}; test.csv, n = {known['n_test']:,}", ""),
         *table(rows, content["best"], {"accuracy": ("accuracy",)}),

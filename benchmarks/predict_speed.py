@@ -7,7 +7,8 @@
 
 Speed: volumes are read from stacks and embedded as predict.py does, a round at a time. After each round the same
 batches are embedded again from memory, so that a machine that others use too does not change what the two have to do
-with each other. Memory: predict.py as a process on tables that list these volumes, many of them several times; the
+with each other; where the network is on the processors, too, the processor time of both says it whatever others do.
+Memory: predict.py as a process on tables that list these volumes, many of them several times; the
 peak is the process's own (VmHWM of Linux), its growth with the rows is taken as a straight line. The network of this
 part is a small one without training, as it does not change what a row takes.
 """
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import mrcfile
@@ -101,21 +102,32 @@ def speed(model: torch.nn.Module, work: Work, size: int, device: torch.device) -
     pinned = device.type == "cuda"
     rounds = []
     for start in starts:
-        part = replace(work, inputs=work.inputs.take(slice(start, start + size)))
-        spans = [batch for number in range(part.parts) for batch in part.batches(number)]
+        end = min(start + size, len(work.inputs))
+        spans = [range(row, min(row + work.batch_size, end)) for row in range(start, end, work.batch_size)]
         if not rounds:  # the first batch warms the network up
-            list(embed_batches(model, read_batches(part.inputs, spans[:1], part.preprocessing, pinned), device))
-        begin = time.perf_counter()
+            list(embed_batches(model, read_batches(work.inputs, spans[:1], work.preprocessing, pinned), device))
+        begin = clocks()
         batches = [
             batch
-            for batch, _ in embed_batches(model, read_batches(part.inputs, spans, part.preprocessing, pinned), device)
+            for batch, _ in embed_batches(model, read_batches(work.inputs, spans, work.preprocessing, pinned), device)
         ]
-        middle = time.perf_counter()
+        middle = clocks()
         list(embed_batches(model, batches, device))
-        end = time.perf_counter()
-        rounds.append({"volumes": len(part.inputs), "stream_s": middle - begin, "network_s": end - middle})
-        print(f"{start + len(part.inputs)} of {len(work.inputs)}: {rounds[-1]}", flush=True)
+        stream, network = middle - begin, clocks() - middle
+        seconds = {
+            "stream_s": stream[0],
+            "network_s": network[0],
+            "stream_cpu_s": stream[1],
+            "network_cpu_s": network[1],
+        }
+        rounds.append({"volumes": end - start, **{name: float(value) for name, value in seconds.items()}})
+        print(f"{end} of {len(work.inputs)}: {rounds[-1]}", flush=True)
     return rounds
+
+
+def clocks() -> np.ndarray:
+    """Seconds that have gone by, and seconds of processor time of this process."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def small_checkpoint(source: Path, path: Path) -> Path:
@@ -169,22 +181,29 @@ def resident(pid: int) -> int:
 def page(content: dict) -> str:
     """The tables with what they were measured on."""
     rounds = content["rounds"]
-    volumes, stream, network = (sum(each[key] for each in rounds) for key in ("volumes", "stream_s", "network_s"))
-    shares = [each["network_s"] / each["stream_s"] for each in rounds]
+    total = {key: sum(each[key] for each in rounds) for key in rounds[0]}
+    clock = "cpu_s" if content["device"] == "cpu" else "s"  # on the processors reading takes its time from the network
+    shares = [each[f"network_{clock}"] / each[f"stream_{clock}"] for each in rounds]
+    best = [max(each["volumes"] / each[f"{part}_{clock}"] for each in rounds) for part in ("stream", "network")]
     rows = [
-        ("read from stacks and embedded, as predict.py does", f"{volumes / stream:,.1f}"),
-        ("the same batches embedded from memory", f"{volumes / network:,.1f}"),
+        (what, *(f"{total['volumes'] / total[f'{part}_{kind}']:,.1f}" for kind in ("s", "cpu_s")))
+        for what, part in (
+            ("read from stacks and embedded, as predict.py does", "stream"),
+            ("the same batches embedded from memory", "network"),
+        )
     ]
     lines = [
         "# predict.py: speed and memory",
         "",
-        f"{volumes:,} volumes of {content['box']}^3 voxels in stacks, {content['batch_size']} at once, network "
-        f"`{content['network']}`; {machine.text(content)}.{machine.commit_text(content)} `{content['command']}`",
+        f"{total['volumes']:,} volumes of {content['box']}^3 voxels in stacks, {content['batch_size']} at once, "
+        f"network `{content['network']}`; {machine.text(content)}.{machine.commit_text(content)} "
+        f"`{content['command']}`",
         "",
-        *study.markdown_table(["", "volumes/s"], rows),
+        *study.markdown_table(["", "volumes/s", "volumes/s of processor time"], rows),
         "",
-        f"Reading leaves {network / stream:.1%} of the network's own speed ({min(shares):.1%} to {max(shares):.1%} in "
-        f"{len(rounds)} rounds).",
+        f"Reading leaves {best[0] / best[1]:.1%} of the network's own speed, by the best round of each "
+        f"({min(shares):.1%} to {max(shares):.1%} in {len(rounds)} rounds)"
+        + (", by processor time." if clock == "cpu_s" else "."),
     ]
     if content["memory"]:
         cells = [

@@ -8,7 +8,6 @@
 On a CPU that others use too, the rate per second of processor time says more than the rate per second.
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import torch
 
 from benchmarks import machine, study
 from common.cli import Device, choose_device, run
+from common.machine import processors
 from physics.grid import Grid
 from physics.imaging import Imaging
 from simulation.particles import DataSet
@@ -45,7 +45,7 @@ def main(cfg: Config) -> None:
     """Measure and print."""
     device = choose_device(cfg.device)
     on_cpu = device.type == "cpu"
-    threads, batch = (os.cpu_count() or 1, cfg.batch) if on_cpu else (1, cfg.cuda_batch)
+    threads, batch = (processors(), cfg.batch) if on_cpu else (1, cfg.cuda_batch)
     torch.set_num_threads(1)
     names = tuple(procedural_name(index) for index in range(cfg.classes))
     densities = load_densities(names, "", Grid(cfg.box, 10.0, 20.0)).to(device)

@@ -350,6 +350,12 @@ def means_table(
     return markdown_table([*labels, *texts], cells)
 
 
+def with_network(content: Mapping) -> dict:
+    """The content of a benchmark that trains PLAIN, where the settings of old results, made with it, do not say so."""
+    missing = {name: value for name, value in PLAIN.items() if name not in content["train"]}
+    return {**content, "train": {**content["train"], **missing}}
+
+
 def describe(content: Mapping) -> str:
     """What a benchmark was measured on, as sentences: `data` of `make_split`, options, seeds and `machine.record`."""
     data, train_options = content["data"], " ".join(arguments(content["train"]))

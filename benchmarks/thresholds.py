@@ -40,11 +40,11 @@ from physics.filters import radial_power
 from prediction.structures import read_structure
 from simulation.as_trained import AsTrained, Declared
 from simulation.cohort import Pool
+from simulation.reference import PER_SHAPE, SHAPES, simulated
 from simulation.sets import SETS
 
 CHOOSING = ("benchmark", "lab", "hard")  # sets that rank the ways
 OWN = 10  # particles of each known class that a user names, for `own particles a class`
-COHORT, PER_SHAPE = 48, 8  # shapes of every size that are taken for a cohort, and volumes of each
 NOISE_BINS = 8  # levels of noise, as many volumes in each, that `by noise` has thresholds of
 RATES = (0.05, 0.1, 0.15, 0.2)  # shares of what a threshold is set on that it refuses
 LEAST_SNR = 0.03  # of what `SNR from` compares with
@@ -100,9 +100,7 @@ class Network:
     def simulated(self, imaging: AsTrained, densities: torch.Tensor, each: int, seed: int) -> Volumes:
         """So many volumes of each density under an imaging, each a particle of its own."""
         labels = torch.arange(len(densities)).repeat_interleave(each)
-        simulator = imaging.simulator(densities.to(self.device))
-        parts = [(part.half().cpu(), found.cpu()) for part, found in imaging.volumes(simulator, labels, seed)]
-        images, found = (torch.cat(part) for part in zip(*parts, strict=True))
+        images, found = simulated(imaging, densities.to(self.device), labels, seed)
         return self.embedded(images, found.numpy(), np.arange(len(found)))
 
     def imaging(self, declared: Declared) -> AsTrained:
@@ -141,7 +139,7 @@ def main(cfg: Config) -> None:
     of_any = halves(network.simulated(random, densities, 2 * cfg.poses, SEED))
     clearer = replace(random, snr=(LEAST_SNR, random.snr[1]))
     of_clearer = halves(network.simulated(clearer, densities, 2 * cfg.poses, SEED + 3))
-    cohort = network.simulated(random, Pool(random.grid).of_all_sizes(COHORT), PER_SHAPE, SEED + 1)
+    cohort = network.simulated(random, Pool(random.grid).of_all_sizes(SHAPES), PER_SHAPE, SEED + 1)
     for name, table in tables.items():
         print(f"under the imaging of {name}", flush=True)
         rows, images = read_table(table, checkpoint)

@@ -25,6 +25,7 @@ Contrast = Literal["bright", "dark"]  # of the particles in the files
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MOST_NAMED = 10  # names in a line
+LARGEST_SEED = 2**31 - 1  # NumPy, scikit-learn and torch take every seed up to it, and a few above
 HOLD_S = 10  # until a process speaks itself: torchrun ends all when the first has spoken and ended
 
 
@@ -72,15 +73,16 @@ def run(
     """Read the command line into `config_class` and call `main`; an `InputError` ends with one line and exit code 2.
 
     Ctrl-C and SIGTERM end with one line too, after what was half-written is removed. Of the processes that torchrun
-    started, the first on each machine says it; another does where the first goes on. With `recipes`, `--recipe NAME`,
-    or another `option`, puts the recipe's values in the place of the defaults, and what `defaults` gives in the place
-    of both; other options override them.
+    started, the first on each machine says it; another does where the first goes on. Where nobody reads on what
+    it prints (`| head -3`) a script ends without a word. With `recipes`, `--recipe NAME`, or another `option`, puts the
+    recipe's values in the place of the defaults, and what `defaults` gives in the place of both; other options override
+    them.
     """
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         values = (chosen_recipe(recipes, option) if recipes else {}) | (defaults() if defaults else {})
         default = config_class(**values) if recipes or defaults else None
-        main(read_options(config_class, description, default))
+        _call(main, config_class, description, default)
     except InputError as error:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to clear away; torchrun ends it silently
         if os.environ.get("LOCAL_RANK", "0") != "0":
@@ -91,8 +93,23 @@ def run(
         _end("interrupted", signal.SIGINT)
     except Terminated:
         _end("ended by SIGTERM", signal.SIGTERM)
+    except BrokenPipeError:  # who read what the script printed has had enough: `| head -3`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python prints as it ends
+        sys.exit(128 + signal.SIGPIPE)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _call(main: Callable, config_class: type, description: str | None, default: Any) -> None:
+    """Read the options, check what every script checks, and call `main`; all that was printed is out afterwards."""
+    try:
+        cfg = read_options(config_class, description, default)
+        check_seeds(cfg)
+        main(cfg)
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
 
 
 class Terminated(BaseException):
@@ -175,6 +192,16 @@ def check_choices(cfg: Any) -> None:
         value = getattr(cfg, field.name)
         if get_origin(field.type) is Literal and value not in get_args(field.type):
             raise InputError(f"--{field.name.replace('_', '-')} {value}: expected {expected(field.type)}")
+
+
+def check_seeds(cfg: Any) -> None:
+    """Refuse a seed that not every random generator takes, in a dataclass and those in it; InputError names it."""
+    for field in dataclasses.fields(cfg):
+        value = getattr(cfg, field.name)
+        if dataclasses.is_dataclass(value):
+            check_seeds(value)
+        elif field.name.split("_")[-1] == "seed" and value is not None and not 0 <= value <= LARGEST_SEED:
+            raise InputError(f"--{field.name.replace('_', '-')} {value}: expected 0 to {LARGEST_SEED}")
 
 
 def chosen_recipe(recipes: dict[str, dict[str, Any]], option: str) -> dict[str, Any]:

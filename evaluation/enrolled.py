@@ -18,7 +18,6 @@ from evaluation.rejection import (
     class_neighbours,
     class_scores,
     classify,
-    cohort_score,
     fit_gaussian,
     fit_threshold,
     prototypes,
@@ -204,8 +203,14 @@ def _joined(calibration: Calibration, new: list[NewClass], known: Calibration | 
             neighbours = np.concatenate([old, neighbours])
         else:
             embeddings = labels = neighbours = None
+    count = len(new) + (known.enrolled if known is not None else 0)
     return replace(
-        calibration, prototypes=directions, reference=embeddings, reference_labels=labels, neighbours=neighbours
+        calibration,
+        prototypes=directions,
+        reference=embeddings,
+        reference_labels=labels,
+        neighbours=neighbours,
+        enrolled=count,
     )
 
 
@@ -213,10 +218,8 @@ def _own_scores(one: NewClass, joined: Calibration) -> np.ndarray | None:
     """The score of each example against the others, its particle left out; None for a class of one particle."""
     if len(np.unique(one.particles)) < 2:
         return None
-    if joined.score == "knn_cosine":
+    if joined.score in ("knn_cosine", LESS_COHORT):
         return spread(one.embeddings, one.particles)
-    if joined.score == LESS_COHORT:
-        return spread(one.embeddings, one.particles) - cohort_score(one.embeddings, joined)
     means = left_out_means(one.embeddings, one.particles)
     if joined.score == "max_cosine":
         return np.einsum("ne,ne->n", unit(one.embeddings), unit(means))

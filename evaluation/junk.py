@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.rejection import unit
+from evaluation.whitening import Whitening
 
 FALSE_JUNK_RATE = 0.01  # share of validation knowns that the threshold may call junk
 CLASS_WEIGHTS = ("head.weight", "weight")  # of losses: (C, E), one row for each class
@@ -68,15 +69,19 @@ def calibrate_junk(
     return JunkCalibration(unit(particles), unit(junk), threshold)
 
 
-def junk_of_loss(weights: Mapping[str, Any], kinds: int, known: np.ndarray) -> JunkCalibration | None:
+def junk_of_loss(
+    weights: Mapping[str, Any], kinds: int, known: np.ndarray, whitening: Whitening | None = None
+) -> JunkCalibration | None:
     """The same from a loss's weights, whose last `kinds` classes are junk; None for a loss without weights of classes.
 
     Args:
         weights: by name, tensors; those of the softmax head are taken where there is one.
         known: (M, E) as `calibrate_junk`.
+        whitening: of the embeddings, those of `known` too; the weights are whitened alike.
     """
     found = next((weights[name] for name in CLASS_WEIGHTS if name in weights), None)
     if found is None:
         return None
     found = found.detach().float().cpu().numpy()
+    found = whitening.apply(found) if whitening else found
     return calibrate_junk(found[:-kinds], found[-kinds:], known)

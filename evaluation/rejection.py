@@ -184,6 +184,8 @@ class Calibration:
     class_false_rejection: (C,) float64, share of each class's validation volumes that the threshold calls unknown.
     class_thresholds: (C,) float64, a threshold of each class, where classes were enrolled; None: the one of all.
     cohort: (M, E) float32, embeddings of shapes that are none of the classes, length 1; cohort_labels: (M,) int64.
+    enrolled: how many classes, the last ones, were enrolled; a cohort is not taken from these, whose thresholds are
+        found between their own examples and shapes of their own size.
     """
 
     score: str
@@ -198,6 +200,7 @@ class Calibration:
     class_thresholds: np.ndarray | None = None
     cohort: np.ndarray | None = None
     cohort_labels: np.ndarray | None = None
+    enrolled: int = 0
 
     def __post_init__(self):
         if self.score not in CALIBRATED:
@@ -345,7 +348,10 @@ def class_scores(embeddings: np.ndarray, calibration: Calibration) -> np.ndarray
     if calibration.score == "mahalanobis":
         return class_mahalanobis(unit(embeddings), fit_gaussian(unit(reference), labels, int(labels.max()) + 1))
     scores = class_knn_cosines(embeddings, reference, labels, calibration.neighbours)
-    return scores - cohort_score(embeddings, calibration)[:, None] if calibration.score == LESS_COHORT else scores
+    first = len(calibration.neighbours) - calibration.enrolled
+    if calibration.score == LESS_COHORT and first:
+        scores[:, :first] -= cohort_score(embeddings, calibration)[:, None]
+    return scores
 
 
 def cohort_score(embeddings: np.ndarray, calibration: Calibration) -> np.ndarray:

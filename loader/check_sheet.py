@@ -13,12 +13,13 @@ from scipy.ndimage import gaussian_filter
 from scipy.signal import fftconvolve
 
 from common.files import atomic_path
-from loader.volume import central_brightness
+from loader.volume import central_brightness, normalise, skewness
 
 SHOWN = 6  # particles of a tomogram in the picture
 MOST_ROWS = 8  # tomograms in the picture
 BLOCK = 64  # volumes in memory at once
 SURE = 5.0  # standard errors from which the middle of a mean says something
+SKEWED = 3.0  # standard errors of a mean's skewness from which that tells the contrast of hollow particles
 OFF = 2 / 32  # of the box: how far from its middle a mean may be centred
 SMOOTH = 1 / 16  # of the box: standard deviation of the Gaussian that takes noise off a mean
 COMMON = 0.3  # correlation of the means of two halves below which they are of noise
@@ -172,10 +173,12 @@ class Verdict:
 def verdict(glimpses: Sequence[Glimpse]) -> Verdict:
     """What the mean of all boxes says about centre and contrast, and which tomograms differ."""
     mean = mean_of(glimpses)
-    strength, contrast = abs(mean.brightness) / mean.error, "bright" if mean.brightness > 0 else "dark"
+    skew = skewness(normalise(mean.whole, "the mean of all boxes"))
+    strength, middle = abs(mean.brightness) / mean.error, _word(mean.brightness)
+    contrast = _word(skew) if abs(skew) > SKEWED else middle
     boxes = "1 box" if mean.count == 1 else f"{mean.count} boxes"
     text = (
-        f"the mean of {boxes}: its middle is {strength:.1f} standard errors {contrast}er than the box, its centre at "
+        f"the mean of {boxes}: its middle is {strength:.1f} standard errors {middle}er than the box, its centre at "
         f"{mean.offset_text()} from there"
     )
     if mean.is_off:
@@ -183,9 +186,19 @@ def verdict(glimpses: Sequence[Glimpse]) -> Verdict:
     if strength < SURE:
         cause = "wrong places, or few and noisy particles?"
         return Verdict(f"{text}; {cause} {ADVICE}", True, "", odd_ones(glimpses))
+    if contrast != middle:
+        text += f", and what stands out is {contrast}"
+        cause = (
+            f"if the particles are hollow, they are {contrast}, --contrast {contrast}; if not, they are not centred:"
+        )
+        return Verdict(f"{text}; {cause} {ADVICE}", True, "", odd_ones(glimpses))
     where = "centred" if mean.is_clear else "too few and noisy to say whether they are centred"
     said = f"{text}; {where}; the particles are {contrast}, in train.py and predict.py --contrast {contrast}"
     return Verdict(said, False, contrast, odd_ones(glimpses))
+
+
+def _word(brightness: float) -> str:
+    return "bright" if brightness > 0 else "dark"
 
 
 def odd_ones(glimpses: Sequence[Glimpse]) -> dict[str, str]:

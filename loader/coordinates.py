@@ -29,6 +29,7 @@ from loader.flavours import (
     TILT_SERIES,
     VOXELS,
     Picks,
+    class_names,
     star_flavour,
     star_picks,
     table_picks,
@@ -48,6 +49,7 @@ ELSEWHERE = {  # labels of files that hold no particles -> what to do with them
     "rlnTomoImportParticleFile": "give the files that its rlnTomoImportParticleFile names",
 }
 COPICK_FILES = ("ExperimentRuns/*/Picks/*.json", "*/Picks/*.json", "Picks/*.json", "*.json")  # root, runs, run, picks
+MOST_TABLES = 3  # whose labels a message names: RELION has one for each tilt series
 COPICK_KEYS = ("pickable_object_name", "run_name", "points")
 CSV_COLUMNS = {  # what table_picks knows -> names of it in CSV files, in any case, of which the first counts
     "x": ("x", COORDINATE[0], "axis-2"),  # axis-0 to axis-2 are napari's
@@ -173,7 +175,7 @@ def particles_block(path: Path, blocks: dict[str, Block]) -> str:
     if not advice and "rlnImageName" in labels:
         advice = "it has images but no coordinates: extract.py cannot find them in a tomogram"
     wanted = f"expected one with {COORDINATE[0]}, {CENTRED[0]} or wrpCoordinateX1"
-    there = "; ".join(f"data_{name}: {', '.join(table)}" for name, table in tables.items()) or "no table"
+    there = named((f"data_{name} ({', '.join(table)})" for name, table in tables.items()), MOST_TABLES) or "no table"
     raise InputError(f"{path}: {len(found)} tables with coordinates; {advice or wanted}; found {there}")
 
 
@@ -209,9 +211,8 @@ def _dynamo(path: Path) -> pd.DataFrame:
     table = _columns(path, least=26)
     table.columns = [DYNAMO[i] if i < len(DYNAMO) else f"column{i + 1}" for i in range(table.shape[1])]
     numbers = table["class"].astype(float).to_numpy()
-    known = np.isfinite(numbers)
-    if (numbers[known] != 0).any():
-        table[LABEL] = [f"class{int(n):03d}" if is_known else "" for n, is_known in zip(numbers, known, strict=True)]
+    if (numbers[np.isfinite(numbers)] != 0).any():
+        table[LABEL] = class_names(table["class"].map(lambda value: f"{float(value):g}"), path)
     maps = [file for file in (path.with_suffix(".doc"),) if file.is_file()] or sorted(path.parent.glob("*.doc"))
     if len(maps) == 1:
         lines = [line.split(None, 1) for line in maps[0].read_text(encoding="utf-8").splitlines() if line.strip()]

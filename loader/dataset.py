@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TASKS = ("classification", "segmentation", "all")
-SURELY_DARK = -2.0  # standard errors: the median centre of noise is nearer to 0, that of particles further away
+# standard errors of the median skewness: noise is nearer to 0, dark particles are further away. The first holds for one
+# volume, and falls with the root of their number; the second is the least, as no real noise is quite symmetric
+SURELY_DARK, TYPICALLY_DARK = -4.0, -0.2
 MEMORY_SHARE = 0.5  # of a memory that a split may fill
 
 
@@ -184,19 +186,26 @@ def mask_sizes(rows: pd.DataFrame) -> np.ndarray | None:
     return np.fromiter(sizes, dtype=np.int64)
 
 
-def contrast_warning(brightness: np.ndarray, contrast: str) -> str:
+def dark_from(count: int) -> float:
+    """The median skewness of so many volumes from which down they look dark."""
+    return min(TYPICALLY_DARK, SURELY_DARK / count**0.5)
+
+
+def contrast_warning(skewness: np.ndarray, contrast: str) -> str:
     """Says that the particles look as if they were of the other contrast; empty where they do not.
 
     Args:
-        brightness: (N,) standard errors by which the centres are brighter, after `contrast` was applied.
+        skewness: (N,) of the volumes, as `loader.volume.skewness`, after `contrast` was applied; NaN where not known.
         contrast: bright or dark, what the files were taken to hold.
     """
-    median = np.median(brightness)
-    if median > SURELY_DARK:
+    known = np.atleast_1d(skewness)
+    known = known[~np.isnan(known)]
+    count = len(known)
+    if not count or (median := np.median(known)) > dark_from(count):
         return ""
     other = next(name for name in CONTRASTS if name != contrast)
     return (
-        f"the particles look {other}, not {contrast}: the typical centre is {-median:.1f} standard errors {other}er "
-        f"than what is around it; to take them as {other}: --contrast {other} (of tubes and shells the centre tells "
-        "nothing)"
+        f"the particles look {other}, not {contrast}: what stands out from the typical volume is {other}, by "
+        f"{-median:.1f} standard errors of noise ({count} {plural('volume', count)}); to take them as {other}: "
+        f"--contrast {other}"
     )

@@ -31,6 +31,7 @@ SCORES = ("rlnLCCmax", "ptmLCCmax")  # of pytom-match-pick
 PREDICTED, GIVEN_CLASS = "lmcclClass", "lmcclGivenClassNumber"  # by predict.py: its class, and what was given before
 FLAT = {"rlnTomoSubTomosAre2DStacks": 1, "rlnImageDimensionality": 2}  # values of labels that say so of the images
 WHOLE = re.compile(r"([+-]?\d+)(\.0*)?")
+NO_CLASS = ("", "nan", "<na>", "none")  # how programs write a missing number, in any case; starfile: <NA>
 
 
 @dataclass(frozen=True)
@@ -191,12 +192,19 @@ def table_picks(path: Path, table: pd.DataFrame, flavour: str, pixel_size: float
 
 
 def class_names(values: pd.Series, path: Path) -> np.ndarray:
-    """Class numbers, from 1, as the names that csv_split.py gives them: 3 -> class003."""
-    found = [WHOLE.fullmatch(value) for value in values]
-    if None in found:
-        row = found.index(None)
-        raise InputError(f"{path}, row {row + 1}: {values.name} {values.iloc[row]!r}; expected a whole number")
-    return np.array([f"class{int(match[1]):03d}" for match in found], dtype=str)
+    """Class numbers as names: 3 -> class003; empty for one that is missing (NO_CLASS). (N,)."""
+    found = {value: _class_name(value) for value in values.unique()}
+    wrong = np.flatnonzero(values.isin([value for value, name in found.items() if name is None]))
+    if len(wrong):
+        text = f"{path}, row {wrong[0] + 1}: {values.name} {values.iloc[wrong[0]]!r}"
+        raise InputError(f"{text}; expected a whole number, or nan where there is no class")
+    return np.array([found[value] for value in values], dtype=str)
+
+
+def _class_name(value: str) -> str | None:
+    """The name of a class number, empty for a missing one, None for what is none."""
+    match = WHOLE.fullmatch(value)
+    return f"class{int(match[1]):03d}" if match else "" if value.lower() in NO_CLASS else None
 
 
 def with_optics(table: pd.DataFrame, optics: Block | None, path: Path) -> pd.DataFrame:

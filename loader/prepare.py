@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from common.cli import InputError
-from loader.volume import central_brightness, normalise, outer_spread, read_volume
+from loader.volume import central_brightness, normalise, outer_spread, read_volume, skewness
 from physics.grid import same_voxel_size
 from physics.resample import regrid
 
@@ -68,6 +68,11 @@ class Prepared:
     def brightness(self) -> float:
         """Of the centre, as `central_brightness`, after the contrast was applied."""
         return central_brightness(self.image)
+
+    @property
+    def skewness(self) -> float:
+        """To bright values, as `skewness`, after the contrast was applied."""
+        return skewness(self.image)
 
     @property
     def noise(self) -> float:

@@ -34,7 +34,7 @@ from loader.columns import (
     VOXEL_SIZE,
     snr_level,
 )
-from loader.flavours import GIVEN_CLASS, PREDICTED, class_label, flat_images
+from loader.flavours import GIVEN_CLASS, PREDICTED, class_label, class_names, flat_images
 from loader.volume import MRC_SUFFIXES, address_path, join_address, split_address
 
 if TYPE_CHECKING:  # else pandas is imported where a table is made: a script's --help need not wait for it
@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # else pandas is imported where a table is made: a script's -
 
     from loader.star import Block
 
-SNR_COPY = rf"data[^/]*_SNR[^/]*/{TARGET_FOLDER}/(tomotarget\d+\.mrc)$"  # the same number: the same particle
+SNR_COPY = rf"(data[^/]*_SNR[^/]*)/{TARGET_FOLDER}/(tomotarget\d+\.mrc)$"  # the same number: the same particle
 
 
 def read_particles(data_dir: Path, star: str, class_names: tuple[str, ...], per_class: int) -> tuple[pd.DataFrame, str]:
@@ -93,17 +93,17 @@ def read_star(path: Path) -> tuple[pd.DataFrame, Path]:
 
     Returns the table, and the folder that the paths are relative to (`star_root`).
     """
-    import pandas as pd
-
     found = star_volumes(path)
     table, root = found.table, found.root
     if not (label := class_label(table)):
         wanted = f"{GIVEN_CLASS}, as its classes are predictions" if PREDICTED in table else "rlnClassNumber"
         raise InputError(f"{path}: no column {wanted}; expected each particle's class; found {', '.join(table)}")
-    numbers = pd.to_numeric(table[label], errors="coerce")
-    if (wrong := ~np.isfinite(numbers)).any():
-        raise InputError(f"{path}: {label} {table[label][wrong].iloc[0]}; expected whole numbers")
-    return _complete(table.assign(**{LABEL: [f"class{number:03d}" for number in numbers.astype(int)]}), path), root
+    names = class_names(table[label], path)
+    if (names == "").any():
+        row = int((names == "").argmax())
+        found = f"{path}, row {row + 1}: {label} {table[label].iloc[row]!r}"
+        raise InputError(f"{found}; expected a whole number in every row, the class that is learned")
+    return _complete(table.assign(**{LABEL: names}), path), root
 
 
 @dataclass(frozen=True)
@@ -202,11 +202,17 @@ def read_particles_csv(path: Path) -> pd.DataFrame:
     table = read_csv(path, required=(INPUT, LABEL))
     names = table[PARTICLE] if PARTICLE in table else [""] * len(table)
     pairs = zip(names, table[INPUT], strict=True)
-    table[PARTICLE] = [name or re.sub(SNR_COPY, r"\1", address) for name, address in pairs]
+    table[PARTICLE] = [name or snr_copy(address)[0] or address for name, address in pairs]
     for column in (INPUT, MASK):
         if column in table:
             table[column] = absolute_all(table[column].tolist(), path.parent)
     return _complete(table, path)
+
+
+def snr_copy(address: str) -> tuple[str, str]:
+    """The particle and the SNR level of a file in the layout of the original, by its path; both empty for any other."""
+    match = re.search(SNR_COPY, address) if TARGET_FOLDER in address else None
+    return (address[: match.start()] + match[2], snr_level(match[1])) if match else ("", "")
 
 
 def read_file_numbers(data_dir: Path, class_names: tuple[str, ...], per_class: int) -> pd.DataFrame:

@@ -27,6 +27,7 @@ HEADER_BYTES = 1024
 MOST_KEPT = 2**25  # bytes, of what a thread keeps to work in: two arrays of 128^3
 _own = threading.local()  # what each thread keeps
 CENTRE = 0.12  # of the box: standard deviation of the Gaussian that stands for a particle's place
+SAMPLES = 16  # along each axis of a smoothed cube; the Gaussian's standard deviation is their distance
 
 
 def split_address(address: str) -> tuple[int | None, Path]:
@@ -268,6 +269,44 @@ def outer_spread(volume: np.ndarray) -> float:
     outside = volume.ravel().take(_outside(volume.shape[0]))
     outside -= outside.mean()
     return float(np.sqrt(np.vdot(outside, outside) / len(outside)))
+
+
+def skewness(volume: np.ndarray) -> float:
+    """How far a cube (D, D, D), smoothed, is skewed to bright values, in standard errors.
+
+    Whatever is dense fills the smaller part of a box, be it compact, a shell, a tube or a membrane: above 0 where it is
+    bright, below 0 where it is dark, within a few of 0 for noise. The standard error is that of Gaussian noise with the
+    volume's own spectrum, of autocorrelation r: the square root of 6 sum(r^3) / N.
+
+    Args:
+        volume: not constant.
+    """
+    side, weights = volume.shape[0], _smoothing(volume.shape[0])
+    smooth = (weights @ volume.reshape(side, -1)).reshape(-1, side, side)  # (D, D, D) -> (S, D, D)
+    smooth = weights @ smooth @ weights.T  # (S, D, D) -> (S, S, S)
+    smooth = smooth - smooth.mean()
+    second, third = _moments(smooth)
+    transform = np.fft.rfftn(smooth)
+    products = np.fft.irfftn(transform.real**2 + transform.imag**2, smooth.shape, (0, 1, 2))  # r times `second`
+    return third / second**1.5 * smooth.size / (6 * max(1.0, _moments(products)[1] / second**3)) ** 0.5
+
+
+def _moments(values: np.ndarray) -> tuple[float, float]:
+    """The sums of squares and of cubes; NumPy's own power takes ten times as long."""
+    values = values.ravel()
+    squares = values * values
+    return float(squares.sum(dtype=np.float64)), float(np.dot(squares, values))
+
+
+@lru_cache(maxsize=4)
+def _smoothing(side: int) -> np.ndarray:
+    """Gaussians about evenly spaced places on an axis, periodic, each of sum 1: (SAMPLES or fewer, side) float32."""
+    samples = min(SAMPLES, side)
+    places = (np.arange(samples) + 0.5) * side / samples - 0.5
+    apart = np.abs(places[:, None] - np.arange(side))
+    apart = np.minimum(apart, side - apart) * samples / side
+    weights = np.exp(-0.5 * apart**2)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 @lru_cache(maxsize=4)

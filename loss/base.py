@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -22,7 +23,8 @@ class LossTerms(NamedTuple):
 class Loss(nn.Module):
     """A loss on raw (not normalised) embeddings.
 
-    A subclass defines `terms`, and may define `after_step` and `start_epoch`.
+    A subclass defines `terms`, and may define `after_step` and `start_epoch`. One that sets `takes_margins` has a third
+    argument of `terms`, the shares (N,) of the margin, or None for the whole.
 
     On several processes, in training mode, every process must call `forward` equally often, each with its own part of
     the global batch. Parts may differ in size. Each process then returns the loss of the global batch, and gradients
@@ -38,6 +40,7 @@ class Loss(nn.Module):
     """
 
     term_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of softmax, margin, center in the total
+    takes_margins = False  # whether each embedding may take a share of the margin of its own
 
     def __init__(self, embedding_dim: int, num_classes: int, *, validate: bool = True):
         super().__init__()
@@ -47,17 +50,24 @@ class Loss(nn.Module):
         self.num_classes = num_classes
         self.validate = validate
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> LossTerms:
+    def forward(self, embeddings: Tensor, labels: Tensor, margins: Tensor | None = None) -> LossTerms:
         """The loss of embeddings (N, E) with labels (N,), int64 in [0, C).
 
+        `margins` (N,), 0 to 1, are the shares of the margin that each takes; all take the whole where none are given.
+
         Raises:
-            ValueError: wrong shape or dtype; with `validate`, labels out of range or embeddings that are not finite.
+            ValueError: wrong shape or dtype; margins for a loss that takes none; with `validate`, labels out of range
+                or embeddings that are not finite.
         """
         check_batch(embeddings, labels, self.embedding_dim)
+        if margins is not None and not (self.takes_margins and margins.shape == labels.shape):
+            expected = f"({len(labels)},)" if self.takes_margins else f"none, by {type(self).__name__}"
+            raise ValueError(f"margins have shape {tuple(margins.shape)}, expected {expected}")
         if self.validate:
             check_values(embeddings, labels, self.num_classes)
         with torch.autocast(embeddings.device.type, enabled=False):
-            terms = torch.stack(self.terms(embeddings.float(), labels))  # (3,)
+            shares = () if margins is None else (margins.float(),)
+            terms = torch.stack(self.terms(embeddings.float(), labels, *shares))  # (3,)
             if self.training:
                 terms = with_global_value(terms)
             weights = zip(self.term_weights, terms, strict=True)
@@ -66,6 +76,16 @@ class Loss(nn.Module):
     def terms(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The softmax, margin and centre terms of float32 embeddings (N, E), scaled for averaging over processes."""
         raise NotImplementedError
+
+    def twin(self, embeddings: Tensor, twins: Tensor) -> Tensor:
+        """The mean over pairs of 1 minus the cosine between embeddings and those of their twins, (n, E) both: a scalar.
+
+        The twins are what is aimed at: no gradient goes to them. On several processes as `forward`.
+        """
+        with torch.autocast(embeddings.device.type, enabled=False):
+            cosines = F.cosine_similarity(embeddings.float(), twins.detach().float())  # (n, E) -> (n,)
+            term = (1 - cosines).mean() * self.share(embeddings)
+            return with_global_value(term) if self.training else term
 
     def after_step(self) -> None:
         """To be called once after each `optimizer.step()`, on every process."""

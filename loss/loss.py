@@ -92,9 +92,13 @@ class LMCL(Loss):
         bias: add a trainable b_j to every cosine (the original repository); CosFace and the authors have none.
         warmup_epochs: raise the margin linearly from 0 in the first epoch to m in epoch `warmup_epochs`.
 
+    An embedding may take a share of the margin of its own, see `Loss.forward`.
+
     Raises:
         ValueError: s not above 0, m below 0, or an "auto" scale that the margin does not allow.
     """
+
+    takes_margins = True
 
     def __init__(
         self,
@@ -118,14 +122,17 @@ class LMCL(Loss):
         self.weight = nn.Parameter(torch.randn(num_classes, embedding_dim) / math.sqrt(embedding_dim))
         self.bias = nn.Parameter(torch.zeros(num_classes)) if bias else None
 
-    def logits(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """s cos, with s m taken from the right class: (N, E) -> (N, C)."""
+    def logits(self, embeddings: Tensor, labels: Tensor, margins: Tensor | None = None) -> Tensor:
+        """s cos, with s m, or the share `margins` (N,) of it, taken from the right class: (N, E) -> (N, C)."""
         bias = None if self.bias is None else self.s * self.bias
         logits = F.linear(with_length(embeddings, self.s), with_length(self.weight, 1.0), bias)  # (N, E) -> (N, C)
-        return logits.scatter_add_(1, labels[:, None], logits.new_full((len(labels), 1), -self.s * self.margin))
+        taken = logits.new_full((len(labels), 1), -self.s * self.margin)
+        if margins is not None:
+            taken = taken * margins[:, None]
+        return logits.scatter_add_(1, labels[:, None], taken)
 
-    def terms(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        margin = F.cross_entropy(self.logits(embeddings, labels), labels) * self.share(labels)
+    def terms(self, embeddings: Tensor, labels: Tensor, margins: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        margin = F.cross_entropy(self.logits(embeddings, labels, margins), labels) * self.share(labels)
         zero = margin.new_zeros(())
         return zero, margin, zero
 
@@ -268,6 +275,8 @@ class SoftLMCCL(SoftmaxCenter):
             `features`, `reduction`, `update`, `rate`, `momentum`, `init_std` in `CenterLoss`.
     """
 
+    takes_margins = True
+
     def __init__(
         self,
         embedding_dim: int,
@@ -302,9 +311,9 @@ class SoftLMCCL(SoftmaxCenter):
         self.term_weights = (1.0, margin_weight, center_weight)
         self.lmcl = LMCL(embedding_dim, num_classes, s=s, m=m, bias=bias, warmup_epochs=warmup_epochs)
 
-    def terms(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def terms(self, embeddings: Tensor, labels: Tensor, margins: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         softmax, _, center = super().terms(embeddings, labels)
-        return softmax, self.lmcl.terms(embeddings, labels)[1], center
+        return softmax, self.lmcl.terms(embeddings, labels, margins)[1], center
 
     def start_epoch(self, epoch: int) -> None:
         self.lmcl.start_epoch(epoch)

@@ -19,6 +19,7 @@ from loader.columns import (
     POSITION,
     RUNNER_UP_COSINE,
     SNR,
+    SOURCE_FILE,
     TOMOGRAM,
     cluster_name,
     snr_value,
@@ -35,7 +36,8 @@ SEED = 0  # of everything that clustering draws
 def clustered(predicted: Predicted, embedded: Embedded) -> Predicted:
     """The same with the columns Cluster and Nearest Cluster, and with `clusters`, which goes into predictions.json.
 
-    Copies of one particle, volumes of one name in the column Particle, are in one cluster and count once. `clusters`
+    Copies of one particle, volumes of one name in the column Particle whose rows are of one file, are in one cluster
+    and count once. `clusters`
     has n, the unknown volumes; particles, how many these are of; in_none, volumes in no cluster; smallest, the fewest
     particles that make one; by_centres (evaluation/clusters.py); seed; and as `found` of each cluster, the largest
     first, its name, n, particles, stability, whether it is stable, medoid (an address), nearest known class with
@@ -43,7 +45,7 @@ def clustered(predicted: Predicted, embedded: Embedded) -> Predicted:
     a `reason`.
     """
     rows, told = predicted.unknown, predicted.inputs.table
-    particles = particle_numbers(told[PARTICLE].to_numpy(str)[rows])
+    particles = particle_numbers(told[[SOURCE_FILE, PARTICLE]].iloc[rows])
     count = int(particles.max(initial=-1) + 1)
     content = {"n": len(rows), "particles": count}
     found = find_clusters(predicted.embeddings, rows, SEED, particles)
@@ -66,11 +68,14 @@ def clustered(predicted: Predicted, embedded: Embedded) -> Predicted:
     return replace(predicted, table=with_columns(predicted.table, own, nearest), clusters=content)
 
 
-def particle_numbers(names: np.ndarray) -> np.ndarray:
-    """Particles (N,) by their names as numbers without gaps, (N,); a volume without a name is one of its own."""
-    _, first, numbers = np.unique(names, return_index=True, return_inverse=True)
-    own = np.where(names == "", np.arange(len(names)), first[numbers])
-    return np.unique(own, return_inverse=True)[1]
+def particle_numbers(told: pd.DataFrame) -> np.ndarray:
+    """Particles by Source File and Particle as numbers without gaps, (N,); a volume without a name is one of its own.
+
+    Two tables may use one name for two particles: extract.py counts the particles of a tomogram anew in each.
+    """
+    numbers = told.groupby([SOURCE_FILE, PARTICLE], sort=False).ngroup().to_numpy()
+    own = numbers.max(initial=-1) + 1 + np.arange(len(told))
+    return np.unique(np.where(told[PARTICLE] == "", own, numbers), return_inverse=True)[1]
 
 
 def per_particle(values: np.ndarray, particles: np.ndarray) -> np.ndarray:
@@ -102,15 +107,19 @@ def factors_at_hand(told: pd.DataFrame, embedded: Embedded) -> dict[str, np.ndar
     tomograms = told[TOMOGRAM].to_numpy(str)
     if len(np.unique(tomograms)) > 1:
         factors["tomogram"] = tomograms
-    levels = np.array([snr_value(level) for level in told[SNR].unique()], dtype=float)
-    snr = levels[told[SNR].factorize()[0]]
-    if len(np.unique(snr[~np.isnan(snr)])) > 1:
-        factors["SNR level"] = snr
+    if told[SNR].replace("", np.nan).nunique() > 1:
+        factors["SNR level"] = snr_levels(told[SNR])
     positions = told[[*POSITION]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     if np.isfinite(positions).any():
         border, middle = edge_distance(positions, tomograms)
         factors |= {"distance from the tomogram's border": border, "distance from its middle along z": middle}
     return factors
+
+
+def snr_levels(told: pd.Series) -> np.ndarray:
+    """The levels (N,) as numbers, NaN where empty; as text, for groups, where one of them is no number."""
+    values = {level: snr_value(level) for level in told.unique() if level}
+    return told.to_numpy(str) if None in values.values() else told.map(values).to_numpy(float)
 
 
 def described(found: Clusters, predicted: Predicted, of_particles: np.ndarray, follows: list[Followed]) -> list[dict]:

@@ -52,11 +52,7 @@ class Enrolling:
 
     def check(self) -> None:
         """Raises InputError for options that make no sense."""
-        for name in ("tilt_range", "defocus"):
-            value = getattr(self, name)
-            if len(value) not in (0, 2) or sorted(value) != list(value):
-                words = " ".join(f"{number:g}" for number in value)
-                raise InputError(f"--{name.replace('_', '-')} {words}: expected two numbers, the smaller first")
+        Declared.read(self.tilt_range, self.defocus)
         if self.only_enrolled and not self.enrol:
             raise InputError("--only-enrolled: leaves no class; say with --enrol which are to be told")
         if not 0 < self.false_acceptance_rate < 1:
@@ -142,7 +138,7 @@ def enrolled(
     """
     check_names([*wanted.examples, *wanted.structures, *(one.name for one in more)], checkpoint, options)
     new = [*(examples_of(name, files, setting) for name, files in wanted.examples.items()), *more]
-    declared = Declared(options.tilt_range or None, options.defocus or None, setting.of_data)
+    declared = Declared.read(options.tilt_range, options.defocus, setting.of_data)
     known_size = setting.preprocessing.voxel_size or declared.voxel_size
     imaging = None
     if wanted.structures or known_size:

@@ -29,7 +29,7 @@ from loader.columns import (
 from loader.coordinates import PLACES
 from loader.flavours import ANGSTROM, FLAVOURS, SHARE, star_flavour, star_picks
 from loader.prepare import Input
-from loader.sources import StarVolumes, absolute, absolute_all, mrc_files, read_csv, star_volumes, voxel_sizes
+from loader.sources import StarVolumes, absolute, absolute_all, mrc_files, read_csv, snr_copy, star_volumes, voxel_sizes
 from loader.volume import MRC_SUFFIXES, address_path, join_address, read_volume, split_address
 
 if TYPE_CHECKING:
@@ -47,8 +47,9 @@ class Inputs:
 
     table: N rows of text, an empty one where something is not known. Input Data: a file, or volume N of a stack,
         absolute. Particle, SNR Level, Tomogram, Position Z, Y, X (A from the centre of the tomogram's first voxel) and
-        Tilt Min, Max (degrees) where the source tells them. Source File and Source Row (from 1): the row of a STAR or
-        CSV file that is the particle's; where a CSV has these columns itself, what they say.
+        Tilt Min, Max (degrees) where the source tells them; the first two also by the path, in the layout of the
+        original, so that copies of a particle are known there. Source File and Source Row (from 1): the row of a STAR
+        or CSV file that is the particle's; where a CSV has these columns itself, what they say.
     voxel_sizes: (N,) A, as a table or the user states them; NaN where the header's counts.
     """
 
@@ -131,8 +132,12 @@ def _inputs(known: dict[str, object], sizes: np.ndarray) -> Inputs:
     """With every column, as text."""
     import pandas as pd
 
-    table = pd.DataFrame({name: known.get(name, "") for name in COLUMNS}, index=range(len(sizes)))
-    return Inputs(table.astype(str), sizes)
+    table = pd.DataFrame({name: known.get(name, "") for name in COLUMNS}, index=range(len(sizes))).astype(str)
+    copies = table[INPUT].map(snr_copy)
+    if copies.str[0].any():
+        for place, name in enumerate((PARTICLE, SNR)):
+            table[name] = table[name].mask(table[name] == "", copies.str[place])
+    return Inputs(table, sizes)
 
 
 def _folder(folder: Path) -> list[Path]:
@@ -208,7 +213,8 @@ def _positions(path: Path, found: StarVolumes) -> dict[str, np.ndarray]:
     rule = FLAVOURS[flavour]
     if rule.centred or rule.unit == SHARE:
         return {}
-    picks = star_picks(path, found.block, found.blocks, flavour, 0.0)
+    particles = found.blocks[found.block].drop(columns="rlnClassNumber", errors="ignore")  # no class matters here
+    picks = star_picks(path, found.block, {**found.blocks, found.block: particles}, flavour, 0.0)
     places = picks.positions * (1.0 if rule.unit == ANGSTROM else picks.pixel_size[:, None]) - picks.shifts
     if np.isnan(places).any():
         return {}

@@ -20,6 +20,7 @@ from loader.sources import file_states
 from prediction.inputs import Inputs
 
 PARTS_FOLDER, RECORD_FILE, WHOLE_FILE = "parts", "record.json", "embeddings.npy"
+MEASURES = ("brightness", "skewness", "noise")  # of each volume, beside its embedding
 ROWS = 2**15  # embeddings in memory at once
 
 
@@ -28,7 +29,8 @@ class Embedded:
     """What became of volumes.
 
     rows: (n,) the numbers of those that could be read, among the inputs. embeddings: (n, E) float32, length 1.
-    brightness: (n,) of their centres, as `central_brightness`. noise: (n,), as `outer_spread`.
+    brightness: (n,) of their centres, as `central_brightness`. skewness: (n,), as the function of that name, of many
+        NaN for most. noise: (n,), as `outer_spread`.
     notes: how often each thing was done to one, in words.
     failed: for each that could not be read, by its number, why.
     """
@@ -36,6 +38,7 @@ class Embedded:
     rows: np.ndarray
     embeddings: np.ndarray
     brightness: np.ndarray
+    skewness: np.ndarray
     noise: np.ndarray
     notes: Counter = field(default_factory=Counter)
     failed: dict[int, str] = field(default_factory=dict)
@@ -74,6 +77,7 @@ def fingerprint(inputs: Inputs, preprocessing: Preprocessing, checkpoint: Path |
         "checkpoint": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
         "preprocessing": preprocessing.content(),
         "torch": torch.__version__,
+        "measures": MEASURES,
         **settings,
     }
 
@@ -110,28 +114,27 @@ class Parts:
         """Write a part in one step."""
         told = json.dumps({"notes": part.notes, "failed": part.failed})
         with atomic_path(self._path(number)) as temporary:
-            arrays = {name: getattr(part, name) for name in ("rows", "embeddings", "brightness", "noise")}
+            arrays = {name: getattr(part, name) for name in ("rows", "embeddings", *MEASURES)}
             np.savez(temporary, told=told, **arrays)
 
     def merged(self, count: int, width: int) -> Embedded:
         """All of `count` parts in their order; the embeddings, (n, width), are a file that is mapped."""
-        rows, brightness, noise, notes, failed = [], [], [], Counter(), {}
+        rows, measures, notes, failed = [], [], Counter(), {}
         for number in range(count):
             with np.load(self._path(number)) as part:
                 rows.append(part["rows"])
-                brightness.append(part["brightness"])
-                noise.append(part["noise"])
+                measures.append([part[name] for name in MEASURES])
                 told = json.loads(str(part["told"]))
             notes.update(told["notes"])
             failed |= {int(row): reason for row, reason in told["failed"].items()}
         rows = np.concatenate(rows)
         shape = (len(rows), width)
         if not len(rows):
-            return Embedded(rows, np.empty(shape, np.float32), np.empty(0), np.empty(0), notes, failed)
+            return Embedded(rows, np.empty(shape, np.float32), *np.empty((len(MEASURES), 0)), notes, failed)
         with (self.folder / WHOLE_FILE).open("wb") as file:
             write_rows(file, shape, map(self._embeddings, range(count)))
         whole = np.load(self.folder / WHOLE_FILE, mmap_mode="c")  # a change stays in memory, and is lost with its page
-        return Embedded(rows, whole, np.concatenate(brightness), np.concatenate(noise), notes, failed)
+        return Embedded(rows, whole, *np.concatenate(measures, axis=1), notes, failed)
 
     def _embeddings(self, number: int) -> np.ndarray:
         with np.load(self._path(number)) as part:

@@ -16,6 +16,7 @@ from prediction.inputs import Inputs
 
 AHEAD = 3  # batches that are read, or wait, while one is embedded
 AT_ONCE = 16  # volumes that a thread reads before it takes others
+SKEWED = 2000  # volumes, at least and where there are so many, whose skewness is told: it takes as long as reading two
 MOST_READERS = 16  # threads
 BESIDE_NETWORK = 1  # thread, where the network is on the CPU: more take its processors, and wait for one another
 
@@ -25,13 +26,14 @@ class Batch:
     """Volumes that were read.
 
     rows: (n,) their numbers among the inputs. images: (n, 1, D, D, D) float16, as the network wants them; of one that
-    could not be read, zeros. brightness, noise: (n,) as of `Prepared`. notes: (n,) what was done to each, in words.
-    reasons: (n,) why it could not be read; empty where it could.
+    could not be read, zeros. brightness, skewness, noise: (n,) as of `Prepared`; of many inputs skewness is NaN for
+    most. notes: (n,) what was done to each, in words. reasons: (n,) why it could not be read; empty where it could.
     """
 
     rows: np.ndarray
     images: torch.Tensor
     brightness: np.ndarray
+    skewness: np.ndarray
     noise: np.ndarray
     notes: list[str]
     reasons: list[str]
@@ -65,7 +67,7 @@ def _begin(
     """A batch that threads begin to fill, and their jobs."""
     count, box = len(span), preprocessing.box
     images = torch.empty(count, 1, box, box, box, dtype=torch.float16, pin_memory=on_gpu)  # as load_split keeps them
-    batch = Batch(np.array(span), images, *np.full((2, count), np.nan), [""] * count, [""] * count)
+    batch = Batch(np.array(span), images, *np.full((3, count), np.nan), [""] * count, [""] * count)
     places = [range(start, min(start + AT_ONCE, count)) for start in range(0, count, AT_ONCE)]
     return batch, [pool.submit(_fill, batch, some, inputs, preprocessing) for some in places]
 
@@ -81,6 +83,8 @@ def _fill(batch: Batch, places: range, inputs: Inputs, preprocessing: Preprocess
             continue
         batch.images[place, 0] = torch.from_numpy(volume.image)
         batch.brightness[place], batch.noise[place] = volume.brightness, volume.noise
+        if batch.rows[place] % max(1, len(inputs) // SKEWED) == 0:
+            batch.skewness[place] = volume.skewness
         batch.notes[place] = volume.note
 
 

@@ -17,7 +17,7 @@ from common.progress import progress
 from loader.dataset import on_device
 from loader.prepare import Preprocessing
 from prediction.inputs import Inputs
-from prediction.parts import Embedded, Parts
+from prediction.parts import MEASURES, Embedded, Parts
 from prediction.reading import Batch, read_batches
 
 PART = 2048  # volumes, at most about, whose embeddings are kept in a file: no more are lost with a run that is ended
@@ -124,8 +124,7 @@ def _joined(done: list[tuple[Batch, np.ndarray]]) -> Embedded:
     return Embedded(
         np.concatenate([batch.rows[good] for batch, _, good in pairs]),
         np.concatenate([embeddings[good] for _, embeddings, good in pairs]),
-        np.concatenate([batch.brightness[good] for batch, _, good in pairs]),
-        np.concatenate([batch.noise[good] for batch, _, good in pairs]),
+        *(np.concatenate([getattr(batch, name)[good] for batch, _, good in pairs]) for name in MEASURES),
         Counter(note for _, note, _ in told if note),
         {row: reason for row, _, reason in told if reason},
     )

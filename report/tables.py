@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from common.cli import named, plural
 from evaluation.discovery import MOST_PARTICLES
-from evaluation.rejection import CALIBRATED, MOSTLY
+from evaluation.rejection import MOSTLY
 from loader.columns import snr_text
 
 BETTER = {  # figures of a floor: the head of its column, and what it says is done
@@ -157,7 +157,7 @@ def rejection(part: dict) -> Table:
         f"validation particles of known classes to call {entry['wished_false_rejection_rate']:.0%} of them unknown. "
         f"The accuracy on known classes, by nearest prototype, is {entry['closed_set_accuracy']:.3f}."
     )
-    terms = ("AUROC", "AUPR", "FPR95", "OSCR", *CALIBRATED, "max_logit, energy")
+    terms = ("AUROC", "AUPR", "FPR95", "OSCR", *columns)
     answer = _answer("AUROC", columns[default][0], "auroc")
     return Table("rejection", "Known or unknown?", answer, note, _levels(part), rows, terms)
 

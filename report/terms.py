@@ -42,7 +42,9 @@ TERMS = {
     "knn_cosine": "score: likeness to the nearest training volumes (their k-th neighbour).",
     "max_cosine": "score: likeness to the nearest prototype.",
     "mahalanobis": "score: minus the distance to the nearest class mean, in units of the spread within classes.",
-    "max_logit, energy": "scores from the output of the network's own classifier.",
+    "knn_less_cohort": "score: knn_cosine less the likeness to made-up shapes that are none of the classes.",
+    "max_logit": "score: the highest output of the classifier that the network was trained with.",
+    "energy": "score: as max_logit, but the outputs of all known classes count, the highest most.",
     "enrolment": (
         "a few particles of a new class are named (5-shot: five of each); the others are compared with these. Nothing "
         "is trained again."

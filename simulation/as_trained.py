@@ -30,6 +30,15 @@ class Declared:
     defocus: tuple[float, float] | None = None  # um
     voxel_size: float = 0.0  # A, of the data before they are resampled; 0: as the checkpoint's
 
+    @classmethod
+    def read(cls, tilt_range: tuple[float, ...], defocus: tuple[float, ...], voxel_size: float = 0.0) -> "Declared":
+        """From options, empty ones for what is not declared. Raises InputError for what is no range."""
+        for name, value in (("tilt-range", tilt_range), ("defocus", defocus)):
+            if len(value) not in (0, 2) or sorted(value) != list(value):
+                words = " ".join(f"{number:g}" for number in value)
+                raise InputError(f"--{name} {words}: expected two numbers, the smaller first")
+        return cls(tilt_range or None, defocus or None, voxel_size)
+
 
 @dataclass(frozen=True)
 class AsTrained:

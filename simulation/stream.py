@@ -234,6 +234,32 @@ class Stock:
         parts = rows, turns, corners, noise_turns, noise_corners, factors
         return Draw(*(part.flatten(0, 1)[:n] for part in parts))
 
+    def twins(self, draw: Draw, n: int, generator: torch.Generator) -> Draw:
+        """For each of the first n that were drawn another particle of its class in the stock, without noise.
+
+        It has a pose, a condition and neighbours of its own. Where the stock has no other it is the particle itself.
+        """
+        classes, device = self.labels.flatten(), self.device
+        by_class = classes.argsort(stable=True)
+        rows, ordered = draw.rows[:n].to(device), classes[by_class]
+        first, after = (torch.searchsorted(ordered, classes[rows], right=right) for right in (False, True))
+        count = after - first  # (n,): of the class in the stock
+        steps, turns = torch.rand(2, n, generator=generator).to(device)
+        places = by_class.argsort()[rows] - first  # (n,): the volume's own among those of its class
+        twins = by_class[first + (places + 1 + (steps * (count - 1)).long()) % count]
+        turns = (turns * self.turns.to(device)[twins // GROUP]).long()
+        corners = torch.randint(2 * self.make.room + 1, (n, 3), generator=generator)
+        return Draw(twins, turns, corners, torch.zeros_like(turns), torch.zeros_like(corners), torch.zeros(n))
+
+    def snr(self, draw: Draw) -> torch.Tensor:
+        """The SNR (n,) of each volume that was drawn, infinite without noise.
+
+        It is the particle's own: under one level of noise for a piece that of its small particles is lower.
+        """
+        convention = self.make.simulator.imaging.snr_convention
+        levels = draw.factors.to(self.device) * self.levels.flatten()[draw.rows.to(self.device)]
+        return noise_variance(torch.ones_like(levels), 1.0, convention) / levels.square()
+
     def read(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor]:
         """Volumes (n, 1, D, H, W) float32, mean 0 and standard deviation 1, and labels (n,), of what was drawn."""
         draw = Draw(*(part.to(self.device, non_blocking=True) for part in draw))

@@ -305,3 +305,12 @@ def test_a_flavour_or_pixel_size_that_does_not_fit_is_refused(tmp_path):
         read_picks(picks.relion5(tmp_path)[0], pixel_size=5.0)
     with pytest.raises(InputError, match=r"none\.star: no such file"):
         read_picks(tmp_path / "none.star")
+
+
+def test_of_many_tables_without_places_a_message_names_the_first_ones(tmp_path):
+    text = "".join(loop("rlnTomoXTilt rlnDefocusU", ["1 2"], f"TS_{number}") for number in range(60))
+    (tmp_path / "a.star").write_text(text)
+    with pytest.raises(InputError) as refused:
+        read_picks(tmp_path / "a.star")
+    said = str(refused.value)
+    assert "found data_TS_0 (rlnTomoXTilt, rlnDefocusU), data_TS_1 (" in said and said.endswith("and 57 more")

@@ -1,3 +1,5 @@
+import os
+import signal
 import subprocess
 import sys
 
@@ -155,6 +157,9 @@ def test_help_imports_nothing_that_is_slow(script):
         ({"unseen": ("a",), "valid_unseen": ("a",)}, "share a"),
         ({"unseen": ("a", "b", "c")}, "fewer than two known classes"),
         ({"fractions": (0.5, 0.1, 0.1)}, "--fractions"),
+        ({"fractions": (float("nan"), 0.5, 0.5)}, "--fractions"),
+        ({"fractions": (0.5, 0.5, float("nan"))}, "--fractions"),
+        ({"fractions": (0.5, float("inf"), 0.5)}, "--fractions"),
         ({"per_class": 0}, "--per-class 0"),
         ({"data_dir": "nowhere"}, "nowhere: no such folder"),
         ({"star": "none.star"}, "none.star: no such file"),
@@ -178,6 +183,16 @@ def test_only_a_held_out_class_may_be_named_unknown(data):
 def test_a_mistake_is_one_line_on_the_terminal(data):
     assert refuse("csv_split.py", "--unseen", "zzz", cwd=data).startswith("csv_split.py: error: data_/particles.csv:")
     assert not (data / "csv_split").exists()
+
+
+def test_who_stops_reading_ends_the_script_without_a_word_and_with_its_files_written(data):
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [sys.executable, str(REPOSITORY / "csv_split.py")]
+    done = subprocess.run(command, cwd=data, stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=300)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+    assert {path.stem for path in (data / "csv_split").iterdir()} == set(FILES)
 
 
 def test_counts_are_said_in_the_singular_and_the_plural(capsys, data):

@@ -8,7 +8,16 @@ import pytest
 
 from evaluation.enrolled import NewClass, enrol, left_out_means, spread, threshold_between, with_prototypes
 from evaluation.junk import JunkCalibration
-from evaluation.rejection import CALIBRATED, Calibration, calibrate, calibrated_score, class_scores, classify, unit
+from evaluation.rejection import (
+    CALIBRATED,
+    Calibration,
+    calibrate,
+    calibrated_score,
+    class_knn_cosine,
+    class_scores,
+    classify,
+    unit,
+)
 
 AXES = np.eye(8)
 
@@ -61,6 +70,8 @@ def test_the_threshold_is_halfway_where_nothing_overlaps_and_the_cohorts_where_i
 
 @pytest.mark.parametrize("score", CALIBRATED)
 def test_enrolled_classes_stand_beside_the_known_ones_whose_answers_stay(known, score):
+    shapes = np.concatenate([around(axis, 10, 92 + axis) for axis in (3, 5, 7)])
+    known = replace(known, cohort=shapes, cohort_labels=np.repeat(np.arange(3), 10))
     before = replace(known, score=score, threshold=calibrated_threshold(known, score))
     found = enrol(before, ["a", "b", "c"], [new_class("d", 4), new_class("e", 6)])
     assert found.classes == ["a", "b", "c", "d", "e"] and found.known_before == found.known_after == 1
@@ -75,6 +86,19 @@ def test_enrolled_classes_stand_beside_the_known_ones_whose_answers_stay(known, 
         np.testing.assert_allclose(
             calibrated_score(volumes[shared], found.calibration), calibrated_score(volumes[shared], before), atol=0.05
         )
+
+
+def test_the_score_of_enrolled_classes_is_not_less_a_cohorts(known):
+    known = replace(known, score="knn_less_cohort", cohort=around(5, 30, 92), cohort_labels=np.arange(30) % 3)
+    once = enrol(known, ["a", "b", "c"], [new_class("d", 4)])
+    twice = enrol(once.calibration, once.classes, [new_class("e", 6)]).calibration
+    volumes = np.concatenate([around(axis, 5, 93) for axis in (0, 4, 6)])
+    plain, less = class_scores(volumes, replace(twice, score="knn_cosine")), class_scores(volumes, twice)
+    nearest = class_knn_cosine(volumes, known.cohort, known.cohort_labels, np.ones(3, dtype=int))
+    np.testing.assert_allclose(less[:, :3], plain[:, :3] - nearest[:, None])
+    np.testing.assert_allclose(less[:, 3:], plain[:, 3:])
+    alone = enrol(known, ["a", "b", "c"], [new_class("d", 4)], keep_known=False).calibration
+    assert (alone.enrolled, once.calibration.enrolled, twice.enrolled) == (1, 1, 2)
 
 
 def calibrated_threshold(known: Calibration, score: str) -> float:

@@ -1,12 +1,16 @@
 """The benchmark of levers: what a row changes, what is kept of an earlier call, and how the table ranks."""
 
 import json
+from dataclasses import fields
 
 import pytest
+import tyro
 
-from benchmarks import levers
-from benchmarks.levers import LEVERS, finished, merit, page, row_options
+import train
+from benchmarks import levers, study
+from benchmarks.levers import LEVERS, QUICK, finished, merit, page, row_options
 from simulation.sets import SETS
+from training.checks import check
 
 SETTINGS = {"data": {"source": "x", "sizes": (1, 2)}, "train": {"width": 16}, "minutes": 5.0, "per_class": 15}
 
@@ -31,6 +35,21 @@ def test_a_row_changes_its_options_and_no_other():
     assert row_options(base, LEVERS["base"]) == base
     assert row_options(base, LEVERS["width x 1.5"]) == base | {"width": 24}
     assert row_options(base, LEVERS["softmax"]) == {"width": 16, "loss": "softmax", "ema": 0}
+
+
+def settings(name: str) -> train.Config:
+    """Of train.py, for a row of the quick size."""
+    words = study.arguments(row_options(QUICK.train, LEVERS[name]))
+    return tyro.cli(train.Config, args=words)
+
+
+@pytest.mark.parametrize("name", LEVERS)
+def test_train_takes_the_options_of_every_row_and_they_change_what_the_row_names(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base, row = settings("base"), settings(name)
+    check(row)
+    changed = {field.name for field in fields(base) if getattr(base, field.name) != getattr(row, field.name)}
+    assert changed == {*LEVERS[name]}
 
 
 def test_rows_that_the_results_hold_are_kept_where_they_were_made_alike(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Every loss against loops written from its formula, against other libraries, and with numbers hard on floats."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -57,7 +58,8 @@ def loop_lmcl(f, y, p, o, prefix=""):
     bias = p.get(prefix + "bias", torch.zeros(len(weight)))
     logits = []
     for x, label in zip(f, y, strict=True):
-        logits.append([s * (cosine(x, w) + bias[j] - m * (j == label)) for j, w in enumerate(weight)])
+        own = m * o["margins"][len(logits)] if "margins" in o else m
+        logits.append([s * (cosine(x, w) + bias[j] - own * (j == label)) for j, w in enumerate(weight)])
     return mean_cross_entropy(logits, y)
 
 
@@ -124,22 +126,31 @@ def loop_supcon(f, y, p, o):
     return sum(losses) / len(losses) if losses else 0 * f.sum()
 
 
-LOOPS = {name: globals()[f"loop_{name}"] for name in LOSSES}
+def loop_of(name: str) -> Callable[..., Tensor]:
+    """The loop of a loss. A loss without one fails the tests that need it, with a sentence."""
+    loop = globals().get(f"loop_{name}")
+    if loop is None:
+        pytest.fail(
+            f"the loss {name!r} has no formula to be compared with: write loop_{name}(f, y, p, o) in "
+            "tests/test_loss.py, for embeddings, labels, parameters by name and options"
+        )
+    return loop
 
 
-def against_loop(name: str, shape: tuple[int, int, int], **options) -> None:
+def against_loop(name: str, shape: tuple[int, int, int], margins: Tensor | None = None, **options) -> None:
     """The loss and all its gradients are those of the loop, to float32 accuracy."""
     n, e, c = shape
     criterion = build(name, e, c, **options)
     if options.get("bias"):
         nn.init.normal_(criterion.get_parameter("bias" if name == "lmcl" else "lmcl.bias"), std=0.1)
     embeddings, labels = batch(n, e, c)
-    terms = criterion(embeddings, labels)
+    terms = criterion(embeddings, labels, margins)
     terms.total.backward()
+    options |= {} if margins is None else {"margins": margins.tolist()}
 
     exact = embeddings.detach().double().requires_grad_()
     state = {key: value.detach().clone().double().requires_grad_() for key, value in criterion.state_dict().items()}
-    expected = LOOPS[name](exact, labels.tolist(), state, options)
+    expected = loop_of(name)(exact, labels.tolist(), state, options)
     expected.backward()
 
     assert terms.total.dtype == torch.float32
@@ -158,6 +169,12 @@ def test_loss_and_gradients_are_those_of_the_formula(name, shape):
     against_loop(name, shape)
 
 
+def test_a_loss_without_a_formula_fails_with_a_sentence_and_not_the_whole_file(monkeypatch):
+    monkeypatch.setitem(LOSSES, "mine", LOSSES["softmax"])
+    with pytest.raises(pytest.fail.Exception, match=r"'mine' has no formula .*: write loop_mine\(f, y, p, o\) in"):
+        against_loop("mine", SHAPES[0])
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -173,6 +190,37 @@ def test_loss_and_gradients_are_those_of_the_formula(name, shape):
 )
 def test_options_of_soft_lmccl_are_those_of_the_formula(options):
     against_loop("soft_lmccl", (12, 8, 5), **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"s": 64.0, "m": 0.6}, {"bias": True}], ids=str)
+@pytest.mark.parametrize("name", ["lmcl", "soft_lmccl"])
+def test_each_embedding_takes_its_share_of_the_margin(name, options):
+    """Against the loops, and at the ends: a share of 1 is the loss as it is, one of 0 that without a margin."""
+    against_loop(name, (12, 8, 5), torch.linspace(0, 1, 12), **options)
+    embeddings, labels = batch(12, 8, 5)
+    with_margin, without = (build(name, 8, 5, **options | changed) for changed in ({}, {"m": 0.0}))
+    without.load_state_dict(with_margin.state_dict())
+    ones, zeros = torch.ones(12), torch.zeros(12)
+    assert with_margin(embeddings, labels, ones).total == with_margin(embeddings, labels).total
+    assert with_margin(embeddings, labels, zeros).total == without(embeddings, labels).total
+    assert with_margin(embeddings, labels, zeros).total < with_margin(embeddings, labels).total
+
+
+def test_a_share_is_of_the_margin_that_the_epoch_has():
+    embeddings, labels = batch(12, 8, 5)
+    growing, halfway = build("lmcl", 8, 5, m=0.4, warmup_epochs=4), build("lmcl", 8, 5, m=0.2)
+    growing.start_epoch(2)
+    shares = torch.linspace(0, 1, 12)
+    torch.testing.assert_close(growing(embeddings, labels, shares), halfway(embeddings, labels, shares))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_margins_of_the_wrong_shape_or_for_a_loss_without_them_are_refused(name):
+    embeddings, labels = batch(12, 8, 5)
+    able = name in ("lmcl", "soft_lmccl")
+    expected = r"shape \(11,\), expected \(12,\)" if able else r"shape \(11,\), expected none"
+    with pytest.raises(ValueError, match=expected):
+        build(name, 8, 5)(embeddings, labels, torch.ones(11))
 
 
 def test_total_is_the_weighted_sum_of_the_terms():

@@ -17,6 +17,7 @@ from tests.scripts import on_two_processes
 SGD_CENTRES = {"center_update": "sgd", "center_reduction": "mean", "center_momentum": 0.9, "center_weight": 1.0}
 CASES = {name: (name, {}) for name in LOSSES}
 CASES["soft_lmccl, centres by SGD"] = ("soft_lmccl", SGD_CENTRES)
+CASES["soft_lmccl, a margin for each"] = ("soft_lmccl", {"m": 0.5})
 CASES["soft_lmccl, bias"] = ("soft_lmccl", {"bias": True, "center_features": "raw"})
 FIRST_PARTS = [6, 3]  # how many of the 12 rows the first process has
 STEPS = 2
@@ -29,8 +30,8 @@ class TrainingStep(nn.Module):
         super().__init__()
         self.model, self.criterion = model, criterion
 
-    def forward(self, inputs: Tensor, labels: Tensor) -> LossTerms:
-        return self.criterion(self.model(inputs), labels)
+    def forward(self, inputs: Tensor, labels: Tensor, margins: Tensor | None = None) -> LossTerms:
+        return self.criterion(self.model(inputs), labels, margins)
 
 
 def train(case: str, first: int, accumulate: bool = False) -> list[dict[str, Tensor]]:
@@ -50,13 +51,14 @@ def train(case: str, first: int, accumulate: bool = False) -> list[dict[str, Ten
     optimizer = torch.optim.SGD(step.parameters(), lr=0.01)
     # In this order neither process has all classes, and a part alone may hold no triplet. Class 4 is absent.
     labels = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 2, 3])
+    margins = torch.linspace(0, 1, 12) if "a margin for each" in case else None
     history = []
     for _ in range(STEPS):
         optimizer.zero_grad()
         for last in (False, True) if accumulate else (True,):
             inputs = torch.randn(12, 6)
             with nullcontext() if last or not distributed else module.no_sync():
-                terms = module(inputs[part], labels[part])
+                terms = module(inputs[part], labels[part], None if margins is None else margins[part])
                 terms.total.backward()
         gradients = {f"gradient of {key}": value.grad.clone() for key, value in step.named_parameters()}
         optimizer.step()

@@ -17,6 +17,7 @@ from report.gallery import draw_map, draw_medoids, draw_set
 from report.page import write_page
 from report.tables import SETS, discovery, known, refused, tables, warnings
 from report.tables import floors as floor_table
+from report.tables import rejection as rejection_table
 from report.terminal import format_open_set
 from report.terms import TERMS
 
@@ -239,6 +240,20 @@ def test_every_term_of_a_table_is_explained(evaluated):
     report = evaluated["report"]
     used = {term for table in (*known(report), *tables(report["unseen"])) for term in table.terms}
     assert used <= set(TERMS) and {"AUC", "AUROC", "FPR95", "OSCR", "EER", "VAL at FAR", "enrolment", "floor"} <= used
+
+
+def test_every_score_that_a_report_can_have_is_explained_where_it_stands(evaluated):
+    part = evaluated["report"]["unseen"]
+    scores = part["rejection"]["scores"]
+    assert {*scores} <= {*rejection_table(part).terms}
+    more = {**part, "rejection": {**part["rejection"], "scores": {**scores, "energy": scores["max_cosine"]}}}
+    assert "energy" in rejection_table(more).terms and "energy" not in rejection_table(part).terms
+    labels = np.arange(40) % 2
+    rows = np.random.default_rng(0).normal(size=(40, 6))
+    of_all = rejection.calibrate((rows, labels), (rows, labels), 2, cohort=(rows, labels))
+    names = {*rejection.all_scores(rows, of_all, rows[:, :2])}
+    assert names > {*rejection.CALIBRATED}, "give this calibration what the new score compares with"
+    assert names <= {*TERMS}, "a score has no words in report/terms.py"
 
 
 def page_of(evaluated: dict, folder: Path) -> str:

@@ -5,10 +5,13 @@ import sys
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import pytest
+import torch
 import tyro
 
-from common.cli import InputError, check_choices, read_options
+from common.cli import LARGEST_SEED, InputError, check_choices, check_seeds, read_options
+from tests.scripts import refuse
 
 
 @dataclass(frozen=True)
@@ -84,3 +87,51 @@ def test_a_choice_is_checked_also_where_no_command_line_was_read():
     check_choices(Config(kind="other"))
     with pytest.raises(InputError, match=r"^--kind third: expected one of one, other$"):
         check_choices(Config(kind="third"))
+
+
+@dataclass(frozen=True)
+class Seeded:
+    seed: int = 9
+    shape_seed: int | None = None
+    part: Config = field(default_factory=Config)
+
+
+@dataclass(frozen=True)
+class NeedsSeed:
+    inside: Seeded
+
+
+def test_a_seed_has_one_range_in_every_part_of_the_settings():
+    for right in (Seeded(), Seeded(0, 0), Seeded(LARGEST_SEED, LARGEST_SEED)):
+        check_seeds(right)
+        check_seeds(NeedsSeed(right))
+    for wrong, option in ((Seeded(-1), "--seed -1"), (Seeded(9, LARGEST_SEED + 1), f"--shape-seed {LARGEST_SEED + 1}")):
+        for settings in (wrong, NeedsSeed(wrong)):
+            with pytest.raises(InputError, match=f"{option}: expected 0 to {LARGEST_SEED}$"):
+                check_seeds(settings)
+
+
+@pytest.mark.parametrize("seed", ["-1", "99999999999999999999999"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("csv_split.py", "--seed"),
+        ("train.py", "--seed"),
+        ("train.py", "--auxiliary-seed"),
+        ("test.py", "none.pt", "--seed"),
+        ("open_set.py", "none.pt", "--seed"),
+        ("simulate.py", "--shape-seed"),
+        ("simulate_tomogram.py", "--seed"),
+    ],
+)
+def test_every_script_refuses_a_seed_that_no_generator_takes(tmp_path, words, seed):
+    said = refuse(*words, seed, cwd=tmp_path)
+    assert said == f"{words[0]}: error: {words[-1]} {seed}: expected 0 to {LARGEST_SEED}"
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_draws_takes_the_largest_seed():
+    from sklearn.utils import check_random_state  # here, as only this test needs it
+
+    for seed in (0, LARGEST_SEED + 100):  # scripts add small numbers to it
+        np.random.default_rng(seed), check_random_state(seed), torch.Generator().manual_seed(seed)

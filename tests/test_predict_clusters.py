@@ -1,6 +1,7 @@
 """Clusters in predict.py: columns of the table, content of predictions.json, and the words on the terminal."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,11 +17,12 @@ from loader.columns import (
     PREDICTION,
     RUNNER_UP_COSINE,
     SNR,
+    SOURCE_FILE,
     TOMOGRAM,
     UNKNOWN,
 )
 from loader.prepare import Preprocessing
-from prediction.clusters import clustered, particle_numbers, per_particle
+from prediction.clusters import clustered, particle_numbers, per_particle, snr_levels
 from prediction.inputs import Inputs
 from prediction.predicted import Predicted
 from prediction.stream import Embedded
@@ -41,13 +43,13 @@ def given() -> tuple[Predicted, Embedded]:
     tomograms = np.where(truth == 1, "t9", rng.choice(["t1", "t2", "t9"], count))
     places = {name: rng.uniform(0, 5000, count).round(1).astype(str) for name in POSITION}
     told = pd.DataFrame({INPUT: [f"{number}@s.mrcs" for number in range(count)], TOMOGRAM: tomograms, **places})
-    told[[PARTICLE, SNR]] = ""
+    told[[PARTICLE, SNR, SOURCE_FILE]] = ""
     table = told[[INPUT]].assign(**{PREDICTION: np.where(truth == 2, "known", UNKNOWN), RUNNER_UP_COSINE: 0.1})
     table[TOMOGRAM] = tomograms
     calibration = Calibration("max_cosine", 0.5, 0.05, 10, np.eye(16)[[2, 1]].astype(np.float32))
     checkpoint = {"classes": ["known", "other"], "calibration": calibration}
     inputs = Inputs(told, np.full(count, np.nan))
-    embedded = Embedded(np.arange(count), embeddings, rng.normal(size=count), rng.normal(size=count))
+    embedded = Embedded(np.arange(count), embeddings, *rng.normal(size=(3, count)))
     return Predicted(table, embeddings, inputs, Preprocessing(32, 10.0), checkpoint), embedded
 
 
@@ -133,8 +135,44 @@ def test_a_cluster_of_one_snr_is_flagged(given):
     )
 
 
-def test_particles_are_numbered_by_name_and_those_without_one_are_their_own():
-    numbers = particle_numbers(np.array(["b", "", "a", "b", "", "a"]))
-    assert numbers[0] == numbers[3] and numbers[2] == numbers[5] and sorted({*numbers}) == [0, 1, 2, 3]
+def test_snr_levels_that_are_no_numbers_are_groups(given):
+    predicted, embedded = given
+    predicted.inputs.table[SNR] = np.where(np.arange(len(predicted)) < 60, "low dose", "003")
+    first = clustered(predicted, embedded).clusters["found"][0]
+    (text,) = [each["text"] for each in first["may_follow"] if each["factor"] == "SNR level"]
+    assert "100% of it, and 3% of the other unknown particles, are in low dose" in text
+    assert snr_levels(pd.Series(["", "003", "infinity"])).tolist() == [pytest.approx(np.nan, nan_ok=True), 0.03, np.inf]
+
+
+def test_copies_at_several_snrs_that_lie_apart_make_no_clusters_of_their_own(given):
+    """Each of 90 particles at two SNRs, whose embeddings lie far apart: by copies there would be four clusters."""
+    predicted, embedded = given
+    rng = np.random.default_rng(1)
+    noisy = predicted.embeddings + 0.8 * np.eye(16, dtype=np.float32)[5] + 0.03 * rng.normal(size=(130, 16))
+    noisy = (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float32)
+    told = predicted.inputs.table.assign(**{PARTICLE: [f"p{number}" for number in range(130)]})
+    both = pd.concat([told.assign(**{SNR: level}) for level in ("infinity", "003")], ignore_index=True)
+    doubled = replace(
+        predicted,
+        table=pd.concat([predicted.table] * 2, ignore_index=True),
+        embeddings=np.concatenate([predicted.embeddings, noisy]),
+        inputs=Inputs(both, np.full(260, np.nan)),
+    )
+    shown = replace(embedded, brightness=np.tile(embedded.brightness, 2), noise=np.tile(embedded.noise, 2))
+    found = clustered(doubled, shown)
+    assert [each["particles"] for each in found.clusters["found"]] == [59, 30]
+    assert [each["n"] for each in found.clusters["found"]] == [118, 60]
+    assert found.table[CLUSTER][:130].tolist() == found.table[CLUSTER][130:].tolist()
+    assert not any(each["factor"] == "SNR level" for one in found.clusters["found"] for each in one["may_follow"])
+    both[PARTICLE] = ""
+    apart = clustered(doubled, shown).clusters["found"]
+    assert len(apart) == 4
+    assert all("SNR level" in [follows["factor"] for follows in each["may_follow"]] for each in apart[:2])
+
+
+def test_particles_are_numbered_by_file_and_name_and_those_without_a_name_are_their_own():
+    told = pd.DataFrame({PARTICLE: ["b", "", "a", "b", "", "a", "a"], SOURCE_FILE: [*"xxxxxx", "y"]})
+    numbers = particle_numbers(told)
+    assert numbers[0] == numbers[3] and numbers[2] == numbers[5] and sorted({*numbers}) == [0, 1, 2, 3, 4]
     assert per_particle(np.array([1.0, 2.0, 3.0, 5.0]), np.array([1, 0, 1, 1])).tolist() == [2.0, 3.0]
     assert per_particle(np.array(["t1", "t2", "t1"]), np.array([0, 1, 0])).tolist() == ["t1", "t2"]

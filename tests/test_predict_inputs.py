@@ -13,6 +13,7 @@ from prediction.inputs import Inputs, find_inputs
 from tests.picks import loop
 
 SIDE = 4
+COPIES = (("data1", "003"), ("data2", "inf"))  # folders of an SNR each
 
 
 @pytest.fixture
@@ -89,6 +90,23 @@ def test_a_csv_tells_its_own_rows_or_those_that_it_was_made_from(lab):
     pd.DataFrame([rows]).to_csv(lab / "extracted.csv", index=False)
     found = find_inputs(["extracted.csv"])
     assert columns(found, "Source File", "Source Row", "Position Z") == [("/picks/run.star", "17", "3.5")]
+
+
+def test_copies_at_several_snrs_are_told_by_the_paths_of_the_original_layout_unless_a_table_says_more(lab):
+    files = [f"{part}_SNR{snr}/subtomogram_mrc/tomotarget{n}.mrc" for n in (0, 1) for part, snr in COPIES]
+    for name in files:
+        (lab / name).parent.mkdir(parents=True, exist_ok=True)
+        write_volume(lab / name, np.zeros((SIDE,) * 3, np.float32), 10.0)
+    (lab / "TS_01.mrcs").unlink()
+    told = find_inputs(["."]).table.sort_values("Input Data")
+    particles, levels = (dict(zip(told["Input Data"], told[name], strict=True)) for name in ("Particle", "SNR Level"))
+    assert [particles[f"{lab}/{name}"] for name in files] == [f"{lab}/tomotarget{n}.mrc" for n in (0, 0, 1, 1)]
+    assert [levels[f"{lab}/{name}"] for name in files] == ["003", "infinity"] * 2
+    rows = [f"{files[0]},,", f"{files[1]},p,1.5", "other.mrc,,"]
+    write_volume(lab / "other.mrc", np.zeros((SIDE,) * 3, np.float32), 10.0)
+    (lab / "own.csv").write_text("\n".join(["Input Data,Particle,SNR Level", *rows, ""]))
+    expected = [(f"{lab}/tomotarget0.mrc", "003"), ("p", "1.5"), ("", "")]
+    assert columns(find_inputs(["own.csv"]), "Particle", "SNR Level") == expected
 
 
 def test_some_inputs_are_taken_with_all_that_belongs_to_them(lab):

@@ -19,8 +19,9 @@ from common.files import LOCK_FILE
 from common.group import Group
 from loader.prepare import Preprocessing, prepare
 from model import embed, load_model
+from prediction import reading
 from prediction.inputs import find_inputs
-from prediction.parts import Embedded, Parts, fingerprint
+from prediction.parts import MEASURES, Embedded, Parts, fingerprint
 from prediction.reading import read_batches
 from prediction.stream import Work, embed_inputs
 from tests.scripts import call_script
@@ -74,7 +75,17 @@ def test_batches_come_in_order_with_what_could_not_be_read(stack):
     assert "constant" in batches[1].reasons[2] and not batches[1].images[2].any()
     expected = prepare(given.inputs[5], given.preprocessing)
     np.testing.assert_array_equal(batches[1].images[1, 0], expected.image.astype(np.float16))
-    assert batches[1].brightness[1] == expected.brightness
+    for name in MEASURES:
+        assert getattr(batches[1], name)[1] == getattr(expected, name)
+
+
+def test_of_many_volumes_the_skewness_of_evenly_spread_ones_is_told(stack, monkeypatch):
+    monkeypatch.setattr(reading, "SKEWED", COUNT // 3)
+    given = work(stack, 4)
+    spans = [span for number in range(given.parts) for span in given.batches(number)]
+    found = np.concatenate([batch.skewness for batch in read_batches(given.inputs, spans, given.preprocessing)])
+    expected = [row for row in range(0, COUNT, COUNT // (COUNT // 3)) if row != 6]
+    assert np.flatnonzero(~np.isnan(found)).tolist() == expected
 
 
 def test_a_stream_gives_what_all_volumes_at_once_give(stack, network, tmp_path):
@@ -84,7 +95,8 @@ def test_a_stream_gives_what_all_volumes_at_once_give(stack, network, tmp_path):
     volumes = [prepare(given.inputs[row], given.preprocessing) for row in rows]
     images = torch.from_numpy(np.stack([volume.image for volume in volumes]).astype(np.float16))[:, None]
     np.testing.assert_allclose(found.embeddings, embed(network, images, CPU), atol=1e-5)
-    np.testing.assert_allclose(found.brightness, [volume.brightness for volume in volumes])
+    for name in MEASURES:
+        np.testing.assert_allclose(getattr(found, name), [getattr(volume, name) for volume in volumes])
     assert list(found.rows) == rows and list(found.failed) == [6] and found.notes == Counter()
 
 
@@ -108,7 +120,7 @@ def test_parts_of_other_files_settings_or_weights_are_not_taken(stack, tmp_path)
     record = fingerprint(given.inputs, given.preprocessing, stack, {"batch_size": 4})
     kept = Parts(tmp_path / "parts", record)
     assert not kept.open()
-    kept.save(0, Embedded(np.arange(4), np.ones((4, 2), np.float32), np.zeros(4), np.ones(4)))
+    kept.save(0, Embedded(np.arange(4), np.ones((4, 2), np.float32), np.zeros(4), np.zeros(4), np.ones(4)))
     assert not Parts(kept.folder, json.loads(json.dumps(record))).open() and kept.has(0)
 
     state = os.stat(stack)
@@ -124,7 +136,7 @@ def test_parts_of_other_files_settings_or_weights_are_not_taken(stack, tmp_path)
     for other in others:
         kept = Parts(tmp_path / "parts", record)
         kept.open()
-        kept.save(0, Embedded(np.arange(4), np.ones((4, 2), np.float32), np.zeros(4), np.ones(4)))
+        kept.save(0, Embedded(np.arange(4), np.ones((4, 2), np.float32), np.zeros(4), np.zeros(4), np.ones(4)))
         assert Parts(kept.folder, other).open()
         assert not kept.has(0)
 

@@ -183,6 +183,30 @@ def test_max_logit_and_energy_of_a_case_computed_by_hand_and_at_large_values():
     np.testing.assert_allclose(energy(np.array([[1e4, 0.0]])), [1e4])
 
 
+def test_a_cohort_takes_away_what_is_as_near_to_other_shapes():
+    """The score is that of the classes less that of the cohort's shapes, each by a plain loop."""
+    rng = np.random.default_rng(0)
+    labels, shapes = np.arange(40) % 2, np.arange(30) % 3
+    train, others, tested = (rng.normal(size=(n, 6)) for n in (40, 30, 12))
+    found = calibrate((train, labels), (train, labels), 2, score="knn_less_cohort", cohort=(others, shapes))
+    plain = replace(found, score="knn_cosine")
+    loop = []
+    for row in rejection.unit(tested):
+        nearest = [sorted(rejection.unit(others)[shapes == shape] @ row)[-1] for shape in range(3)]  # k = 1 of ten
+        loop.append(max(nearest))
+    expected = rejection.calibrated_score(tested, plain) - np.array(loop)
+    assert rejection.calibrated_score(tested, found) == pytest.approx(expected)
+    assert rejection.class_scores(tested, found) == pytest.approx(
+        rejection.class_scores(tested, plain) - np.array(loop)[:, None]
+    )
+    again = rejection.Calibration.read(found.content())
+    assert rejection.calibrated_score(tested, again) == pytest.approx(expected)
+    without = calibrate((train, labels), (train, labels), 2)
+    assert {*all_scores(tested, found, None)} - {*all_scores(tested, without, None)} == {"knn_less_cohort"}
+    with pytest.raises(ValueError, match="has no cohort, cohort_labels"):
+        calibrate((train, labels), (train, labels), 2, score="knn_less_cohort")
+
+
 def test_every_score_is_higher_for_the_known_and_leaves_its_inputs_alone():
     rng = np.random.default_rng(0)
     labels = np.arange(300) % 3
@@ -193,11 +217,12 @@ def test_every_score_is_higher_for_the_known_and_leaves_its_inputs_alone():
     reference = calibrate((train, labels), (train, labels), 3)
     of_known = all_scores(known, reference, 9 * known[:, :3])
     of_unknown = all_scores(unknown, reference, 9 * unknown[:, :3])
-    assert set(of_known) == {"max_cosine", "knn_cosine", "mahalanobis", "max_logit", "energy"}
+    without_cohort = {name for name, needs in rejection.CALIBRATED.items() if "cohort" not in needs}
+    assert set(of_known) == without_cohort | {"max_logit", "energy"} and len(without_cohort) > 1
     assert rejection.DEFAULT_SCORE in of_known
     for name in of_known:
         assert auroc(of_known[name], of_unknown[name]) > 0.99, name
-    assert set(all_scores(known, reference, None)) == {"max_cosine", "knn_cosine", "mahalanobis"}
+    assert set(all_scores(known, reference, None)) == without_cohort
     for before, after in zip(copies, (train, known, unknown), strict=True):
         np.testing.assert_array_equal(before, after)
 

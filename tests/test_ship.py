@@ -16,7 +16,7 @@ from loader.prepare import Preprocessing
 from model import embed, load_checkpoint, load_model
 from tests.scripts import refuse, same, small, succeed
 from training.init import NETWORK, init_warning
-from training.state import TrainingSet, TrainingState
+from training.state import TrainingSet, TrainingState, beside_known, make_loss
 
 TINY = {"width": 4, "embedding_dim": 16, "depth": 10}
 OTHER_LOSS = {"loss": "softmax", "loss_options": {}}
@@ -57,24 +57,42 @@ def test_the_small_copy_holds_what_scripts_read_and_nothing_else(trained, shippe
     assert shipped.stat().st_size < (trained / "model_save" / "checkpoint.pt").stat().st_size / 3
 
 
-def test_the_losss_auxiliary_classes_are_left_out():
-    weights = {"head.weight": torch.randn(9, 4), "head.bias": torch.randn(9), "scale": torch.ones(1)}
-    light = ship.light(
+def light_of(config, weights):
+    """What ship.py makes of a checkpoint of three classes, with these settings and weights of the loss."""
+    return ship.light(
         {
-            "config": {"auxiliary": 6, "structures": "/home/someone/pdb"},
+            "config": config,
             "classes": ["a", "b", "c"],
             "criterion": weights,
             "state_dict": {},
             "calibration": {},
             "junk": {},
+            "whitening": {},
             "progress": {"steps_per_epoch": 1, "step": 0, "particles": torch.arange(2), "weights": {}},
         }
     )
+
+
+def test_the_losss_auxiliary_classes_are_left_out():
+    weights = {"head.weight": torch.randn(9, 4), "head.bias": torch.randn(9), "scale": torch.ones(1)}
+    light = light_of({"auxiliary": 6, "structures": "/home/someone/pdb"}, weights)
     assert {name: tuple(value.shape) for name, value in light["criterion"].items()} == {
         **{"head.weight": (3, 4), "head.bias": (3,), "scale": (1,)}
     }
     assert torch.equal(light["criterion"]["head.bias"], weights["head.bias"][:3])
     assert light["config"]["structures"] == "pdb" and "weights" not in light["progress"]
+
+
+@pytest.mark.parametrize("beside", [{"auxiliary": 2}, {"online_filaments": 4}, {"online_junk": 0.1}])
+@pytest.mark.parametrize("more", [{}, {"auxiliary": 5, "online_filaments": 3, "online_junk": 0.2}])
+def test_of_a_loss_as_training_makes_it_the_known_classes_alone_are_left(tmp_path, beside, more):
+    cfg = small(tmp_path, simulate_online=True, online_renewal=0.5, **beside | more)
+    weights = make_loss(cfg, 3).state_dict()
+    rows = {len(value) for value in weights.values() if value.ndim == 2}
+    assert rows == {3 + beside_known(dataclasses.asdict(cfg))}
+    light = light_of(dataclasses.asdict(cfg), weights)["criterion"]
+    assert {len(value) for value in light.values() if value.ndim == 2} == {3}
+    assert weights.keys() == light.keys()
 
 
 def test_what_tells_junk_is_kept_and_made_where_a_run_of_before_lacks_it():

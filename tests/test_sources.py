@@ -305,7 +305,9 @@ def test_a_star_file_gives_classes_tomograms_voxel_size_and_keeps_its_columns(tm
     [
         ({"rlnImageName": ["a"]}, "no column rlnClassNumber"),
         ({"rlnClassNumber": [1]}, "0 tables with rlnImageName"),
-        ({"rlnImageName": ["a"], "rlnClassNumber": ["abc"]}, "rlnClassNumber abc; expected whole numbers"),
+        ({"rlnImageName": ["a"], "rlnClassNumber": ["abc"]}, "row 1: rlnClassNumber 'abc'; expected a whole"),
+        ({"rlnImageName": ["a"], "rlnClassNumber": ["1.5"]}, "row 1: rlnClassNumber '1.5'; expected a whole"),
+        ({"rlnImageName": ["a", "a"], "rlnClassNumber": [1, None]}, "row 2: rlnClassNumber .<NA>.; expected .* every"),
     ],
 )
 def test_a_star_file_without_a_needed_column_says_which(tmp_path, table, message):

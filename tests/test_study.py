@@ -1,6 +1,7 @@
 """What the benchmarks share: commands, means, tables, the machine, jobs that are done once, scripts as processes."""
 
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -70,6 +71,21 @@ def test_mean_and_deviation_are_those_of_a_sample():
 def test_each_committed_table_is_that_of_the_figures_beside_it(path):
     module = next(each for each in MODULES if path.stem.startswith(each.__name__.removeprefix("benchmarks.")))
     assert module.page(json.loads(path.read_text())) == path.with_suffix(".md").read_text()
+
+
+def test_a_table_says_which_network_it_is_of_where_old_settings_do_not():
+    machine_text = {"device": "x", "threads": 1, "torch": "2"}
+    content = {"data": {"source": "files"}, "train": {"width": "8"}, "seeds": [9], **machine_text}
+    assert "`train.py --width 8 --backbone resnet`" in study.describe(study.with_network(content))
+    assert content["train"] == {"width": "8"}
+    content["train"] = {"backbone": "resnet_pool", "width": "8"}
+    assert "`train.py --backbone resnet_pool --width 8`" in study.describe(study.with_network(content))
+
+
+@pytest.mark.parametrize("module", [losses, class_diversity])
+def test_the_tables_of_benchmarks_that_train_one_network_name_it(module):
+    pages = [*RESULTS.glob(f"{module.__name__.removeprefix('benchmarks.')}*.md")]
+    assert pages and all(re.search(r"`train\.py [^`]*--backbone \w+", page.read_text()) for page in pages)
 
 
 def test_the_command_beside_a_table_gives_its_settings_again_without_places():

@@ -62,7 +62,7 @@ def test_a_cohort_takes_away_what_any_shape_has_in_common():
 def test_every_way_is_judged_under_every_set(trained, tmp_path, in_process, monkeypatch):
     for module, name, value in (
         (thresholds, "OWN", 2),
-        (thresholds, "COHORT", 3),
+        (thresholds, "SHAPES", 3),
         (thresholds, "PER_SHAPE", 2),
         (thresholds, "NOISE_BINS", 2),
         (cohort, "POOL", 4),

@@ -146,7 +146,8 @@ def test_files_are_read_once(copy, monkeypatch):
 
     def begun(state, *rest):
         epochs.append(state.epoch)
-        monkeypatch.setattr("loader.dataset.read_volume", lambda address: pytest.fail(f"{address} was opened again"))
+        for module in ("prepare", "packed", "dataset"):  # each reader of volumes under the name that it has there
+            monkeypatch.setattr(f"loader.{module}.read_volume", lambda name: pytest.fail(f"{name} was opened again"))
         return whole(state, *rest)
 
     monkeypatch.setattr(train, "train_epoch", begun)

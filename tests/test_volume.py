@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from common.cli import InputError
-from loader.volume import central_brightness, normalise, outer_spread, read_volume, split_address, write_volume
+from loader.volume import (
+    central_brightness,
+    normalise,
+    outer_spread,
+    read_volume,
+    skewness,
+    split_address,
+    write_volume,
+)
 
 
 @pytest.fixture
@@ -213,6 +221,47 @@ def test_the_centre_of_a_bright_particle_is_bright_and_of_a_dark_one_dark(side):
     alone = np.array([central_brightness(normalise(one, "a")) for one in noise])
     assert found.min() > 3 and dark.max() < -3
     assert alone.std() == pytest.approx(1, abs=0.15) and abs(alone.mean()) < 0.3  # standard errors of white noise
+
+
+@pytest.mark.parametrize("side", [8, 15, 16, 32, 48])
+def test_the_skewness_of_noise_of_any_colour_is_of_spread_one_about_zero(side):
+    rng = np.random.default_rng(0)
+    at = np.fft.fftfreq(side)
+    frequency = np.sqrt(at[:, None, None] ** 2 + at[:, None] ** 2 + np.fft.rfftfreq(side) ** 2)
+    for colour in (0.0, 1.0, 2.0):
+        spectra = (np.fft.rfftn(rng.normal(size=(side,) * 3)) * (2 * frequency + 0.1) ** -colour for _ in range(150))
+        noise = [np.fft.irfftn(spectrum, (side,) * 3, (0, 1, 2)).astype(np.float32) for spectrum in spectra]
+        found = np.array([skewness(volume) for volume in noise])
+        assert found.std() == pytest.approx(1, abs=0.2) and abs(found.mean()) < 0.3
+
+
+def test_the_skewness_is_the_third_moment_over_its_standard_error_by_a_plain_loop():
+    volume = np.random.default_rng(1).normal(size=(8, 8, 8)).astype(np.float32)
+    at = np.arange(8)
+    weights = np.exp(-0.5 * np.minimum(abs(at[:, None] - at), 8 - abs(at[:, None] - at)) ** 2)
+    weights /= weights.sum(axis=1, keepdims=True)
+    smooth = np.einsum("az,by,cx,zyx->abc", weights, weights, weights, volume)
+    smooth -= smooth.mean()
+    products = [np.mean(smooth * np.roll(smooth, (z, y, x), (0, 1, 2))) for z in at for y in at for x in at]
+    r = np.array(products) / np.mean(smooth**2)
+    expected = np.mean(smooth**3) / np.mean(smooth**2) ** 1.5 / np.sqrt(6 * max(1.0, np.sum(r**3)) / 512)
+    assert skewness(volume) == pytest.approx(expected, rel=1e-4)
+    assert skewness(-volume) == pytest.approx(-expected, rel=1e-4)
+    assert skewness(3 * volume + 7) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_hollow_particle_is_skewed_to_its_own_sign_whatever_its_middle_is():
+    at = np.arange(32) - 15.5
+    radius, tube = np.sqrt(at[:, None, None] ** 2 + at[:, None] ** 2 + at**2), np.sqrt(at[:, None] ** 2 + at**2)
+    rng = np.random.default_rng(0)
+    for distance, middle in ((radius, 10), (np.broadcast_to(tube, radius.shape), 8)):  # voxels
+        wall = np.exp(-((distance - middle) ** 2) / 4) - 0.6 * np.exp(-(distance**2) / 18)
+        found = [skewness(wall + rng.normal(size=wall.shape)) for _ in range(20)]
+        dark = [skewness(rng.normal(size=wall.shape) - wall) for _ in range(20)]
+        assert min(found) > 1 and max(dark) < -1
+        assert (
+            np.mean([central_brightness(normalise(wall + rng.normal(size=wall.shape), "a")) for _ in range(9)]) < -1.5
+        )
 
 
 def test_every_half_precision_value_is_read_as_numpy_converts_it(tmp_path):

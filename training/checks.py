@@ -13,6 +13,7 @@ from common.cli import InputError, check_choices
 from common.group import Group
 from loader.columns import CLASS
 from loader.rows import SplitRows
+from loss.loss import LOSSES
 from training.batches import check_batch_size, check_files
 from training.record import run_files
 from training.state import TrainingSet, make_loss, make_model
@@ -20,11 +21,13 @@ from training.state import TrainingSet, make_loss, make_model
 POSITIVE = ("epochs", "batch_size", "accumulate", "prototype_per_class", "keep")
 NOT_NEGATIVE = (
     *("lr", "eps", "weight_decay", "clip", "shift", "noise", "patience", "save_every", "class_samples"),
-    *("auxiliary", "online_volumes", "online_filaments"),
+    *("auxiliary", "online_volumes", "online_filaments", "clean_twin"),
 )
+OF_SIMULATED = ("online_", "auxiliary", "clean_twin", "margin_snr")  # how options of simulated volumes begin
+OF_STOCK = ("online_junk", "online_filaments", "clean_twin", "margin_snr")  # options that need a stock of particles
 SHARES = (
     *("auxiliary_share", "online_noise_free", "online_junk", "online_tilt_series"),
-    *("memory_share", "false_rejection_rate"),
+    *("memory_share", "false_rejection_rate", "whiten"),
 )
 
 
@@ -43,6 +46,10 @@ def check(cfg: Any) -> None:
         raise InputError(f"--ema {cfg.ema:g}: expected 0 or more, below 1; 1 would keep the weights of the start")
     if cfg.false_rejection_rate == 1:
         raise InputError("--false-rejection-rate 1: expected less, or every particle is unknown")
+    if cfg.whiten and cfg.prototype_per_class < 2:
+        raise InputError(
+            "--prototype-per-class 1: --whiten needs 2 or more, as one volume shows no differences within its class"
+        )
     if cfg.views and cfg.backbone.startswith("resnet_half_turn"):
         raise InputError(
             f"--views: by --backbone {cfg.backbone}, as by the default, all half-turned views of a volume have the "
@@ -98,14 +105,19 @@ def check_online(cfg: Any) -> None:
         )
     for field in [] if cfg.simulate_online else fields(cfg):
         default = getattr(type(cfg), field.name, None)
-        if field.name.startswith(("online_", "auxiliary")) and getattr(cfg, field.name) != default:
+        if field.name.startswith(OF_SIMULATED) and getattr(cfg, field.name) != default:
             raise InputError(f"{option(field.name)}: of volumes that are simulated; give --simulate-online too")
     if cfg.reference == "simulated" and not cfg.simulate_online:
         raise InputError("--reference simulated: of volumes that are simulated; give --simulate-online too")
     if cfg.online_imaging == "fixed" and cfg.online_renewal == 1:
-        for name in ("online_junk", "online_filaments"):
+        for name in OF_STOCK:
             if getattr(cfg, name):
                 raise InputError(f"{option(name)}: of a stock of particles; give --online-renewal below 1 too")
+    if cfg.margin_snr and not LOSSES[cfg.loss].takes_margins:
+        able = ", ".join(name for name, loss in LOSSES.items() if loss.takes_margins)
+        raise InputError(f"--margin-snr: --loss {cfg.loss} has no margin that volumes share in; expected one of {able}")
+    if cfg.margin_snr and cfg.online_snr[0] == cfg.online_snr[1]:
+        raise InputError(f"--margin-snr: --online-snr {text(cfg.online_snr)} is no range; expected two different ones")
     if cfg.online_tilt_series and cfg.online_imaging == "fixed":
         raise InputError("--online-tilt-series: of --online-imaging random")
     if cfg.online_filaments and not cfg.auxiliary_share:
@@ -131,5 +143,7 @@ def check_data(cfg: Any, data: TrainingSet, rows: SplitRows, group: Group) -> No
         raise InputError("--views: the tilt range of the volumes is unknown (columns Tilt Min and Tilt Max)")
     with torch.device("meta"):
         make_loss(cfg, len(data.classes))
+    if cfg.whiten and cfg.reference == "files" and rows.rows[CLASS].is_unique:
+        raise InputError("--whiten: train.csv has one volume of each class, which shows no differences within it")
     if not cfg.simulate_online:
         check_files(cfg, torch.tensor(rows.rows[CLASS].to_numpy()), data.preprocessing, group)

@@ -63,6 +63,8 @@ class Online:
     online_filaments: int = 0  # classes of filaments, procedural ones too, that train beside the auxiliary ones
     online_tilt_series: float = 0.0  # share of random imaging that is a tilt series of single views, far slower
     online_neighbours: int = -1  # largest number of neighbours of a simulated particle; -1: as in simulation.json
+    clean_twin: float = 0.0  # weight of a pull of simulated volumes to noise-free ones of their class; 0 for none
+    margin_snr: bool = False  # let the margin of a simulated volume grow with its SNR, from none at the lowest
     auxiliary: int = 0  # procedural classes that train beside the known ones, so that more is unlike them
     auxiliary_share: float = 0.7  # share of each batch that is of auxiliary classes
     auxiliary_seed: int = 9  # seed of the shapes of the auxiliary classes
@@ -73,6 +75,7 @@ class Rejection:
     """What a particle is called unknown by."""
 
     reference: Reference = "files"  # what particles are compared with: training files, or volumes simulated as training
+    whiten: float = 0.0  # strength of the within-class whitening of embeddings, 0 to 1; 0 for none
     prototype_per_class: int = 100  # volumes per class that its prototype and the scores of unknowns rest on
     false_rejection_rate: float = 0.05  # share of validation volumes of known classes that may be called unknown
 

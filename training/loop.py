@@ -16,14 +16,17 @@ from torch import nn
 from common.cli import InputError
 from common.progress import progress
 from evaluation.junk import JunkCalibration, junk_of_loss
-from evaluation.rejection import Calibration, calibrate, classify
+from evaluation.rejection import LESS_COHORT, Calibration, calibrate, classify
+from evaluation.whitening import Whitening, fit_whitening
 from loader.dataset import Split
-from model import embed, with_views
+from model import Whitened, embed, with_views
 from simulation.junk import JUNK
 from training.batches import Batches, Labelled
 from training.record import save_epoch, summary
 from training.state import TrainingState
 from training.stop import StopRequest
+
+Embedded = tuple[np.ndarray, np.ndarray]  # embeddings (N, E) and labels (N,)
 
 EMBED_BATCH = 256  # volumes at once where no gradient is needed
 
@@ -32,9 +35,11 @@ EMBED_BATCH = 256  # volumes at once where no gradient is needed
 class Validation:
     """What an epoch is validated on: the validation volumes, and what they are compared with."""
 
-    compared: Split | Labelled  # training volumes, or such as training has
     valid: Split
+    compared: Split | Labelled  # training volumes, or such as training has
     gallery: torch.Tensor  # indices of those that are taken, as `draw_gallery` gives them
+    threshold: Labelled | None = None  # what sets the threshold of unknowns; None: the validation volumes
+    cohort: Labelled | None = None  # shapes that are none of the classes
 
 
 def train_epoch(state: TrainingState, batches: Batches, stop: StopRequest) -> int:
@@ -67,18 +72,18 @@ def take_step(state: TrainingState, batches: Batches, stop: StopRequest) -> int:
     numbers = range(state.step * cfg.accumulate, min((state.step + 1) * cfg.accumulate, batches.count))
     sizes = [batches.size(number) for number in numbers]
     state.optimizer.zero_grad(set_to_none=True)
-    values = torch.zeros(6, device=device)  # the terms times their volumes, and the norms of the gradients
+    values = torch.zeros(len(state.terms) + 2, device=device)  # terms times their volumes, and norms of the gradients
     for number, size in zip(numbers, sizes, strict=True):
         volumes, labels = batches.batch(state.epoch, number)
         volumes = volumes.contiguous(memory_format=state.layout)
         alone = state.group.size == 1 or number == numbers[-1]
         with nullcontext() if alone else state.module.no_sync():
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and cfg.bfloat16):
-                terms = state.module(volumes, labels)
+                terms = state.module(volumes, labels, **beside(state, batches, number))
             (terms.total * (size / sum(sizes))).backward()
-        values[:4] += torch.stack(terms).detach() * size
-    values[4] = nn.utils.clip_grad_norm_(state.model.parameters(), cfg.clip or float("inf"))
-    values[5] = nn.utils.get_total_norm([p.grad for p in state.criterion.parameters() if p.grad is not None])
+        values[:-2] += torch.stack(terms).detach() * size
+    values[-2] = nn.utils.clip_grad_norm_(state.model.parameters(), cfg.clip or float("inf"))
+    values[-1] = nn.utils.get_total_norm([p.grad for p in state.criterion.parameters() if p.grad is not None])
     values = values.double().cpu()  # here the step waits for the device
     flags = [float(not values.isfinite().all()), float(stop.number)]
     failed, stopped = state.group.largest(flags, device)
@@ -87,9 +92,19 @@ def take_step(state: TrainingState, batches: Batches, stop: StopRequest) -> int:
     state.lr = state.optimizer.param_groups[0]["lr"]
     state.advance()
     state.step += 1
-    state.sums += values[:4]
+    state.sums += values[:-2]
     state.seen += sum(sizes)
     return int(stopped)
+
+
+def beside(state: TrainingState, batches: Batches, number: int) -> dict[str, torch.Tensor]:
+    """What the simulator knows of a batch beside its labels, as far as the settings ask for it; a stream alone may."""
+    found = {}
+    if state.cfg.clean_twin:
+        found["twins"] = batches.twins(state.epoch, number).contiguous(memory_format=state.layout)
+    if state.cfg.margin_snr:
+        found["margins"] = batches.margins(state.epoch, number)
+    return found
 
 
 def not_finite(state: TrainingState, what: str) -> InputError:
@@ -119,10 +134,10 @@ def finish_epoch(state: TrainingState, sets: Validation, started: float, before:
         before: volumes that it had seen then.
     """
     seconds = time.perf_counter() - started
-    terms = dict(zip(("train_loss", "softmax", "margin", "center"), (state.sums / state.seen).tolist(), strict=True))
+    terms = dict(zip(state.terms, (state.sums / state.seen).tolist(), strict=True))
     speed = round((state.seen - before) / seconds, 1)
     found = validate(state, sets) if state.group.first else None
-    figures, state.calibration, state.junk = state.group.share(found)
+    figures, state.calibration, state.junk, state.whitening = state.group.share(found)
     state.end_epoch(figures["valid_loss"])
     state.log.append({"epoch": state.epoch, **terms, **figures, "lr": state.lr, "volumes_per_s": speed})
     if state.group.first:
@@ -132,8 +147,10 @@ def finish_epoch(state: TrainingState, sets: Validation, started: float, before:
 
 
 @torch.inference_mode()
-def validate(state: TrainingState, sets: Validation) -> tuple[dict[str, float], Calibration, JunkCalibration | None]:
-    """Validation loss, accuracy by class prototypes, what tells known from unknown, and particle from junk.
+def validate(
+    state: TrainingState, sets: Validation
+) -> tuple[dict[str, float], Calibration, JunkCalibration | None, Whitening | None]:
+    """Validation loss, accuracy by class prototypes, what tells known from unknown, particle from junk, and whitening.
 
     With averaged weights, network and loss are both the averaged ones, as the checkpoint keeps them.
     """
@@ -144,10 +161,13 @@ def validate(state: TrainingState, sets: Validation) -> tuple[dict[str, float], 
     raw = embed(network, sets.valid.images, state.device, EMBED_BATCH, "validation", normalised=False)
     if not (np.isfinite(raw).all() and np.isfinite(found).all()):
         raise not_finite(state, "an embedding in validation")
-    labels = sets.valid.labels
-    compared = found, sets.compared.labels[gallery].numpy()
-    calibration = calibrate(compared, (raw, labels.numpy()), len(state.data.classes), cfg.false_rejection_rate)
-    predictions = classify(raw, calibration.prototypes)[0]
+    labels, known = sets.valid.labels, len(state.data.classes)
+    compared = sets.compared.labels[gallery].numpy()
+    whitening = fit_whitening(found, compared, known, cfg.whiten) if cfg.whiten else None
+    found, embeddings = (whitening.apply(found), whitening.apply(raw)) if whitening else (found, raw)
+    whole = Whitened(network, whitening).to(state.device) if whitening else network
+    calibration = calibrated(state, sets, whole, (found, compared), (embeddings, labels.numpy()))
+    predictions = classify(embeddings, calibration.prototypes)[0]
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))  # the file has class after class
     parts = torch.from_numpy(raw)[order].split(cfg.batch_size), labels[order].split(cfg.batch_size)
     losses = [
@@ -155,8 +175,22 @@ def validate(state: TrainingState, sets: Validation) -> tuple[dict[str, float], 
         for part, own in zip(*parts, strict=True)
     ]
     accuracy = float(np.mean(predictions == labels.numpy()))
-    junk = junk_of_loss(criterion.state_dict(), len(JUNK), raw) if cfg.online_junk else None
-    return {"valid_loss": sum(losses) / len(labels), "accuracy": accuracy}, calibration, junk
+    junk = junk_of_loss(criterion.state_dict(), len(JUNK), embeddings, whitening) if cfg.online_junk else None
+    return {"valid_loss": sum(losses) / len(labels), "accuracy": accuracy}, calibration, junk, whitening
+
+
+def calibrated(
+    state: TrainingState, sets: Validation, network: nn.Module, compared: Embedded, valid: Embedded
+) -> Calibration:
+    """What tells known from unknown: by the validation volumes, or by what is simulated as training's volumes are."""
+    classes, rate = len(state.data.classes), state.cfg.false_rejection_rate
+    if sets.threshold is None:
+        return calibrate(compared, valid, classes, rate)
+    threshold, cohort = (
+        (embed(network, part.images, state.device, EMBED_BATCH, text), part.labels.numpy())
+        for part, text in ((sets.threshold, "threshold"), (sets.cohort, "cohort"))
+    )
+    return calibrate(compared, threshold, classes, rate, LESS_COHORT, cohort)
 
 
 def draw_gallery(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:

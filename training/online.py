@@ -3,6 +3,7 @@ number of auxiliary procedural classes beside them."""
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -21,13 +22,15 @@ from simulation.auxiliary import auxiliary_densities, neighbour_densities
 from simulation.conditions import Condition, ImagingRanges
 from simulation.filaments import filament_makers
 from simulation.junk import JUNK
+from simulation.reference import Compared, compared_volumes
 from simulation.simulator import Simulator
-from simulation.stream import GROUP, STREAM_PADDING, PieceMaker, Stock, numbered_generator, room_for
+from simulation.stream import GROUP, STREAM_PADDING, Draw, PieceMaker, Stock, numbered_generator, room_for
 from simulation.structures import find_structures, load_densities
-from training.batches import Labelled, check_batch_size, epoch_seed
+from training.batches import check_batch_size, epoch_seed
 from training.state import TrainingSet
 
 REFERENCE_SEED = 10**6  # added to the seed for what volumes are compared with, so that it is no training volume
+TWIN_SHARE = 0.25  # share of the volumes of a batch that have a twin without noise
 CPU_BATCH = 16  # particles simulated at once on the CPU, whose caches they then fit
 
 
@@ -200,24 +203,42 @@ class StreamBatches:
 
     @torch.no_grad()
     def batch(self, epoch: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.stock.read(self._draw(epoch, number))
+
+    @torch.no_grad()
+    def twins(self, epoch: int, number: int) -> torch.Tensor:
+        """Twins (t, 1, D, H, W) without noise of the first t volumes of a batch, as `Stock.twins` draws them."""
+        draw = self._draw(epoch, number)
+        drawn = numbered_generator(self.stock.make.seed, "twins", epoch * self.count + number)
+        return self.stock.read(self.stock.twins(draw, math.ceil(TWIN_SHARE * self.part), drawn))[0]
+
+    @torch.no_grad()
+    def margins(self, epoch: int, number: int) -> torch.Tensor:
+        """The shares (n,) of the loss's margin that the volumes of a batch take.
+
+        Linear in the logarithm of the SNR: 0 at the lowest of the settings and 1 at the highest, as without noise.
+        """
+        low, high = self.cfg.online_snr
+        snr = self.stock.snr(self._draw(epoch, number))
+        return ((snr / low).log() / math.log(high / low)).clamp(0.0, 1.0)
+
+    def _draw(self, epoch: int, number: int) -> Draw:
         cfg, step = self.cfg, epoch * self.count + number
         self.stock.advance(int(step * self.groups * cfg.online_renewal))
         drawn = numbered_generator(self.stock.make.seed, "draw", step)
-        return self.stock.read(self.stock.draw(self.part, cfg.online_snr, cfg.online_noise_free, drawn))
+        return self.stock.draw(self.part, cfg.online_snr, cfg.online_noise_free, drawn)
 
 
-def reference_volumes(batches: OnlineBatches | StreamBatches, data: TrainingSet) -> Labelled:
-    """Volumes of the known classes as training has them, each simulated once: `prototype_per_class` of each, float16.
+def reference_volumes(batches: OnlineBatches | StreamBatches, data: TrainingSet) -> Compared:
+    """Volumes as training has them, each simulated once: `prototype_per_class` of each known class, and a cohort.
 
     Where imaging is drawn at random, a particle under any of it is then compared with such as it is.
     """
-    cfg, known = batches.cfg, len(data.classes)
+    cfg = batches.cfg
     imaging = AsTrained.read({"imaging": batches.imaging_record}, data.preprocessing, Declared())
     imaging = replace(imaging, snr=cfg.online_snr, noise_free=cfg.online_noise_free)
-    labels = torch.arange(known).repeat_interleave(cfg.prototype_per_class)
-    simulator = imaging.simulator(batches.densities[:known])
-    parts = [(part.half(), of_part) for part, of_part in imaging.volumes(simulator, labels, cfg.seed + REFERENCE_SEED)]
-    return Labelled(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
+    known = batches.densities[: len(data.classes)]
+    return compared_volumes(imaging, known, cfg.prototype_per_class, cfg.seed + REFERENCE_SEED)
 
 
 def record_of(cfg: Any, ranges: ImagingRanges, imaging: Imaging) -> dict:

@@ -91,10 +91,10 @@ class Board:
             self.writer.flush()
 
 
-def weighted(row: dict, criterion: Loss) -> str:
+def weighted(row: dict, criterion: Loss, twin_weight: float) -> str:
     """The terms that add up to the loss, each with its weight; empty where there is one alone."""
-    terms = zip(("softmax", "margin", "center"), criterion.term_weights, strict=True)
-    parts = [(weight, f"{name} {row[name]:.4f}") for name, weight in terms if weight and row[name]]
+    weights = dict(zip(("softmax", "margin", "center"), criterion.term_weights, strict=True)) | {"twin": twin_weight}
+    parts = [(weight, f"{name} {row[name]:.4f}") for name, weight in weights.items() if weight and row[name]]
     texts = [text if weight == 1 else f"{weight:g} x {text}" for weight, text in parts]
     return f" = {' + '.join(texts)}" if len(texts) > 1 else ""
 
@@ -104,9 +104,10 @@ def summary(state: TrainingState, seconds_left: float) -> str:
     row, cfg = state.log[-1], state.cfg
     rate = f"{row['lr']:.2g}" if row["lr"] > LOWEST_SHOWN * cfg.lr else "near 0"
     left = "" if row["epoch"] == cfg.epochs else f"  {duration(seconds_left)} left"
+    terms = weighted(row, state.criterion, cfg.clean_twin)
     best = "  best so far" if epochs_since_best(state.log) == 0 else ""
     return (
-        f"epoch {row['epoch']}/{cfg.epochs}  loss {row['train_loss']:.4f}{weighted(row, state.criterion)}  "
+        f"epoch {row['epoch']}/{cfg.epochs}  loss {row['train_loss']:.4f}{terms}  "
         f"valid {row['valid_loss']:.4f}  accuracy {row['accuracy']:.4f}  lr {rate}  "
         f"{row['volumes_per_s']:.0f} volumes/s{left}{best}"
     )

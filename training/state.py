@@ -4,7 +4,7 @@ import ast
 import dataclasses
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from common.cli import InputError
 from common.group import Group
 from evaluation.junk import JunkCalibration
 from evaluation.rejection import Calibration
+from evaluation.whitening import Whitening
 from loader.prepare import Preprocessing
 from loss.base import Loss, LossTerms
 from loss.loss import LOSSES
@@ -26,6 +27,7 @@ from simulation.junk import JUNK
 FREE = {
     *("recipe", "resume", "overwrite", "device", "keep", "csv_dir", "save_dir", "data_dir", "structures"),
     *("save_every", "memory_share", "compile", "tensorboard", "patience", "reference", "prototype_per_class"),
+    "whiten",
 }
 MADE_HERE = ("embedding_dim", "num_classes", "validate")  # of a loss, not by --loss-options
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
@@ -56,15 +58,52 @@ class TrainingSet:
     particles: torch.Tensor = dataclasses.field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
 
+class TwinTerms(NamedTuple):
+    """As `LossTerms`, with the term of clean twins, which is in the total too."""
+
+    total: torch.Tensor
+    softmax: torch.Tensor
+    margin: torch.Tensor
+    center: torch.Tensor
+    twin: torch.Tensor
+
+
 class TrainingStep(nn.Module):
-    """Network and loss as one module, so that DistributedDataParallel keeps the parameters of both in step."""
+    """Network and loss as one module, so that DistributedDataParallel keeps the parameters of both in step.
 
-    def __init__(self, model: nn.Module, criterion: nn.Module):
+    `twin_weight` is that of the term of clean twins, where a step is given any.
+    """
+
+    def __init__(self, model: nn.Module, criterion: Loss, twin_weight: float = 0.0):
         super().__init__()
-        self.model, self.criterion = model, criterion
+        self.model, self.criterion, self.twin_weight = model, criterion, twin_weight
 
-    def forward(self, volumes: torch.Tensor, labels: torch.Tensor) -> LossTerms:
-        return self.criterion(self.model(volumes), labels)
+    def forward(
+        self,
+        volumes: torch.Tensor,
+        labels: torch.Tensor,
+        twins: torch.Tensor | None = None,
+        margins: torch.Tensor | None = None,
+    ) -> LossTerms | TwinTerms:
+        """The loss of volumes (N, 1, D, H, W) and labels (N,).
+
+        The first volumes have `twins` (t, 1, D, H, W); each takes its share `margins` (N,) of the margin.
+        """
+        embeddings = self.model(volumes)
+        terms = self.criterion(embeddings, labels, margins)
+        if twins is None:
+            return terms
+        twin = self.criterion.twin(embeddings[: len(twins)], self.taught(twins))
+        return TwinTerms(terms.total + self.twin_weight * twin, *terms[1:], twin)
+
+    @torch.no_grad()
+    def taught(self, twins: torch.Tensor) -> torch.Tensor:
+        """Embeddings of twins as the network is used, in eval mode: they leave its running statistics alone."""
+        was_training = self.model.training
+        self.model.eval()
+        embeddings = self.model(twins)
+        self.model.train(was_training)
+        return embeddings
 
 
 class TrainingState:
@@ -107,10 +146,12 @@ class TrainingState:
         self.lr = cfg.lr  # learning rate of the latest step
         self.epoch = 0  # epochs done
         self.step = 0  # steps done of the epoch that is under way
-        self.sums, self.seen = torch.zeros(4, dtype=torch.float64), 0  # of its loss terms, each times its volumes
+        self.terms = ("train_loss", "softmax", "margin", "center", *(("twin",) if cfg.clean_twin else ()))  # in the log
+        self.sums, self.seen = torch.zeros(len(self.terms), dtype=torch.float64), 0  # of them, each times its volumes
         self.log: list[dict] = []
         self.calibration: Calibration | None = None
         self.junk: JunkCalibration | None = None
+        self.whitening: Whitening | None = None
         self.imaging: dict | None = None  # that volumes are simulated under, for the checkpoint to say
 
     def _together(self) -> nn.Module:
@@ -118,10 +159,10 @@ class TrainingState:
         if cfg.compile:
             self.model.compile()
         if self.group.size == 1:
-            return TrainingStep(self.model, self.criterion)
+            return TrainingStep(self.model, self.criterion, cfg.clean_twin)
         if cfg.sync_batchnorm:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
-        return DistributedDataParallel(TrainingStep(self.model, self.criterion))
+        return DistributedDataParallel(TrainingStep(self.model, self.criterion, cfg.clean_twin))
 
     @property
     def network(self) -> nn.Module:
@@ -186,7 +227,8 @@ class TrainingState:
         if self.cfg.simulate_online:  # each process draws its own part of a batch; a run of before may not say how many
             now["processes"], then["processes"] = self.group.size, progress.get("processes", self.group.size)
         changed = [f"{key} was {then.get(key)}, is {now[key]}" for key in now if now[key] != then.get(key)]
-        if not torch.equal(self.data.particles, progress["particles"]):
+        trained = progress["particles"]  # none: of a run that did not keep them
+        if len(trained) and not torch.equal(self.data.particles, trained):
             changed.append("trained on other particles than train.csv has now")
         if changed:
             raise InputError(f"{path}: {'; '.join(changed)}; give the same, another --save-dir, or --overwrite")
@@ -203,7 +245,7 @@ class TrainingState:
         torch.set_rng_state(saved["rng"]["torch"])
         self.epoch, self.log = saved["epoch"], saved["metrics"]["log"]
         self.calibration = Calibration.read(saved["calibration"]) if saved["calibration"] else None
-        self.junk = JunkCalibration.read(saved["junk"])
+        self.junk, self.whitening = JunkCalibration.read(saved["junk"]), Whitening.read(saved["whitening"])
         self.step, self.sums, self.seen = progress["step"], progress["sums"], progress["seen"]
 
     def save(self, path: Path) -> None:
@@ -228,6 +270,7 @@ class TrainingState:
             preprocessing=self.data.preprocessing.content(),
             calibration=self.calibration.content() if self.calibration else {},
             junk=self.junk.content() if self.junk else {},
+            whitening=self.whitening.content() if self.whitening else {},
             metrics={"log": self.log},
             progress=progress,
         )
@@ -256,11 +299,20 @@ def make_loss(cfg: Any, known: int) -> Loss:
     unknown = [name for name in options if name not in allowed]
     if unknown:
         raise InputError(f"--loss-options {' '.join(unknown)}: {cfg.loss} has {', '.join(allowed) or 'none'}")
-    classes = known + cfg.auxiliary + cfg.online_filaments + (len(JUNK) if cfg.online_junk else 0)
+    classes = known + beside_known(dataclasses.asdict(cfg))
     try:
         return LOSSES[cfg.loss](cfg.embedding_dim, classes, validate=False, **options)
     except (TypeError, ValueError) as error:
         raise InputError(f"--loss-options: {error}") from error
+
+
+def beside_known(config: dict) -> int:
+    """How many classes the loss has after the known ones: auxiliary ones, filaments, and those of junk.
+
+    A configuration of before an option (of train.py, or of a checkpoint) lacks it, and has none of its classes.
+    """
+    junk = len(JUNK) if config.get("online_junk") else 0
+    return config.get("auxiliary", 0) + config.get("online_filaments", 0) + junk
 
 
 def comparable(config: dict) -> dict:
