@@ -47,9 +47,7 @@ Flavour = Literal["", *FLAVOURS]  # docs/coordinates.md says what each is
 
 @dataclass(frozen=True)
 class Config:
-    coordinates: tuple[
-        str, ...
-    ]  # particles' places: .star, .tbl, .csv, .coords, copick's .json or folder; NAME=FILE: of a class
+    coordinates: tuple[str, ...]  # particles' places: .star, .tbl, .csv, .json, .coords; NAME=FILE: all of a class
     tomograms: tuple[str, ...]  # MRC files, OME-Zarr folders, folders of these, or the tomograms.star of RELION 5
     out: str = "extracted"  # folder of the stacks, particles.csv and check.png
     box: int = 32  # side of the boxes, voxels
