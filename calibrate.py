@@ -18,8 +18,9 @@ import tyro
 
 from common.cli import Device, InputError, check_choices, choose_device, run
 from common.files import atomic_path
-from evaluation.rejection import LESS_COHORT, calibrate, refusal_text
+from evaluation.rejection import LESS_COHORT, calibrate
 from model import embed, load_checkpoint, load_model, save_checkpoint, trained_classes
+from report.known import refusal_text
 from simulation.as_trained import AsTrained, Declared
 from simulation.reference import compared_volumes
 from simulation.structures import load_densities

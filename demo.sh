@@ -55,6 +55,7 @@ from pathlib import Path
 import pandas as pd
 
 from loader.columns import CLUSTER, PREDICTION, SOURCE_ROW, snr_text
+from report.tables import missed
 from report.truth import truth_text
 
 folder = Path(sys.argv[1])
@@ -70,6 +71,8 @@ for row in closed["per_snr"]:
     print(f"    {snr_text(row['snr']):33s} {row['accuracy']:.3f}")
 print(f"{len(unseen['classes'])} unseen classes, AUC of their pairs  {auc:.3f}   (chance 0.500)")
 print(f"known against unseen, AUROC           {auroc:.3f}   (chance 0.500)")
+for line in missed(unseen):
+    print(f"    {line}")
 picks = pd.read_csv(folder / "tomogram" / "predictions.csv")[[SOURCE_ROW, PREDICTION, CLUSTER]]
 picks = picks.merge(pd.read_csv("tomograms/truth.csv"), on=SOURCE_ROW, validate="one_to_one")
 print(f"{len(picks)} picks of a simulated tomogram, made, cut and named in {sys.argv[3]} s; junk: nothing is there")

@@ -124,7 +124,7 @@ def evaluate(
         print(f"evaluating {name}.csv: {len(unseen.rows)} volumes of {count} unseen {plural('class', count)}")
         steps = {
             "verification": partial(sections.verify, unseen.rows, known.rows),
-            "rejection": partial(sections.reject, known, unseen, correct, calibration),
+            "rejection": partial(sections.reject, known, unseen, correct, calibration, checkpoint["classes"]),
             "enrolment": partial(sections.enrol, unseen.rows, calibration.prototypes),
         }
         if cfg.discovery:

@@ -34,7 +34,6 @@ from torch import nn
 from common.cli import Device, InputError, check_choices, choose_device, is_first_process, run, warn
 from common.files import alone_in, claim_results, results_folder
 from common.group import Group, join
-from evaluation.rejection import accuracy_warning
 from loader.columns import PREDICTION, SCORE
 from loader.dataset import contrast_warning
 from loader.rows import tilt_ranges
@@ -50,6 +49,7 @@ from prediction.stream import Work, embed_inputs
 from report.clusters import clusters_text
 from report.enrolment import enrolment_text
 from report.explore import draw_page
+from report.known import accuracy_warning, few_warning
 from report.predictions import draw, failure_warning, summary, trust, what_was_done
 from simulation.conditions import outside_training
 
@@ -104,6 +104,7 @@ def predict(cfg: Config, wanted: Wanted, device: torch.device) -> bool:
     if embedded.notes:
         print(what_was_done(embedded.notes))
     warnings = [contrast_warning(embedded.skewness, work.preprocessing.contrast), chance(checkpoint)]
+    warnings.append(few_volumes(checkpoint))
     warnings.append(failure_warning(embedded.failed, len(work.inputs)))
 
     inputs = work.inputs.take(embedded.rows)
@@ -150,6 +151,14 @@ def embed(cfg: Config, model: nn.Module, work: Work, group: Group, device: torch
 def chance(checkpoint: dict) -> str:
     """The warning of a network that names known classes hardly better than chance; empty where it does better."""
     return accuracy_warning(checkpoint["metrics"]["log"][-1]["accuracy"], len(trained_classes(checkpoint)))
+
+
+def few_volumes(checkpoint: dict) -> str:
+    """The warning of a threshold that was set on too few volumes; empty where there were enough, or each class has its
+    own."""
+    calibration = checkpoint["calibration"]
+    own = calibration.class_thresholds is not None
+    return "" if own else few_warning(calibration.n, calibration.false_rejection_rate)
 
 
 def with_enrolled(

@@ -13,7 +13,6 @@ csv_split/{train,valid}.csv -> model_save/{checkpoint<epoch>,checkpoint,last}.pt
 checkpoint.pt is the best so far: the highest validation accuracy by class prototypes, ties by validation loss.
 """
 
-import math
 import shlex
 import sys
 import time
@@ -25,12 +24,13 @@ import torch
 
 from common.cli import Contrast, Device, InputError, choose_device, plural, run, warn
 from common.group import Group, join
-from evaluation.rejection import Calibration, accuracy_warning, refusal_text, refusal_warning
+from evaluation.rejection import Calibration
 from loader.dataset import Split, contrast_warning, load_split, particle_codes
 from loader.packed import own_preprocessing
 from loader.rows import SplitRows, class_names, read_rows
 from loader.volume import skewness
 from model import load_checkpoint
+from report.known import accuracy_warning, few_warning, refusal_text, refusal_warning
 from training.batches import Batches, FileBatches, Labelled
 from training.checks import check, check_data, check_group
 from training.config import Augmentation, Backbone, Loss, Machine, Online, Optimisation, Recipe, Rejection
@@ -94,8 +94,9 @@ def train(cfg: Config, group: Group, device: torch.device) -> None:
     simulated = make_simulated(cfg, len(rows), data, device, group) if cfg.simulate_online else None
     volumes = load_volumes(cfg, rows, data, device)
     valid = load_split(valid_rows, data.preprocessing, memory_share=cfg.memory_share)
-    if cfg.reference == "files":
-        warn_of_few(len(valid), cfg.false_rejection_rate)
+    few = few_warning(len(valid), cfg.false_rejection_rate) if cfg.reference == "files" else ""
+    if few:
+        warn(few)
     batches = simulated or FileBatches(cfg, volumes, device, group)
     with stop_requests() as stop:  # noted from here on; before, a signal ends the run at once
         state = TrainingState(cfg, data, -(-batches.count // cfg.accumulate), device, group)
@@ -154,16 +155,6 @@ def load_volumes(cfg: Config, rows: SplitRows, data: TrainingSet, device: torch.
     if warning:
         warn(warning)
     return train.on_device(device, cfg.memory_share)
-
-
-def warn_of_few(count: int, rate: float) -> None:
-    """Say so where the threshold for unknowns can reject no validation volume."""
-    if rate and int(count * rate + 1e-9) == 0:
-        warn(
-            f"{count} validation {plural('volume', count)}: --false-rejection-rate {rate:g} rejects none of fewer than "
-            f"{math.ceil(1 / rate - 1e-9)}, so the threshold for unknowns is the lowest score of all; more particles, "
-            "or a larger share of them for validation (csv_split.py --fractions), make it surer"
-        )
 
 
 def make_simulated(cfg: Config, volumes: int, data: TrainingSet, device: torch.device, group: Group) -> Batches:

@@ -25,7 +25,6 @@ NEIGHBOUR_SHARE = 0.1  # of a class's reference rows: those at least as near as 
 NEIGHBOURS = 10  # k of the checkpoints that state none, over the rows of all classes
 CHUNK = 1024  # rows compared with reference rows at once
 MOSTLY = 0.5  # share of its validation volumes above which a known class is said to be mostly refused
-MOST_NAMED = 10  # classes in a line
 
 
 def unit(embeddings: np.ndarray) -> np.ndarray:
@@ -270,45 +269,6 @@ def class_rates(rejected: np.ndarray, labels: np.ndarray, num_classes: int) -> n
     counts = np.bincount(labels, minlength=num_classes)
     found = np.bincount(labels, weights=rejected, minlength=num_classes)
     return np.divide(found, counts, out=np.full(num_classes, np.nan), where=counts > 0)
-
-
-def accuracy_warning(accuracy: float, num_classes: int) -> str:
-    """Says that a network names known classes hardly better than chance; empty where it does better."""
-    chance = 1 / num_classes
-    if num_classes < 2 or accuracy >= min(2 * chance, (1 + chance) / 2):
-        return ""
-    return (
-        f"{accuracy:.0%} of the validation volumes of known classes are named right (chance {chance:.0%}): too little "
-        "for the network's answers to mean anything; train longer, or with more volumes"
-    )
-
-
-def refusal_text(rates: np.ndarray, classes: list[str]) -> str:
-    """The false-rejection rate of each known class in words, the highest first, and the rest together.
-
-    Args:
-        rates: (C,), as `class_false_rejection` of a calibration, or `class_rates` of other volumes.
-    """
-    order = np.argsort(-rates, kind="stable")  # NaN, of a class without a row, is last
-    measured, empty = np.split(order, [np.isfinite(rates).sum()])
-    parts = [f"{classes[index]} {rates[index]:.0%}" for index in measured[:MOST_NAMED]]
-    rest = rates[measured[MOST_NAMED:]]
-    parts += [f"the other {len(rest)} at most {rest[0]:.0%}"] if len(rest) else []
-    parts += [f"no volumes of {', '.join(classes[index] for index in empty[:MOST_NAMED])}"] if len(empty) else []
-    return ", ".join(parts)
-
-
-def refusal_warning(rates: np.ndarray, classes: list[str]) -> str:
-    """Says which known classes are mostly called unknown; empty where none is. Arguments as of `refusal_text`."""
-    refused = [index for index in np.argsort(-rates, kind="stable") if rates[index] > MOSTLY]
-    if not refused:
-        return ""
-    names = ", ".join(f"{classes[index]} ({rates[index]:.0%})" for index in refused[:MOST_NAMED])
-    more = f" and {len(refused) - MOST_NAMED} more" if len(refused) > MOST_NAMED else ""
-    return (
-        f"most volumes of these known classes are called unknown: {names}{more}; too few volumes trained them, or "
-        "these differ too much: train on more of them, or leave the classes out"
-    )
 
 
 def all_scores(embeddings: np.ndarray, calibration: Calibration, logits: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -159,13 +159,18 @@ def _pairs(rows: Embedded, plan: PairPlan, resampling: Resampling, sides: np.nda
 
 
 def reject(
-    known: Scored, unseen: Scored, correct: np.ndarray, calibration: rejection.Calibration, resampling: Resampling
+    known: Scored,
+    unseen: Scored,
+    correct: np.ndarray,
+    calibration: rejection.Calibration,
+    names: list[str],
+    resampling: Resampling,
 ) -> dict:
     """Known against unseen by every score, overall, per SNR and per unseen class; and the default at its threshold.
 
     Args:
         correct: (N_known,) bool, whether the nearest prototype of a known row is its class's.
-        calibration: of the checkpoint.
+        calibration: of the checkpoint; names: of its classes.
     """
     name, threshold = calibration.score, calibration.threshold
     everywhere = np.full(len(known.rows), True), np.full(len(unseen.rows), True)
@@ -193,7 +198,14 @@ def reject(
     def of_class(label: str) -> dict:
         chosen = classes[label]
         detected = {key: value for key, value in rates(*chosen).items() if key.startswith("unknown")}
-        return {"class": label, "most_like": _most_like(known.rows, unseen.rows.keep(chosen[1])), **detected}
+        rows, called = unseen.rows.keep(chosen[1]), unseen.scores[name][chosen[1]] >= threshold
+        return {"class": label, "most_like": _most_like(known.rows, rows), **taken_for(rows, called), **detected}
+
+    def taken_for(rows: Embedded, called_known: np.ndarray) -> dict:
+        nearest = rejection.classify(rows.embeddings, calibration.prototypes)[0]
+        counts = np.bincount(nearest[called_known], minlength=len(names))
+        most = int(counts.argmax())
+        return {"taken_for": names[most] if counts[most] else None, "taken_for_rate": float(counts[most] / len(rows))}
 
     scores = {
         score: figures(score, *everywhere)
@@ -207,6 +219,7 @@ def reject(
         "closed_set_accuracy": float(correct.mean()),
         "threshold": threshold,
         "wished_false_rejection_rate": calibration.false_rejection_rate,
+        "n_calibration": calibration.n,
         **rates(*everywhere),
         "per_snr": [{"snr": level, **rates(*rows)} for level, rows in levels.items()],
         "per_class": [of_class(label) for label in classes],

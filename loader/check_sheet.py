@@ -173,12 +173,10 @@ class Verdict:
 def verdict(glimpses: Sequence[Glimpse]) -> Verdict:
     """What the mean of all boxes says about centre and contrast, and which tomograms differ."""
     mean = mean_of(glimpses)
-    skew = skewness(normalise(mean.whole, "the mean of all boxes"))
-    strength, middle = abs(mean.brightness) / mean.error, _word(mean.brightness)
-    contrast = _word(skew) if abs(skew) > SKEWED else middle
+    strength, contrast = abs(mean.brightness) / mean.error, "bright" if mean.brightness > 0 else "dark"
     boxes = "1 box" if mean.count == 1 else f"{mean.count} boxes"
     text = (
-        f"the mean of {boxes}: its middle is {strength:.1f} standard errors {middle}er than the box, its centre at "
+        f"the mean of {boxes}: its middle is {strength:.1f} standard errors {contrast}er than the box, its centre at "
         f"{mean.offset_text()} from there"
     )
     if mean.is_off:
@@ -186,19 +184,17 @@ def verdict(glimpses: Sequence[Glimpse]) -> Verdict:
     if strength < SURE:
         cause = "wrong places, or few and noisy particles?"
         return Verdict(f"{text}; {cause} {ADVICE}", True, "", odd_ones(glimpses))
-    if contrast != middle:
-        text += f", and what stands out is {contrast}"
+    skew = skewness(normalise(mean.whole, "the mean of all boxes"))
+    stands_out = "bright" if skew > 0 else "dark"
+    if stands_out != contrast and abs(skew) > SKEWED:
         cause = (
-            f"if the particles are hollow, they are {contrast}, --contrast {contrast}; if not, they are not centred:"
+            f"if the particles are hollow, they are {stands_out}, --contrast {stands_out}; if not, they are not centred"
         )
-        return Verdict(f"{text}; {cause} {ADVICE}", True, "", odd_ones(glimpses))
+        said = f"{text}, and what stands out is {stands_out}; {cause}: {ADVICE}"
+        return Verdict(said, True, stands_out, odd_ones(glimpses))
     where = "centred" if mean.is_clear else "too few and noisy to say whether they are centred"
     said = f"{text}; {where}; the particles are {contrast}, in train.py and predict.py --contrast {contrast}"
     return Verdict(said, False, contrast, odd_ones(glimpses))
-
-
-def _word(brightness: float) -> str:
-    return "bright" if brightness > 0 else "dark"
 
 
 def odd_ones(glimpses: Sequence[Glimpse]) -> dict[str, str]:

@@ -1,6 +1,9 @@
 """What is said of enrolled classes: how sure each is."""
 
+from common.cli import plural
 from evaluation.enrolled import Enlarged, EnrolledClass
+
+MOST_NOTES = 10  # enrolled classes in sentences
 
 
 def enrolment_text(found: Enlarged, imaging: str) -> str:
@@ -26,7 +29,29 @@ def enrolment_text(found: Enlarged, imaging: str) -> str:
             f"of the known classes' reference volumes {found.known_after:.1%} are named right among all classes, "
             f"{found.known_before:.1%} without the enrolled ones"
         )
-    return "\n".join([*lines, *map(_warning, filter(_doubtful, found.enrolled))])
+    return "\n".join([*lines, *enrolment_warnings(found.enrolled)])
+
+
+def enrolment_warnings(enrolled: list[EnrolledClass]) -> list[str]:
+    """A sentence for each enrolled class that is hardly told from others."""
+    return [_warning(one) for one in enrolled if _doubtful(one)]
+
+
+def enrolment_notes(enrolled: list[EnrolledClass]) -> list[str]:
+    """How sure each enrolled class is, in a sentence; of the first few."""
+    said = [_note(one) for one in enrolled[:MOST_NOTES]]
+    more = len(enrolled) - len(said)
+    return said + ([f"And {more} more enrolled {plural('class', more)}, see predictions.json."] if more else [])
+
+
+def _note(one: EnrolledClass) -> str:
+    parts = [
+        f"{one.accuracy:.0%} of its own examples are named right" if one.accuracy is not None else "",
+        f"{one.refused:.0%} are called unknown" if one.refused is not None else "",
+        f"the nearest other class is {one.rival} (cosine {one.rival_cosine:.2f})" if one.rival is not None else "",
+        f"{one.false_acceptance:.0%} of other shapes are let in" if one.false_acceptance is not None else "",
+    ]
+    return f"Enrolled class {one.name}, from {one.source}: {', '.join(filter(None, parts)) or 'not tested'}."
 
 
 def _row(one: EnrolledClass) -> tuple[str, ...]:

@@ -7,13 +7,16 @@ import numpy as np
 
 from common.cli import plural
 from common.threads import in_threads
+from evaluation.enrolled import EnrolledClass
 from loader.prepare import Input, Preprocessing, prepare
 from loader.star import star_lines
 from prediction.predicted import Predicted
 from prediction.star import star_sources
 from report.attempt import attempt
 from report.clusters import what_they_may_follow
+from report.enrolment import enrolment_notes, enrolment_warnings
 from report.interactive import InteractivePage, StarText, groups, rows_to_show, write_page
+from report.known import refused_at_most
 from report.predictions import trust
 from report.thumbnails import central_slices
 
@@ -40,9 +43,10 @@ def page_of(predicted: Predicted, warnings: Sequence[str]) -> InteractivePage:
         calibration.score,
         calibration.threshold,
         notes(predicted),
-        (*warnings, *what_they_may_follow(predicted.clusters)),
+        (*warnings, *enrolment_warnings(enrolled_classes(predicted)), *what_they_may_follow(predicted.clusters)),
         remarks=remarks(predicted.clusters),
         stars=star_texts(predicted, rows),
+        inverted=predicted.preprocessing.contrast == "dark",
     )
 
 
@@ -83,15 +87,23 @@ def star_texts(predicted: Predicted, shown: np.ndarray) -> tuple[StarText, ...]:
 def notes(predicted: Predicted) -> tuple[str, ...]:
     """What the predictions mean, in sentences."""
     calibration = predicted.checkpoint["calibration"]
-    means = (
-        "Unknown means that the score, which is higher the more a particle is like the known ones "
-        f"({calibration.score}), is below {calibration.threshold:.3f}. So it is for at most "
-        f"{calibration.false_rejection_rate:.0%} of the {calibration.n} validation volumes of known classes, which "
-        "would be called unknown by mistake."
-    )
+    means = "Unknown means that the score, which is higher the more a particle is like the known ones "
+    means += f"({calibration.score}), is below "
+    if calibration.class_thresholds is None:
+        refused = refused_at_most(calibration.n, calibration.false_rejection_rate)
+        means += f"{calibration.threshold:.3f}. So it is for {refused}, which would be called unknown by mistake."
+    else:
+        means += "the threshold of the nearest class. Each class has its own, and scores are moved so that "
+        means += f"{calibration.threshold:.3f} is every class's."
     trusted, reason = trust(predicted.checkpoint), predicted.clusters.get("reason")
     none = f"No clusters were sought among {reason}." if reason else ""
-    return tuple(filter(None, (means, f"{trusted[0].upper()}{trusted[1:]}.", none)))
+    new = enrolment_notes(enrolled_classes(predicted))
+    return tuple(filter(None, (means, f"{trusted[0].upper()}{trusted[1:]}.", *new, none)))
+
+
+def enrolled_classes(predicted: Predicted) -> list[EnrolledClass]:
+    """The classes that were enrolled, now or when the checkpoint was made, and how sure they are."""
+    return [EnrolledClass(**one) for one in predicted.checkpoint["config"].get("enrolled", [])]
 
 
 def remarks(clusters: dict) -> dict[str, str]:

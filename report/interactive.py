@@ -26,7 +26,6 @@ from loader.columns import (
     POSITION,
     PREDICTION,
     SCORE,
-    THRESHOLD,
     TOMOGRAM,
     UNKNOWN,
 )
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 
 MOST_SHOWN = 5000  # particles on the page
 NM = 10.0  # A
+INVERTED = "All slices are shown inverted: the particles are dark in their files, and bright here."
 # nothing is fetched from anywhere, whatever bokeh has in it
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
 
@@ -62,7 +62,7 @@ class StarText:
 class InteractivePage:
     """What the page is made from, of N particles of which n are shown.
 
-    table: predictions.csv, N rows; Input Data, Prediction, Score and Threshold are needed; Cluster, Tomogram and
+    table: predictions.csv, N rows; Input Data, Prediction, and Score are needed; Cluster, Tomogram and
         Position Z, Y, X (A) are used where they are there. Every column goes into the CSV that the page saves.
     rows: (n,) numbers of the rows that are shown, ascending (`rows_to_show`).
     places: (n, 2) on the map. slices: (n, 3, S, S) uint8, across z, y and x (`central_slices`).
@@ -70,6 +70,7 @@ class InteractivePage:
     notes: plain sentences on what the predictions mean. warnings: what the user has to know first.
     remarks: what is said of a class or cluster on its contact sheet, by its name.
     stars: the STAR files that particles came from; none where they came from others.
+    inverted: whether the slices have another contrast than the particles' files.
     """
 
     table: pd.DataFrame
@@ -82,6 +83,7 @@ class InteractivePage:
     warnings: tuple[str, ...] = ()
     remarks: Mapping[str, str] = field(default_factory=dict)
     stars: tuple[StarText, ...] = ()
+    inverted: bool = False
 
 
 def rows_to_show(groups: np.ndarray, seed: int, most: int = MOST_SHOWN) -> np.ndarray:
@@ -250,16 +252,12 @@ def _parts(page: InteractivePage) -> dict[str, str]:
     return {
         "title": _escaped(f"Predictions for {total:,} {plural('particle', total)}"),
         "opening": f'<p class="lead">{_escaped(verdict(page.table))}</p>{warnings}{_counts(page.table)}{notes}',
+        "inverted": f" {INVERTED}" if page.inverted else "",
         "exports": exported,
         "meaning": f"Grey: all particles on this page; blue: those that are chosen. Left of the dashed line, at "
-        f"{page.threshold:.3f}, a particle is unknown.{_own_thresholds(page.table)}",
+        f"{page.threshold:.3f}, a particle is unknown.",
         "tomogram": _tomogram(page.table.iloc[page.rows]),
     }
-
-
-def _own_thresholds(table: pd.DataFrame) -> str:
-    """A word on thresholds that are not drawn."""
-    return " Some classes have a threshold of their own (column Threshold)." if table[THRESHOLD].nunique() > 1 else ""
 
 
 def _counts(table: pd.DataFrame) -> str:

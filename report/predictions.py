@@ -12,6 +12,7 @@ from loader.columns import PREDICTION, SCORE, UNKNOWN
 from loader.prepare import prepare
 from model import trained_classes
 from prediction.predicted import Predicted
+from report.known import refused_at_most
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,8 +45,8 @@ def summary(predictions: pd.Series, scores: pd.Series, calibration: Calibration)
     lines += [f"{name:{width}s}  {row['size']:7.0f}  {row['median']:12.3f}" for name, row in groups.iterrows()]
     if calibration.class_thresholds is None:
         lines.append(
-            f"unknown: {calibration.score} below {calibration.threshold:.3f}, as are at most "
-            f"{calibration.false_rejection_rate:.0%} of the {calibration.n} validation volumes of known classes"
+            f"unknown: {calibration.score} below {calibration.threshold:.3f}, as are "
+            f"{refused_at_most(calibration.n, calibration.false_rejection_rate)}"
         )
     else:
         lines.append(

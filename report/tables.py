@@ -6,6 +6,7 @@ from common.cli import named, plural
 from evaluation.discovery import MOST_PARTICLES
 from evaluation.rejection import MOSTLY
 from loader.columns import snr_text
+from report.known import refused_at_most
 
 BETTER = {  # figures of a floor: the head of its column, and what it says is done
     "unseen_auc": ("pair AUC", "pairs of unseen classes are told apart"),
@@ -115,6 +116,19 @@ def refused(report: dict) -> list[str]:
     ]
 
 
+def missed(part: dict) -> list[str]:
+    """Which unseen classes are mostly taken for a known one, the most often missed first."""
+    classes = sorted(part["rejection"]["per_class"], key=lambda one: one["unknown_detection_rate"])
+    return [_taken(one) for one in classes if 1 - one["unknown_detection_rate"] > MOSTLY]
+
+
+def _taken(one: dict) -> str:
+    if one["taken_for_rate"] > MOSTLY:
+        return f"{one['class']} is taken for {one['taken_for']} in {one['taken_for_rate']:.0%} of cases"
+    known = f"{one['class']} is taken for a known class in {1 - one['unknown_detection_rate']:.0%} of cases"
+    return f"{known}, most often for {one['taken_for']}"
+
+
 def verification(part: dict) -> Table:
     columns = [part["verification"], *part["verification"]["per_snr"]]
     pairs = [column["unseen_unseen"] for column in columns]
@@ -153,8 +167,8 @@ def rejection(part: dict) -> Table:
     rows.append(("knowns called unknown", [_cell(column, "false_rejection_rate") for column in rates]))
     rows.append(("unknowns detected", [_cell(column, "unknown_detection_rate") for column in rates]))
     note = (
-        f"Is a particle of a known class, or of none of them? The threshold {entry['threshold']:.3f} was set on "
-        f"validation particles of known classes to call {entry['wished_false_rejection_rate']:.0%} of them unknown. "
+        f"Is a particle of a known class, or of none of them? The threshold {entry['threshold']:.3f} was set "
+        f"to call {refused_at_most(entry['n_calibration'], entry['wished_false_rejection_rate'])} unknown. "
         f"The accuracy on known classes, by nearest prototype, is {entry['closed_set_accuracy']:.3f}."
     )
     terms = ("AUROC", "AUPR", "FPR95", "OSCR", *columns)

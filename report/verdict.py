@@ -10,7 +10,7 @@ from textwrap import wrap
 from common.cli import named, plural
 from evaluation.rejection import MOSTLY
 from loader.columns import snr_text
-from report.tables import BETTER_BY, MOST_NAMED
+from report.tables import BETTER_BY, MOST_NAMED, missed
 
 YES, PARTLY, NO, NOT_SHOWN = "yes", "partly", "no", "not shown"
 KNOWN_LIMITS = 0.9, 0.7  # accuracy on known classes from which the answer is yes, and partly
@@ -18,6 +18,7 @@ PAIR_LIMITS = 0.9, 0.75  # of AUROC and of the AUC of pairs, likewise
 FEW = 30  # particles: with fewer, nothing is shown
 FEW_CLASSES = 4  # unseen classes: with fewer, the answer says how many
 WORSE_BY = 0.05  # accuracy at one SNR level below that of all, from which it is named
+MOST_MISSED = 5  # unseen classes that are mostly taken for a known one, in words
 SHOTS = 1  # place of 5-shot among the numbers of examples
 PLAIN = {  # the floors in plain words
     "untrained network": "a network that was not trained",
@@ -114,6 +115,10 @@ def _unknown(part: dict | None) -> tuple[Answer, list[str]]:
         f"Of one known and one new particle, the known one has the higher score in {figures['auroc']:.0%} "
         f"{_interval(figures, 'auroc')}of cases (AUROC; guessing: 50%).",
     ]
+    taken = missed(part)
+    if taken:
+        more = f"; and {len(taken) - MOST_MISSED} more classes likewise" if len(taken) > MOST_MISSED else ""
+        reasons.append(f"{'; '.join(taken[:MOST_MISSED])}{more}.")
     steps = []
     low = (rejection["false_rejection_rate_interval"] or [0])[0]
     if low > rejection["wished_false_rejection_rate"]:

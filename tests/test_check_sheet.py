@@ -6,8 +6,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import extract
-from loader.check_sheet import Glimpse, Mean, centre_of, check_sheet, glimpse, verdict
-from loader.volume import central_brightness, normalise
+from loader.check_sheet import centre_of, check_sheet, glimpse, verdict
+from loader.volume import normalise
 from tests.picks import VOXEL, blobs, config, csv_picks, write_tomogram
 
 SIDE = 32
@@ -55,18 +55,17 @@ def test_the_one_wrong_tomogram_of_several_is_named(offset, height, reason, tmp_
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_the_contrast_of_hollow_particles_is_not_that_of_their_middle(sign):
-    radius = np.sqrt(sum(at**2 for at in np.meshgrid(*[np.arange(SIDE) - 15.5] * 3)))
+def test_the_contrast_of_hollow_particles_is_not_that_of_their_middle(sign, tmp_path):
+    radius = np.sqrt(sum(np.square(part) for part in np.ogrid[-15.5:16:1, -15.5:16:1, -15.5:16:1]))
     shell = sign * (np.exp(-((radius - 10) ** 2) / 4) - 0.8 * np.exp(-(radius**2) / 18))
-    noise = np.random.default_rng(0).normal(scale=0.1, size=(2, *shell.shape))
-    halves = np.stack([normalise(shell + one, "a half") for one in noise])
-    brightness = float(np.mean([central_brightness(half) for half in halves]))
-    found = verdict([Glimpse("TS_01", halves, Mean(halves, np.array([25, 25]), brightness, 1.0))])
+    rng = np.random.default_rng(0)
+    with mrcfile.new(tmp_path / "shells.mrcs") as mrc:
+        mrc.set_data(np.stack([normalise(shell + rng.normal(size=shell.shape), "shell") for _ in range(50)]))
+    found = verdict([glimpse("shells", tmp_path / "shells.mrcs")])
     middle, contrast = ("dark", "bright") if sign > 0 else ("bright", "dark")
-    assert found.is_doubtful and not found.contrast
-    assert f"standard errors {middle}er than the box, its centre at " in found.text
-    assert f"from there, and what stands out is {contrast}; if the particles are hollow, they are" in found.text
-    assert f"they are {contrast}, --contrast {contrast};" in found.text
+    assert f"standard errors {middle}er than the box" in found.text and f"what stands out is {contrast}" in found.text
+    assert found.is_doubtful
+    assert f"if the particles are hollow, they are {contrast}, --contrast {contrast};" in found.text
 
 
 def test_noise_alone_and_few_boxes_name_no_tomogram(tmp_path):

@@ -1,6 +1,7 @@
 """From predictions to their page: what predict.py found is what the page holds."""
 
-from dataclasses import replace
+import html
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +9,18 @@ import pandas as pd
 import pytest
 
 from common.files import write_csv
+from evaluation.enrolled import EnrolledClass
 from evaluation.rejection import Calibration
-from loader.columns import CLUSTER, INPUT, PREDICTION, UNKNOWN
+from loader.columns import CLUSTER, INPUT, PREDICTION, SCORE, UNKNOWN
 from loader.prepare import Preprocessing, prepare
 from loader.star import read_star, write_star
 from loader.volume import write_volume
 from prediction.inputs import find_inputs
 from prediction.predicted import Predicted, classified
 from report.clusters import what_they_may_follow
-from report.explore import FEW, draw_page, map_places, page_of, star_texts
+from report.enrolment import enrolment_notes
+from report.explore import FEW, draw_page, map_places, notes, page_of, star_texts
+from report.predictions import summary
 from report.thumbnails import central_slices
 from tests.report_page import content
 
@@ -76,6 +80,34 @@ def test_the_page_shows_the_volumes_and_says_what_was_found(predicted, tmp_path)
     ]
 
 
+def test_of_few_validation_volumes_it_is_said_that_none_is_below_the_threshold(predicted):
+    few = replace(predicted.checkpoint["calibration"], n=18)
+    changed = replace(predicted, checkpoint=predicted.checkpoint | {"calibration": few})
+    said = "So it is for none of the 18 validation volumes of known classes, which would be called unknown by mistake."
+    assert said in " ".join(notes(changed))
+    table = predicted.table
+    assert "as are none of the 18 validation volumes" in summary(table[PREDICTION], table[SCORE], few)
+
+
+def test_after_enrolment_the_page_tells_of_each_class_and_its_own_threshold(predicted, tmp_path):
+    new = EnrolledClass("gate", "12 examples", 12, 0.6, 0.4, 0.25, "ribosome", 0.87, "made-up shapes", 200, 0.02)
+    sure = replace(new, name="hub", accuracy=0.9, rival=None)
+    own = replace(predicted.checkpoint["calibration"], class_thresholds=np.array([0.5, 0.6]))
+    config = {"enrolled": [asdict(new), asdict(sure)]}
+    changed = replace(predicted, checkpoint=predicted.checkpoint | {"calibration": own, "config": config})
+    assert draw_page(tmp_path / "report.html", changed, [])
+    text = html.unescape((tmp_path / "report.html").read_text())
+    assert "is below the threshold of the nearest class. Each class has its own, and scores are moved so that " in text
+    assert "0.500 is every class's." in text and "validation volumes of known classes, which" not in text
+    assert '<p class="warning">gate is hardly told from others: 40% of its own are named right</p>' in text
+    assert (
+        "Enrolled class gate, from 12 examples: 40% of its own examples are named right, 25% are called unknown, the "
+        "nearest other class is ribosome (cosine 0.87), 2% of other shapes are let in."
+    ) in text
+    assert "Enrolled class hub" in text and "hub is hardly" not in text
+    assert enrolment_notes([sure] * 12)[-1] == "And 2 more enrolled classes, see predictions.json."
+
+
 def test_of_many_words_on_clusters_the_first_five_are_said():
     found = [{"cluster": f"cluster_{number}", "may_follow": [{"text": "noise"}] * 2} for number in (1, 2, 3, 4)]
     said = ["cluster_1: noise"] * 2 + ["cluster_2: noise"] * 2 + ["cluster_3: noise"]
@@ -89,6 +121,16 @@ def test_slices_are_those_of_the_volumes_as_the_network_sees_them(predicted):
     for number in (0, 7):
         image = prepare(predicted.inputs[number], predicted.preprocessing).image
         np.testing.assert_array_equal(page.slices[number], central_slices(image))
+
+
+def test_slices_of_dark_particles_are_said_to_be_inverted_beside_the_map(predicted, tmp_path):
+    dark = replace(predicted, preprocessing=replace(predicted.preprocessing, contrast="dark"))
+    said = "takes it back. All slices are shown inverted: the particles are dark in their files, and bright here.</p>"
+    for number, (given, inverted) in enumerate(((dark, True), (predicted, False))):
+        assert draw_page(tmp_path / f"{number}.html", given, [])
+        assert (said in (tmp_path / f"{number}.html").read_text()) == inverted
+    image = prepare(dark.inputs[3], predicted.preprocessing).image
+    np.testing.assert_array_equal(page_of(dark, []).slices[3], central_slices(-image))
 
 
 def test_rows_of_star_files_go_back_as_they_came(predicted, tmp_path):

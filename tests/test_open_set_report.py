@@ -57,7 +57,7 @@ def evaluated() -> dict:
         "n": len(unseen),
         "n_particles": 75,
         "verification": sections.verify(unseen, test, DRAWS),
-        "rejection": sections.reject(*sides, correct, reference, DRAWS),
+        "rejection": sections.reject(*sides, correct, reference, sorted(KNOWN), DRAWS),
         "enrolment": sections.enrol(unseen, reference.prototypes, DRAWS),
         "discovery": sections.discovery(test, unseen, rejected, DRAWS),
         "floors": [sections.floor(view, "unseen", DRAWS)],
@@ -186,6 +186,14 @@ def test_what_does_better_is_counted_by_figure_with_its_names(evaluated):
     )
 
 
+def test_the_report_says_of_how_many_validation_volumes_the_threshold_is_above(evaluated):
+    part = evaluated["report"]["unseen"]
+    count = evaluated["calibration"].n
+    assert f"was set to call at most 5% of the {count} validation volumes" in rejection_table(part).note
+    few = rejection_table({**part, "rejection": {**part["rejection"], "n_calibration": 12}})
+    assert "was set to call none of the 12 validation volumes of known classes unknown." in few.note
+
+
 def test_a_single_unseen_class_says_what_cannot_be_measured_in_words(evaluated):
     known, unseen = evaluated["of_set"].known, evaluated["of_set"].unseen
     alone = unseen.rows.classes == "1qvr"
@@ -196,7 +204,7 @@ def test_a_single_unseen_class_says_what_cannot_be_measured_in_words(evaluated):
         **evaluated["report"]["unseen"],
         "classes": ["1qvr"],
         "verification": sections.verify(unseen.rows, known.rows, DRAWS),
-        "rejection": sections.reject(known, unseen, correct, evaluated["calibration"], DRAWS),
+        "rejection": sections.reject(known, unseen, correct, evaluated["calibration"], sorted(KNOWN), DRAWS),
         "enrolment": sections.enrol(unseen.rows, gallery, DRAWS),
     }
     found = {table.section: table for table in tables(part)}
@@ -216,6 +224,21 @@ def test_clusters_of_a_single_class_have_no_agreement(evaluated):
     assert table.answer == "0 groups found where there is 1 class"
     cells = {label: cells[0] for label, cells in table.rows}
     assert cells["all unseen, groups"][0] == "0/1; -" and "NMI" not in cells["all unseen, groups"][1]
+
+
+def test_the_known_class_that_an_unseen_one_is_most_often_taken_for_is_that_of_a_plain_count(evaluated):
+    known, unseen = evaluated["of_set"].known, evaluated["of_set"].unseen
+    low = replace(evaluated["calibration"], threshold=float(np.median(unseen.scores["max_cosine"])))
+    correct, names = np.full(len(known.rows), True), sorted(KNOWN)
+    found = sections.reject(known, unseen, correct, low, names, DRAWS)["per_class"]
+    nearest = np.argmax(unseen.rows.embeddings @ rejection.unit(low.prototypes).T, axis=1)
+    for one in found:
+        rows = np.flatnonzero(unseen.rows.classes == one["class"])
+        called = [names[nearest[row]] for row in rows if unseen.scores["max_cosine"][row] >= low.threshold]
+        assert called and called.count(one["taken_for"]) == max(map(called.count, names))
+        assert one["taken_for_rate"] == called.count(one["taken_for"]) / len(rows)
+    none = sections.reject(known, unseen, correct, replace(low, threshold=2.0), names, DRAWS)["per_class"]
+    assert {(one["taken_for"], one["taken_for_rate"]) for one in none} == {(None, 0.0)}
 
 
 def test_every_known_class_has_its_false_rejection_rate_and_a_warning_where_most_are_refused(evaluated):

@@ -14,7 +14,7 @@ from matplotlib.image import imread
 
 import predict
 from common.cli import InputError
-from evaluation.rejection import accuracy_warning, calibrate, calibrated_score, classify
+from evaluation.rejection import calibrate, calibrated_score, classify
 from loader.dataset import load_split
 from loader.prepare import Input, prepare
 from loader.rows import read_split
@@ -384,13 +384,14 @@ def test_a_checkpoint_calibrated_by_neighbours_is_scored_by_them(checkpoint, fil
     assert list(table["Prediction"] == "unknown") == [False] + [True] * (COUNT - 1)
 
 
-def test_a_checkpoint_at_chance_is_warned_of(checkpoint, files, tmp_path, capsys):
+def test_a_checkpoint_at_chance_or_calibrated_on_few_volumes_is_warned_of(checkpoint, files, tmp_path, capsys):
     content = torch.load(checkpoint, weights_only=True)
-    for accuracy, warned in ((0.34, True), (0.8, False)):
+    for accuracy, count, warned in ((0.34, 12, True), (0.8, 40, False)):
         content["metrics"]["log"][-1]["accuracy"] = accuracy
+        content["calibration"] |= {"n": count, "false_rejection_rate": 0.05}
         (tmp_path / f"{accuracy}").mkdir()
         predicted(tmp_path / f"{accuracy}" / "r", saved(content, tmp_path / f"{accuracy}"), *files)
         said = capsys.readouterr()
         assert f"names {accuracy:.0%} of the validation volumes of known classes right (chance 33%)" in said.out
         assert (f"{accuracy:.0%} of the validation volumes of known classes are named right" in said.err) == warned
-    assert not accuracy_warning(0.0, 1)  # one class: there is no chance to beat
+        assert ("so the threshold for unknowns is the lowest score of all" in said.err) == warned

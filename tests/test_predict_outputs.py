@@ -1,9 +1,13 @@
 """What predict.py says of contrast and writes of its numbers, without a network."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
+import predict
+from evaluation.rejection import Calibration
 from loader.dataset import contrast_warning
 from loader.prepare import Input, Preprocessing, prepare
 from prediction.outputs import save_embeddings
@@ -49,3 +53,9 @@ def test_noise_alone_is_of_neither_contrast_and_many_volumes_need_less_each():
     assert contrast_warning(np.append(np.full(100, -0.41), [np.nan] * 900), "bright")
     assert not contrast_warning(np.full(3, np.nan), "bright")
     assert "look bright, not dark" in contrast_warning(np.array([-4.1]), "dark")
+
+
+def test_few_validation_volumes_are_no_matter_where_each_class_has_a_threshold_of_its_own():
+    own = Calibration("max_cosine", 0.5, 0.05, 18, np.eye(2), class_thresholds=np.array([0.5, 0.6]))
+    assert predict.few_volumes({"calibration": own}) == ""
+    assert "18 validation volumes" in predict.few_volumes({"calibration": replace(own, class_thresholds=None)})

@@ -28,8 +28,6 @@ from evaluation.rejection import (
     mahalanobis,
     max_logit,
     prototypes,
-    refusal_text,
-    refusal_warning,
     unit,
 )
 
@@ -292,18 +290,6 @@ def test_the_false_rejection_rate_of_each_class_is_that_of_its_validation_volume
     assert rejected.mean() == pytest.approx(0.3) and found.n == 100
     assert found.class_false_rejection.tolist() == [rejected[labels == label].mean() for label in range(4)]
     assert np.isnan(class_rates(rejected, labels, 5)[4])
-
-
-def test_refusals_are_told_from_the_highest_and_warned_of_above_a_half():
-    rates = np.array([0.0, 0.5, 1.0])
-    assert refusal_text(rates, ["a", "b", "c"]) == "c 100%, b 50%, a 0%"
-    assert refusal_text(np.array([np.nan, 0.5]), ["a", "b"]) == "b 50%, no volumes of a"
-    assert "called unknown: c (100%); too few" in refusal_warning(rates, ["a", "b", "c"])
-    assert refusal_warning(rates[:2], ["a", "b"]) == ""
-    many = np.linspace(1, 0, 21)
-    names = [str(number) for number in range(21)]
-    assert refusal_text(many, names).endswith(", 9 55%, the other 11 at most 50%")
-    assert refusal_warning(many, names).count("%") == 10
 
 
 def test_a_calibration_reads_back_from_a_checkpoint_and_older_ones_score_as_before(tmp_path):

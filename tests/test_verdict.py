@@ -27,6 +27,7 @@ def unseen(auc: float = 0.95, auroc: float = 0.95, particles: int = 400, classes
             "wished_false_rejection_rate": 0.05,
             "unknown_detection_rate": 0.8,
             **figure("false_rejection_rate", 0.05),
+            "per_class": [],
         },
         "enrolment": {"unseen_only": [{}, {"shots": 5, "accuracy": 0.9, "chance": 0.2}, {}]},
         "discovery": {"all_unseen": {"found": {"clusters": 4, "true_classes": classes}}},
@@ -101,6 +102,18 @@ def test_what_size_alone_reaches_shows_nothing_however_high():
 def test_a_bad_figure_stays_bad_where_a_floor_is_better():
     floors = [*unseen(0.6, 0.6)["floors"], floor("intensity only", unseen_auc=0.9, auroc=0.9)]
     assert levels(verdict(report(unseen=unseen(0.6, 0.6, floors=floors)))) == [YES, NO, NO]
+
+
+def test_new_classes_that_are_mostly_taken_for_known_ones_are_named_the_worst_first():
+    part, keys = unseen(), ("class", "unknown_detection_rate", "taken_for", "taken_for_rate")
+    rows = ("new0", 0.4, "known2", 0.35), ("new1", 0.09, "known1", 0.9), ("new2", 0.5, "known3", 0.5)
+    part["rejection"]["per_class"] = [dict(zip(keys, row, strict=True)) for row in rows]
+    said = "new1 is taken for known1 in 90% of cases; new0 is taken for a known class in 60% of cases, most often for "
+    found = verdict(report(unseen=part))
+    assert f" {said}known2." in words(found, 1) and "new2" not in words(found, 1)
+    assert "new1 is taken for known1 in 90%" in format_verdict(found)
+    part["rejection"]["per_class"] = [dict(zip(keys, rows[1], strict=True))] * 7
+    assert "; and 2 more classes likewise." in words(verdict(report(unseen=part)), 1)
 
 
 def test_few_particles_show_nothing():
