@@ -47,9 +47,7 @@ Flavour = Literal["", *FLAVOURS]  # docs/coordinates.md says what each is
 
 @dataclass(frozen=True)
 class Config:
-    coordinates: tuple[
-        str, ...
-    ]  # particles' places: .star, .tbl, .csv, .coords, copick's .json or folder; NAME=FILE: of a class
+    coordinates: tuple[str, ...]  # particles' places: .star, .tbl, .csv, .json, .coords; NAME=FILE: all of a class
     tomograms: tuple[str, ...]  # MRC files, OME-Zarr folders, folders of these, or the tomograms.star of RELION 5
     out: str = "extracted"  # folder of the stacks, particles.csv and check.png
     box: int = 32  # side of the boxes, voxels
@@ -57,7 +55,7 @@ class Config:
     flavour: Flavour = ""  # program whose rules the coordinates follow; empty: told from the file
     pixel_size: float = 0.0  # pixel size of the coordinates, A; 0: as the file says; 1 for coordinates in A
     voxel_size: float = 0.0  # voxel size of the tomograms, A, where their headers are wrong; 0: as they say
-    edge: Literal["drop", "pad"] = "drop"  # what becomes of boxes that leave the tomogram; pad: with their mean
+    edge: Literal["drop", "pad"] = "drop"  # boxes that leave the tomogram: left out, or filled up with their mean
     dtype: Literal["float16", "float32"] = "float16"  # kind of the numbers in the stacks
     tilt_range: tuple[float, float] | None = None  # first and last tilt about y, degrees, for the columns Tilt Min, Max
     skip_missing: bool = False  # leave out the particles of tomograms that are not given

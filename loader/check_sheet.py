@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
 from scipy.signal import fftconvolve
 
-from common.cli import plural
 from common.files import atomic_path
 from loader.volume import central_brightness, normalise, skewness
 
@@ -20,6 +19,7 @@ SHOWN = 6  # particles of a tomogram in the picture
 MOST_ROWS = 8  # tomograms in the picture
 BLOCK = 64  # volumes in memory at once
 SURE = 5.0  # standard errors from which the middle of a mean says something
+SKEWED = 3.0  # standard errors of a mean's skewness from which that tells the contrast of hollow particles
 OFF = 2 / 32  # of the box: how far from its middle a mean may be centred
 SMOOTH = 1 / 16  # of the box: standard deviation of the Gaussian that takes noise off a mean
 COMMON = 0.3  # correlation of the means of two halves below which they are of noise
@@ -174,17 +174,19 @@ def verdict(glimpses: Sequence[Glimpse]) -> Verdict:
     """What the mean of all boxes says about centre and contrast, and which tomograms differ."""
     mean = mean_of(glimpses)
     strength, contrast = abs(mean.brightness) / mean.error, "bright" if mean.brightness > 0 else "dark"
+    boxes = "1 box" if mean.count == 1 else f"{mean.count} boxes"
     text = (
-        f"the mean of {mean.count} {plural('box', mean.count)}: its middle is {strength:.1f} standard errors "
-        f"{contrast}er than the box, its centre at {mean.offset_text()} from there"
+        f"the mean of {boxes}: its middle is {strength:.1f} standard errors {contrast}er than the box, its centre at "
+        f"{mean.offset_text()} from there"
     )
     if mean.is_off:
         return Verdict(f"{text}; not centred: {ADVICE}", True, "", odd_ones(glimpses))
     if strength < SURE:
         cause = "wrong places, or few and noisy particles?"
         return Verdict(f"{text}; {cause} {ADVICE}", True, "", odd_ones(glimpses))
-    stands_out = "bright" if skewness(normalise(mean.whole, "the mean of all boxes")) > 0 else "dark"
-    if stands_out != contrast:
+    skew = skewness(normalise(mean.whole, "the mean of all boxes"))
+    stands_out = "bright" if skew > 0 else "dark"
+    if stands_out != contrast and abs(skew) > SKEWED:
         cause = (
             f"if the particles are hollow, they are {stands_out}, --contrast {stands_out}; if not, they are not centred"
         )

@@ -307,12 +307,10 @@ def _coordinate_size(picks: Picks, rows: np.ndarray, tomogram: Tomogram) -> np.n
 
 def binning(picks: Picks, rows: np.ndarray, tomogram: Tomogram) -> float:
     """How many pixels of the tilt series, or where its pixel size is not told of the coordinates, make a voxel of the
-    tomogram, on the mean; NaN where neither is told, and the coordinates are in no pixels.
+    tomogram, on the mean; NaN where neither is told.
     """
     if tomogram.tilt_series_size:
         return tomogram.voxel_size / tomogram.tilt_series_size
     if picks.tilt_series_size is not None:
         return float(np.mean(tomogram.voxel_size / picks.tilt_series_size[rows]))
-    if FLAVOURS[picks.flavour].unit != VOXELS:
-        return np.nan
-    return float(np.mean(tomogram.voxel_size / _coordinate_size(picks, rows, tomogram)))
+    return float(np.mean(tomogram.voxel_size / picks.pixel_size[rows]))

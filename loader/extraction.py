@@ -73,14 +73,14 @@ class Plan:
                 yield cut_box(voxels, place, self.tomogram.voxel_size, self.box)
 
     def summary(self) -> str:
-        """One line."""
+        """One line: the tomogram, how many particles are taken, and the file that its name was matched to."""
         z, y, x = self.tomogram.shape
         binned = "" if np.isnan(self.binning) else f", binning {self.binning:.4g}"
         edge = "of them at the edge and filled up" if self.box.pad else "at the edge"
         counts = f"{len(self.rows)} taken, {self.at_edge} {edge}, {self.outside} outside"
         return (
             f"{self.name}: {z} x {y} x {x} voxels (z, y, x) of {self.tomogram.voxel_size:g} A{binned}; "
-            f"{self.given} {plural('particle', self.given)}: {counts}"
+            f"{self.given} {plural('particle', self.given)}: {counts}; {self.tomogram.path}"
         )
 
 

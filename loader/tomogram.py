@@ -154,8 +154,9 @@ def _files(path: Path) -> list[Path]:
     volumes = [file for file in mrc_files(path) if file.suffix.lower() not in STACK_SUFFIXES]
     files = sorted([*volumes, *(folder for folder in path.iterdir() if is_zarr(folder))])
     if not files:
+        advice = f" ({FLAT})" if any(file.suffix.lower() in STACK_SUFFIXES for file in path.iterdir()) else ""
         raise InputError(
-            f"{path}: holds neither an MRC file nor an OME-Zarr folder, but {kinds(path)}; expected tomograms"
+            f"{path}: holds neither an MRC file nor an OME-Zarr folder, but {kinds(path)}; expected tomograms{advice}"
         )
     return files
 

@@ -50,6 +50,7 @@ def test_the_one_wrong_tomogram_of_several_is_named(offset, height, reason, tmp_
     seen[3] = looked_at(tmp_path, "wrong", offset, height)
     found = verdict(seen)
     assert list(found.odd) == ["wrong"] and reason in found.odd["wrong"]
+    assert found.text.startswith("the mean of 100 boxes: ")
     assert not found.is_doubtful, "the mean of all does not show it"
 
 

@@ -86,7 +86,8 @@ def test_the_centre_is_that_of_the_tomogram_before_binning_where_tomograms_star_
 
 def test_a_binning_is_that_of_the_tilt_series_or_else_of_coordinates_in_pixels(tomograms, tmp_path, capsys):
     for write, told in ((picks.relion5, ", binning 4;"), (picks.relion4, ", binning 4;"), (picks.pytom, ", binning 2;"),
-                        (picks.m, " A;"), (picks.copick, " A;"), (picks.warp_match, " A;")):  # fmt: skip
+                        (picks.m, " A;"), (picks.copick, " A;"), (picks.warp_match, " A;"),
+                        (picks.csv, " A;"), (picks.tomotwin, " A;")):  # fmt: skip
         plans(write(tmp_path), [tomograms])
         assert f"voxels (z, y, x) of 10 A{told.removeprefix(' A')}" in capsys.readouterr().out
 

@@ -204,6 +204,7 @@ def test_a_dry_run_says_all_and_writes_nothing(lab, tmp_path, capsys):
         "RELION 3.1 (--flavour relion31); 5 particles, in voxels of 5 A (rlnImagePixelSize); 0 is the centre of" in said
     )
     assert "TS_01: 24 x 40 x 48 voxels (z, y, x) of 10 A, binning 2; 3 particles: 3 taken, 0 at the edge, 0" in said
+    assert f"0 outside; {lab / 'tomograms' / 'TS_01.mrc'}\n" in said, "the file that the name was matched to"
     assert "boxes: 12 voxels of 10 A" in said and "nothing is written" in said
     assert not (tmp_path / "out").exists()
 

@@ -1,5 +1,7 @@
 """Which tomograms extract.py reads, and which coordinates are of which tomogram."""
 
+import tracemalloc
+
 import mrcfile
 import numpy as np
 import pandas as pd
@@ -76,6 +78,26 @@ def write_zarr(folder, volume, version, unit, voxel, axes):
         group.attrs["multiscales"] = [image]
     else:
         group.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
+
+
+def test_memory_does_not_grow_with_an_ome_zarr_tomogram(tmp_path):
+    shape = (64, 256, 512)
+    group = zarr.create_group(tmp_path / "TS_01.zarr", zarr_format=2)
+    array = group.create_array("0", shape=shape, chunks=(32,) * 3, dtype=np.float32)
+    rng = np.random.default_rng(0)
+    array[16:48, :, :64] = rng.normal(size=(32, 256, 64))  # the rest of the 34 MB is stored nowhere
+    axes = [{"name": axis, "type": "space", "unit": "angstrom"} for axis in "zyx"]
+    level = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [VOXEL] * 3}]}
+    group.attrs["multiscales"] = [{"axes": axes, "datasets": [level]}]
+    places = csv_picks(tmp_path / "a.csv", rng.uniform((10, 10, 30), (50, 240, 34), size=(20, 3)))
+    options = {"coordinates": places, "tomograms": (str(tmp_path / "TS_01.zarr"),), "box": 16}
+    made = extract.prepare(config(tmp_path, tmp_path, **options))[0][0]
+    tracemalloc.start()
+    entry = extract.cut(made, tmp_path / "TS_01.mrcs", "float16")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert entry["volumes"] == 20 and peak < 4e6, f"{peak / 1e6:.1f} MB, of a tomogram of 34 MB"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["TS_01.mrcs", "TS_01.zarr", "a.csv"]
 
 
 def test_a_zarr_folder_that_is_no_tomogram_is_refused(tmp_path):
@@ -203,12 +225,16 @@ def test_stacks_and_what_is_no_tomogram_are_refused(lab, tmp_path):
         "text.mrc": "not a readable MRC file",
         "none.mrc": "no such file or folder; expected tomograms",
         "empty": "holds neither an MRC file nor an OME-Zarr folder, but nothing; expected tomograms",
+        "stacks": "holds neither .* but 2 .mrcs; expected tomograms .2-D stacks of particles, .* coordinates and the",
         "pictures": "holds neither an MRC file nor an OME-Zarr folder, but 2 .tif, 1 .txt; expected tomograms",
     }
     write_tomogram(tmp_path / "stack.mrcs", blobs([]))
     (tmp_path / "text.mrc").write_text("hello")
     (tmp_path / "empty").mkdir()
     (tmp_path / "pictures").mkdir()
+    (tmp_path / "stacks").mkdir()
+    for name in ("1_stack2d.mrcs", "2_stack2d.mrcs"):
+        write_tomogram(tmp_path / "stacks" / name, blobs([]))
     for name in ("a.tif", "b.TIF", "c.txt"):
         (tmp_path / "pictures" / name).write_text("")
     for name, message in cases.items():
