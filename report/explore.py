@@ -14,7 +14,7 @@ from loader.star import star_lines
 from prediction.predicted import Predicted
 from prediction.star import star_sources
 from report.attempt import attempt
-from report.clusters import what_they_may_follow
+from report.clusters import unstable, what_they_may_follow
 from report.enrolment import enrolment_notes, enrolment_warnings
 from report.interactive import InteractivePage, StarText, groups, rows_to_show, write_page
 from report.predictions import trust
@@ -51,6 +51,7 @@ def page_of(predicted: Predicted, warnings: Sequence[str]) -> InteractivePage:
         remarks=remarks(predicted.clusters),
         stars=star_texts(predicted, rows),
         inverted=predicted.preprocessing.contrast == "dark",
+        unstable=unstable(predicted.clusters),
     )
 
 

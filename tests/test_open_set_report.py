@@ -324,6 +324,12 @@ def test_medoids_are_the_rows_that_were_called_unknown(evaluated, monkeypatch, t
     ))  # fmt: skip
     draw_medoids(tmp_path / "a.png", evaluated["of_set"], images)
     assert len(drawn) == 3 and all(names[volume.item()] in title for title, volume in drawn.items())
+    assert not any("not stable" in title for title in drawn)
+    clusters = evaluated["report"]["unseen"]["discovery"]["rejected"]["found"]["per_cluster"]
+    monkeypatch.setitem(max(clusters, key=lambda one: one["n"]), "stability", 0.68)
+    drawn.clear()
+    draw_medoids(tmp_path / "a.png", evaluated["of_set"], images)
+    assert ["stability 0.68\nnot stable" in title for title in drawn] == [True, False, False]
 
 
 def test_map_is_drawn_of_a_sample(evaluated, monkeypatch, tmp_path):
