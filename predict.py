@@ -103,7 +103,8 @@ def predict(cfg: Config, wanted: Wanted, device: torch.device) -> bool:
         return True  # the first process goes on
     if embedded.notes:
         print(what_was_done(embedded.notes))
-    warnings = [contrast_warning(embedded.skewness, work.preprocessing.contrast), chance(checkpoint)]
+    inverted = contrast_warning(embedded.skewness, work.preprocessing.contrast)
+    warnings = [inverted, chance(checkpoint)]
     warnings.append(few_volumes(checkpoint))
     warnings.append(failure_warning(embedded.failed, len(work.inputs)))
 
@@ -120,6 +121,8 @@ def predict(cfg: Config, wanted: Wanted, device: torch.device) -> bool:
     for warning in warnings:
         warn(warning)
     write(cfg, predicted, warnings, failures(embedded.failed, work.inputs))
+    if inverted:
+        warn(f"do not trust these predictions: {inverted}")  # again, as the last line: names may look sure
     return not embedded.failed
 
 
@@ -190,7 +193,7 @@ def write(cfg: Config, predicted: Predicted, warnings: Sequence[str], failed: "p
     print(summary(table[PREDICTION], table[SCORE], checkpoint["calibration"]))
     print(trust(checkpoint))
     print(clusters_text(predicted.clusters))
-    print(f"written: {', '.join(str(folder / name) for name in names)}")
+    print(f"written: {', '.join(str(folder / name) for name in names)}", flush=True)
     shutil.rmtree(folder / PARTS_FOLDER)
 
 

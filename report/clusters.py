@@ -26,7 +26,18 @@ def clusters_text(content: dict) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     said = what_they_may_follow(content)
-    return "\n".join([f"{len(found)} {plural('cluster', len(found))} among {counts}", *lines, *said])
+    head = f"{len(found)} {plural('cluster', len(found))}{not_stable(unstable(content))}"
+    return "\n".join([f"{head} among {counts}", *lines, *said])
+
+
+def unstable(content: dict) -> int:
+    """How many clusters are not stable; `content` as above."""
+    return sum(not each["stable"] for each in content.get("found", ()))
+
+
+def not_stable(count: int) -> str:
+    """` (4 not stable)`, to stand behind the number of clusters; empty where all are stable."""
+    return f" ({count} not stable)" if count else ""
 
 
 def what_they_may_follow(content: dict) -> list[str]:

@@ -13,7 +13,7 @@ from loader.star import star_lines
 from prediction.predicted import Predicted
 from prediction.star import star_sources
 from report.attempt import attempt
-from report.clusters import what_they_may_follow
+from report.clusters import unstable, what_they_may_follow
 from report.enrolment import enrolment_notes, enrolment_warnings
 from report.interactive import InteractivePage, StarText, groups, rows_to_show, write_page
 from report.known import refused_at_most
@@ -43,10 +43,15 @@ def page_of(predicted: Predicted, warnings: Sequence[str]) -> InteractivePage:
         calibration.score,
         calibration.threshold,
         notes(predicted),
-        (*warnings, *enrolment_warnings(enrolled_classes(predicted)), *what_they_may_follow(predicted.clusters)),
+        (
+            *map(sentence, warnings),
+            *enrolment_warnings(enrolled_classes(predicted)),
+            *what_they_may_follow(predicted.clusters),
+        ),
         remarks=remarks(predicted.clusters),
         stars=star_texts(predicted, rows),
         inverted=predicted.preprocessing.contrast == "dark",
+        unstable=unstable(predicted.clusters),
     )
 
 
@@ -98,7 +103,12 @@ def notes(predicted: Predicted) -> tuple[str, ...]:
     trusted, reason = trust(predicted.checkpoint), predicted.clusters.get("reason")
     none = f"No clusters were sought among {reason}." if reason else ""
     new = enrolment_notes(enrolled_classes(predicted))
-    return tuple(filter(None, (means, f"{trusted[0].upper()}{trusted[1:]}.", *new, none)))
+    return tuple(filter(None, (means, f"{sentence(trusted)}.", *new, none)))
+
+
+def sentence(text: str) -> str:
+    """A text with a capital letter at its start."""
+    return text[:1].upper() + text[1:]
 
 
 def enrolled_classes(predicted: Predicted) -> list[EnrolledClass]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from evaluation.clusters import STABLE
 from evaluation.sections import Embedded, Evaluated, class_means
 from loader.columns import snr_text
 from report import pictures
@@ -94,7 +95,7 @@ def draw_medoids(path: Path, of: Evaluated, images: tuple[torch.Tensor, torch.Te
         scores = np.concatenate([side.scores[rejection["default_score"]] for side in (of.known, of.unseen)])
         rows = np.flatnonzero(scores < rejection["threshold"])  # the rows that were clustered, in their order
         titles = [
-            f"{entry['n']} particles\n{entry['purity']:.0%} {entry['class']}\nstability {entry['stability']:.2f}"
+            f"{entry['n']} particles\n{entry['purity']:.0%} {entry['class']}\n{_stability(entry['stability'])}"
             for entry in clusters
         ]
         known, chosen = len(images[0]), rows[[entry["medoid"] for entry in clusters]]
@@ -106,6 +107,11 @@ def draw_medoids(path: Path, of: Evaluated, images: tuple[torch.Tensor, torch.Te
     some = f" The {len(clusters)} largest of {found['clusters']} clusters." if hidden else ""
     caption = f"The most central particle of each cluster among those called unknown; three directions.{some}"
     return _attempt(Picture(path, caption, "discovery"), draw)
+
+
+def _stability(value: float) -> str:
+    """How stable a cluster is, in two lines where it is not."""
+    return f"stability {value:.2f}" + ("" if value >= STABLE else "\nnot stable")
 
 
 def draw_map(path: Path, known: Embedded, unseen: list[Embedded], seed: int) -> list[Picture]:

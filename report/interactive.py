@@ -30,6 +30,7 @@ from loader.columns import (
     UNKNOWN,
 )
 from report import plots
+from report.clusters import not_stable
 from report.facets import contact_sheets, facets, texts
 from report.thumbnails import jpeg_texts
 
@@ -71,6 +72,7 @@ class InteractivePage:
     remarks: what is said of a class or cluster on its contact sheet, by its name.
     stars: the STAR files that particles came from; none where they came from others.
     inverted: whether the slices have another contrast than the particles' files.
+    unstable: how many clusters are not stable.
     """
 
     table: pd.DataFrame
@@ -84,6 +86,7 @@ class InteractivePage:
     remarks: Mapping[str, str] = field(default_factory=dict)
     stars: tuple[StarText, ...] = ()
     inverted: bool = False
+    unstable: int = 0
 
 
 def rows_to_show(groups: np.ndarray, seed: int, most: int = MOST_SHOWN) -> np.ndarray:
@@ -210,8 +213,8 @@ def _json(content: dict) -> str:
     return json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def verdict(table: pd.DataFrame) -> str:
-    """What came out, in words."""
+def verdict(table: pd.DataFrame, unstable: int = 0) -> str:
+    """What came out, in words; unstable: how many clusters are not stable."""
     names, total = texts(table, PREDICTION), len(table)
     unknown, junk = np.sum(names == UNKNOWN), np.sum(names == NO_PARTICLE)
     classes = len({*names} - {UNKNOWN, NO_PARTICLE})
@@ -220,7 +223,7 @@ def verdict(table: pd.DataFrame) -> str:
     known = (
         f"{_share(total - unknown - junk, total)} of {total:,} {plural('particle', total)} are named as a known class"
     )
-    lying = f"; {within:,} of these lie in {found} {plural('cluster', found)}" if found else ""
+    lying = f"; {within:,} of these lie in {found} {plural('cluster', found)}{not_stable(unstable)}" if found else ""
     said = [
         f"{known}, {classes} {plural('class', classes)} in all." if classes else f"{known}.",
         f"{_share(unknown, total)} are unknown, which means like no known class{lying}.",
@@ -246,12 +249,13 @@ def _parts(page: InteractivePage) -> dict[str, str]:
         )
     warnings = "".join(f'<p class="warning">{_escaped(text)}</p>' for text in (*page.warnings, some) if text)
     notes = "".join(f"<p>{_escaped(note)}</p>" for note in page.notes)
+    lead = _escaped(verdict(page.table, page.unstable))
     exported = "The CSV has the columns of predictions.csv."
     if page.stars:
         exported += " A STAR file has the rows as they came in, with all that stood around them."
     return {
         "title": _escaped(f"Predictions for {total:,} {plural('particle', total)}"),
-        "opening": f'<p class="lead">{_escaped(verdict(page.table))}</p>{warnings}{_counts(page.table)}{notes}',
+        "opening": f'<p class="lead">{lead}</p>{warnings}{_counts(page.table)}{notes}',
         "inverted": f" {INVERTED}" if page.inverted else "",
         "exports": exported,
         "meaning": f"Grey: all particles on this page; blue: those that are chosen. Left of the dashed line, at "

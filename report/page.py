@@ -97,7 +97,7 @@ def _answer(answer: Answer) -> str:
     reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in answer.reasons)
     return (
         f'<div class="answer {answer.level.partition(" ")[0]}"><h3>{html.escape(answer.question)}</h3>\n'
-        f"<b>{html.escape(answer.level.capitalize())}</b>\n<ul>{reasons}</ul></div>"
+        f"<b>{html.escape(answer.short[:1].upper() + answer.short[1:])}</b>\n<ul>{reasons}</ul></div>"
     )
 
 

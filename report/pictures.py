@@ -100,15 +100,15 @@ def score_histograms(
 
 def _histograms(axes: Axes, scores: dict[str, np.ndarray], threshold: float | None) -> None:
     everything = np.concatenate(list(scores.values()))
-    low, high = np.percentile(everything, [0.2, 100])
+    low, high = everything.min(), everything.max()
     count = round(np.sqrt(np.mean([len(values) for values in scores.values()])))
     bins = np.linspace(low, high if high > low else low + 1, min(max(count, FEWEST_BINS), MOST_BINS) + 1)
     for number, (name, values) in enumerate(scores.items()):
         colour = COLOURS[number % len(COLOURS)]
         weights = np.full(len(values), 1 / len(values))
         options = {"bins": bins, "weights": weights, "color": colour}
-        axes.hist(np.maximum(values, low), histtype="stepfilled", alpha=0.18, **options)
-        axes.hist(np.maximum(values, low), histtype="step", lw=1.6, label=f"{name}, n = {len(values)}", **options)
+        axes.hist(values, histtype="stepfilled", alpha=0.18, **options)
+        axes.hist(values, histtype="step", lw=1.6, label=f"{name}, n = {len(values)}", **options)
     if threshold is not None:
         axes.axvline(threshold, color="black", ls="--", lw=1.2, label=f"threshold {threshold:.3f}")
     axes.set(ylabel="share of volumes")

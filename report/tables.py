@@ -15,7 +15,7 @@ BETTER = {  # figures of a floor: the head of its column, and what it says is do
     "known_accuracy": ("known acc.", "known classes are named by their nearest neighbours"),
 }
 BETTER_BY = 0.01  # how much a floor's figure must be above the network's to count as better
-ONE_CLASS = "not measured: a single class was held out"
+ONE_CLASS = "pairs of new classes not measured: a single class was held out"
 MOST_NAMED = 20  # classes in a line
 SETS = {
     "unseen": "Held-out classes for the final figures (unseen.csv)",
@@ -224,13 +224,15 @@ def enrolment(part: dict) -> Table:
     )
     shots = columns[0]["unseen_only"][1]
     answer = _answer(f"{shots['shots']}-shot accuracy", shots, "accuracy")
+    title = "Which new class, from a few examples?"
     if _single(part):
-        answer = ONE_CLASS
+        title = "New class or known, from a few examples?"
+        shots = entry["with_known"][1]
+        answer = _answer(f"{shots['shots']}-shot accuracy among known classes", shots, "accuracy")
         note = (
             "A few particles of the new class are named; are the others told from the known classes, without training "
             "again? Mean over 100 draws of the named ones. A single new class cannot be taken for another new one."
         )
-    title = "Which new class, from a few examples?"
     return Table("enrolment", title, answer, note, _levels(part), rows, ("enrolment",))
 
 

@@ -26,16 +26,33 @@ PLAIN = {  # the floors in plain words
     "size as round blobs see it": "size alone, as the volumes show it",
     "size only (true masks)": "the true size alone, which no one knows of a real particle",
 }
+SHORT = {  # the same, in an answer
+    "untrained network": "a network without training",
+    "intensity only": "brightness alone",
+    "size as round blobs see it": "size alone",
+    "size only (true masks)": "size alone",
+}
+DONE = {  # figures of a floor, and what it does with them
+    "known_accuracy": "tells these classes apart",
+    "auroc": "tells known from new",
+    "unseen_auc": "tells these classes apart",
+}
 WIDTH = 110  # of a line on the terminal
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A question, one of YES, PARTLY, NO and NOT_SHOWN, and why."""
+    """A question, one of YES, PARTLY, NO and NOT_SHOWN, and why; because: why a high figure shows nothing, in short."""
 
     question: str
     level: str
     reasons: tuple[str, ...]
+    because: str = ""
+
+    @property
+    def short(self) -> str:
+        """The answer in a line."""
+        return f"{self.level}: {self.because}" if self.because else self.level
 
 
 @dataclass(frozen=True)
@@ -94,8 +111,8 @@ def _known(report: dict, part: dict | None) -> tuple[Answer, list[str]]:
     if classes < 2:
         return Answer(question, NOT_SHOWN, ("There is one known class: nothing to mix up.",)), steps
     level = _enough(figures["n_particles"], "known", level, reasons, steps)
-    level = _against_floors(part, "known_accuracy", level, reasons)
-    return Answer(question, level, tuple(reasons)), steps
+    level, because = _against_floors(part, "known_accuracy", level, reasons)
+    return Answer(question, level, tuple(reasons), because), steps
 
 
 def _unknown(part: dict | None) -> tuple[Answer, list[str]]:
@@ -131,7 +148,7 @@ def _unknown(part: dict | None) -> tuple[Answer, list[str]]:
     if classes < FEW_CLASSES:
         reasons.append(f"Tested with {classes} new {plural('class', classes)} alone: others may fare otherwise.")
     level = _enough(part["n_particles"], "new", level, reasons, steps)
-    level = _against_floors(part, "auroc", level, reasons, steps)
+    level, because = _against_floors(part, "auroc", level, reasons, steps)
     if level in (PARTLY, NOT_SHOWN):
         steps.append(
             "Take “unknown” as a list to look through, not as an answer: sort predictions.csv by its score, and look "
@@ -144,7 +161,7 @@ def _unknown(part: dict | None) -> tuple[Answer, list[str]]:
         )
     else:
         steps.append("Sort your own particles with predict.py; what it calls unknown is worth a closer look.")
-    return Answer(question, level, tuple(reasons)), steps
+    return Answer(question, level, tuple(reasons), because), steps
 
 
 def _apart(part: dict | None) -> tuple[Answer, list[str]]:
@@ -163,7 +180,7 @@ def _apart(part: dict | None) -> tuple[Answer, list[str]]:
     ]
     steps = []
     level = _enough(part["n_particles"], "new", level, reasons, steps)
-    level = _against_floors(part, "unseen_auc", level, reasons, steps)
+    level, because = _against_floors(part, "unseen_auc", level, reasons, steps)
     shots = part["enrolment"]["unseen_only"][SHOTS]
     if shots["accuracy"] is not None:
         reasons.append(
@@ -186,7 +203,7 @@ def _apart(part: dict | None) -> tuple[Answer, list[str]]:
             "Name 5 to 20 examples of each new class that you find among the unknown, and compare the others with them "
             "(embeddings.npz of predict.py holds their embeddings)."
         )
-    return Answer(question, level, tuple(reasons)), steps
+    return Answer(question, level, tuple(reasons), because), steps
 
 
 def _level(entry: dict, key: str, limits: tuple[float, float]) -> str:
@@ -203,21 +220,24 @@ def _enough(particles: int, kind: str, level: str, reasons: list[str], steps: li
     return NOT_SHOWN
 
 
-def _against_floors(part: dict | None, key: str, level: str, reasons: list[str], steps: list[str] | None = None) -> str:
-    """The level where no floor does as well; else the reason, and the step where there is one, are added."""
+def _against_floors(
+    part: dict | None, key: str, level: str, reasons: list[str], steps: list[str] | None = None
+) -> tuple[str, str]:
+    """The level where no floor does as well; else that and why in short, and reason and step are added."""
     floors = part["floors"] if part else []
     if not floors or floors[0][key] is None:
-        return level
+        return level, ""
     others = [floor for floor in floors[1:] if floor[key] is not None and floor[key] >= floors[0][key] - BETTER_BY]
     if not others:
-        return level
-    named = ", ".join(f"{PLAIN[floor['embedding']]}: {floor[key]:.0%}" for floor in others)
-    reasons.append(f"Other means do as well (this network, in the same way: {floors[0][key]:.0%}): {named}.")
+        return level, ""
+    named = "; ".join(f"{PLAIN[floor['embedding']]}: {floor[key]:.0%}" for floor in others)
+    reasons.append(f"In one and the same comparison this network reaches {floors[0][key]:.0%}, and {named}.")
     if steps is not None:
         steps.append(
             "Test with held-out classes that are alike in size and brightness: only then does structure decide."
         )
-    return level if level == NO else NOT_SHOWN
+    best = max(others, key=lambda floor: floor[key])
+    return (NO, "") if level == NO else (NOT_SHOWN, f"{SHORT[best['embedding']]} {DONE[key]} as well")
 
 
 def _interval(entry: dict, key: str) -> str:
@@ -229,7 +249,7 @@ def format_verdict(found: Verdict) -> str:
     """The verdict as text for the terminal."""
     lines = ["THE VERDICT"]
     for answer in found.answers:
-        lines += [f"{answer.question} {answer.level.upper()}"]
+        lines += [f"{answer.question} {answer.level.upper()}{answer.short.removeprefix(answer.level)}"]
         lines += wrap(" ".join(answer.reasons), WIDTH, initial_indent="    ", subsequent_indent="    ")
     lines.append("What to do next")
     for number, step in enumerate(found.steps, start=1):

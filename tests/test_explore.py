@@ -67,7 +67,8 @@ def test_the_page_shows_the_volumes_and_says_what_was_found(predicted, tmp_path)
     assert held["names"] == ["ribosome"] * 6 + [UNKNOWN] * 6
     for said in (
         "6 (50%) of 12 particles are named as a known class, 1 class in all. 6 (50%) are unknown",
-        '<p class="warning">the contrast looks inverted</p><p class="warning">cluster_1: it may follow the noise</p>',
+        '<p class="warning">The contrast looks inverted</p><p class="warning">cluster_1: it may follow the noise</p>',
+        "6 of these lie in 1 cluster (1 not stable).",
         "(max_cosine), is below 0.500. So it is for at most 5% of the 40 validation volumes of known classes, which",
         "The checkpoint names 90% of the validation volumes of known classes right (chance 50%).",
     ):

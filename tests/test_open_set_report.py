@@ -208,8 +208,10 @@ def test_a_single_unseen_class_says_what_cannot_be_measured_in_words(evaluated):
         "enrolment": sections.enrol(unseen.rows, gallery, DRAWS),
     }
     found = {table.section: table for table in tables(part)}
-    for section in ("verification", "enrolment"):
-        assert found[section].answer == "not measured: a single class was held out"
+    assert found["verification"].answer == "pairs of new classes not measured: a single class was held out"
+    five = part["enrolment"]["with_known"][1]["accuracy"]
+    assert found["enrolment"].title == "New class or known, from a few examples?"
+    assert found["enrolment"].answer.startswith(f"5-shot accuracy among known classes {five:.3f} [")
     assert [label for label, _ in found["verification"].rows] == ["AUC, seen-unseen pairs", "pairs: same"]
     assert all("knowns compete" in label and cells[0][0] != "-" for label, cells in found["enrolment"].rows)
     assert "no pairs" in found["verification"].note and "no pairs" in found["per_class"].note
@@ -322,6 +324,12 @@ def test_medoids_are_the_rows_that_were_called_unknown(evaluated, monkeypatch, t
     ))  # fmt: skip
     draw_medoids(tmp_path / "a.png", evaluated["of_set"], images)
     assert len(drawn) == 3 and all(names[volume.item()] in title for title, volume in drawn.items())
+    assert not any("not stable" in title for title in drawn)
+    clusters = evaluated["report"]["unseen"]["discovery"]["rejected"]["found"]["per_cluster"]
+    monkeypatch.setitem(max(clusters, key=lambda one: one["n"]), "stability", 0.68)
+    drawn.clear()
+    draw_medoids(tmp_path / "a.png", evaluated["of_set"], images)
+    assert ["stability 0.68\nnot stable" in title for title in drawn] == [True, False, False]
 
 
 def test_map_is_drawn_of_a_sample(evaluated, monkeypatch, tmp_path):

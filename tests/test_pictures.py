@@ -78,6 +78,15 @@ def test_a_histogram_has_about_the_square_root_of_its_number_of_bins(drawn, coun
     assert len(np.unique(filled.get_xy()[:, 0])) == bins + 1
 
 
+def test_the_lowest_and_the_highest_score_lie_within_the_histogram_where_they_are(drawn):
+    scores = np.append(np.random.default_rng(0).normal(size=2000), [-40.0, 40.0]).astype(np.float32)
+    pictures.score_histograms("a.png", {"a": scores}, 0.0, "score", "title")
+    (filled, _) = drawn[0].axes[0].patches
+    places, heights = filled.get_xy().T
+    assert (places.min(), places.max()) == (-40, 40) and drawn[0].axes[0].get_xlim()[0] <= -40
+    assert heights[places == -40].max() == pytest.approx(1 / 2002)  # one volume, not all that are lower than others
+
+
 def test_pictures_do_not_touch_pyplot():
     code = "import sys; from report import pictures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -244,6 +244,7 @@ def test_negated_copies_are_warned_of_and_the_originals_are_not(trained, checkpo
     predicted(tmp_path / "r", checkpoint, *dark)
     lines = capsys.readouterr().err.splitlines()
     assert any("warning: the particles look dark, not bright" in line and "--contrast dark" in line for line in lines)
+    assert "do not trust these predictions: the particles look dark, not bright" in lines[-1]
     same(predicted(tmp_path / "r", checkpoint, *dark, contrast="dark"), originals)
     assert "the particles look" not in capsys.readouterr().err
     predicted(tmp_path / "r", checkpoint, *rows["Input Data"], contrast="dark")

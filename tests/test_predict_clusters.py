@@ -87,7 +87,8 @@ def test_the_terminal_shows_the_clusters_and_what_they_may_follow(given):
 def test_a_cluster_that_is_not_stable_is_marked(given):
     content = clustered(*given).clusters
     content["found"][1] |= {"stability": 0.4, "stable": False}
-    assert "0.40, not stable" in clusters_text(content)
+    text = clusters_text(content)
+    assert "0.40, not stable" in text and text.startswith("2 clusters (1 not stable) among 90 unknown particles (")
 
 
 def test_few_unknown_particles_are_said_in_one_line_and_the_columns_are_there(given):

@@ -95,6 +95,12 @@ def test_what_size_alone_reaches_shows_nothing_however_high():
     for number, value in ((0, "99%"), (1, "94%"), (2, "96%")):
         assert f"the true size alone, which no one knows of a real particle: {value}" in words(found, number)
     assert any("alike in size and brightness" in step for step in found.steps)
+    assert [answer.short.removeprefix("not shown: size alone ") for answer in found.answers] == [
+        "tells these classes apart as well",
+        "tells known from new as well",
+        "tells these classes apart as well",
+    ]
+    assert "trusted? NOT SHOWN: size alone tells known from new as well" in format_verdict(found)
     below = [*floors[:2], floor("intensity only", unseen_auc=0.93, auroc=0.93, known_accuracy=0.93)]
     assert levels(verdict(report(unseen=unseen(floors=below)))) == [YES] * 3
 
