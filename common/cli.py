@@ -52,8 +52,8 @@ def warn(text: str) -> None:
 
 
 def plural(noun: str, count: int) -> str:
-    """`class` for 1, `classes` for any other count."""
-    return noun if count == 1 else noun + ("es" if noun.endswith("s") else "s")
+    """`class` for 1, `classes` for any other count; `box` likewise."""
+    return noun if count == 1 else noun + ("es" if noun.endswith(("s", "x")) else "s")
 
 
 def named(names: Iterable, most: int = MOST_NAMED) -> str:
