@@ -12,6 +12,8 @@ new class name the others), and the same for what size, brightness or an untrain
 here: test.csv and the unseen files choose nothing.
 """
 
+import common.installed  # noqa: F401  where packages are missing it says so
+
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
