@@ -11,6 +11,8 @@ that are none of the classes: a particle is as well known as it is nearer to a c
 be of simulated training, and say under which imaging. Classes that were enrolled are left out: enrol them again.
 """
 
+import common.installed  # noqa: F401  where packages are missing it says so
+
 from dataclasses import dataclass, replace
 from pathlib import Path
 

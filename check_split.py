@@ -8,6 +8,8 @@ A leak is a particle or a file on two sides, a held-out class among the known, o
 of train, valid and test. The held-out classes may come from any tomogram.
 """
 
+import common.installed  # noqa: F401  where packages are missing it says so
+
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -10,6 +10,8 @@ The unit is the particle: all SNR copies of one particle fall on one side. The s
 --by-tomogram no tomogram is in two of train, valid and test; the held-out classes may come from any.
 """
 
+import common.installed  # noqa: F401  where packages are missing it says so
+
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -11,6 +11,8 @@ checkpoint as any other for predict.py, test.py, open_set.py, ship.py and `train
 (--resume) it is not. How sure each class is, is printed and kept in the file.
 """
 
+import common.installed  # noqa: F401  where packages are missing it says so
+
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal

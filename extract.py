@@ -20,6 +20,8 @@ handedness are the tomogram's. A run that was cut off goes on with the next tomo
 options.
 """
 
+import common.installed  # noqa: F401  where packages are missing it says so
+
 import json
 import math
 import os

@@ -12,6 +12,8 @@ new class name the others), and the same for what size, brightness or an untrain
 here: test.csv and the unseen files choose nothing.
 """
 
+import common.installed  # noqa: F401  where packages are missing it says so
+
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +38,7 @@ from report.terminal import format_open_set
 from report.verdict import format_verdict, verdict
 from simulation.as_trained import junk_volumes
 from simulation.conditions import outside_training
+from training.record import stopped_text
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ def main(cfg: Config) -> None:
     splits = load_splits(Path(cfg.csv_dir), checkpoint, cfg.train_per_class, cfg.seed)
     outside = outside_training(checkpoint["config"], None, tilt_ranges(split.rows for split in splits.values()))
     overlap = overlap_warning(splits["test"].rows, checkpoint["progress"]["particles"], Path(cfg.csv_dir) / "test.csv")
-    for text in filter(None, (overlap, outside)):
+    warned = [*filter(None, (stopped_text(cfg.checkpoint, checkpoint), overlap, outside))]
+    for text in warned:
         warn(text)
     raw = {
         name: embed(model, split.images, device, cfg.batch_size, f"embedding {name}.csv", normalised=False)
@@ -78,7 +82,7 @@ def main(cfg: Config) -> None:
     if cfg.floors and unseen_sets(splits):
         views += floor_views(cfg, checkpoint, splits, device)
     report, evaluated = evaluate(cfg, checkpoint, splits, raw, views)
-    report["note"] = note
+    report |= {"note": note, "warnings": warned}
     if checkpoint["junk"] and cfg.junk:
         report["junk"] = particle_or_junk(cfg, model, checkpoint, views[0].sets, device)
 

@@ -19,6 +19,8 @@ cannot be read is listed in failed.csv and has no row elsewhere; the exit code i
 when called again.
 """
 
+import common.installed  # noqa: F401  where packages are missing it says so
+
 import shutil
 import sys
 from collections.abc import Sequence

@@ -9,6 +9,8 @@ reference embeddings are float16, what the loss keeps of auxiliary classes is le
 the last part alone is kept.
 """
 
+import common.installed  # noqa: F401  where packages are missing it says so
+
 from dataclasses import dataclass
 from pathlib import Path
 

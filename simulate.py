@@ -18,6 +18,8 @@ of underfocus. A run that was cut
 off goes on where it was when called again with the same options.
 """
 
+import common.installed  # noqa: F401  where packages are missing it says so
+
 import math
 import time
 from collections.abc import Callable

@@ -19,6 +19,8 @@ on with the next tomogram when called again with the same options. Memory: 16 by
 widened by a box.
 """
 
+import common.installed  # noqa: F401  where packages are missing it says so
+
 import time
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -7,6 +7,8 @@ CHECKPOINT, csv_split/{train,valid,test}.csv -> results/<save_dir>-<checkpoint>/
 The classifier is trained to convergence on train.csv, its regularisation chosen on valid.csv; test.csv chooses nothing.
 """
 
+import common.installed  # noqa: F401  where packages are missing it says so
+
 from dataclasses import dataclass
 from pathlib import Path
 

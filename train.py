@@ -13,6 +13,8 @@ csv_split/{train,valid}.csv -> model_save/{checkpoint<epoch>,checkpoint,last}.pt
 checkpoint.pt is the best so far: the highest validation accuracy by class prototypes, ties by validation loss.
 """
 
+import common.installed  # noqa: F401  where packages are missing it says so
+
 import shlex
 import sys
 import time

@@ -83,10 +83,10 @@ def follow_number(numbers: np.ndarray, values: np.ndarray) -> dict[int, tuple[fl
         variance = (total + 1 - np.sum(ties**3 - ties) / (total * (total - 1))) / (12 * count * others)
         p = math.erfc(abs(auc - 0.5) / math.sqrt(2 * variance)) * len(clusters)
         if max(auc, 1 - auc) >= LEAST_AUC:
-            word, share = ("higher", auc) if auc > 0.5 else ("lower", 1 - auc)
+            word, share = ("larger", auc) if auc > 0.5 else ("smaller", 1 - auc)
             medians = np.median(values[mine]), np.median(values[~mine])
-            text = f"{word} in one of its particles than in another unknown one in {share:.0%} of pairs "
-            text += "(median {:.3g}, of the others {:.3g})".format(*medians)
+            text = f"of one of its particles and another unknown one, that of its own is {word} in {share:.0%} of "
+            text += "pairs (median {:.3g}, of the others {:.3g})".format(*medians)
             result[index] = float(auc), min(1.0, p), text
     return result
 

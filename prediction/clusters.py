@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SEED = 0  # of everything that clustering draws
+SIZE = "brightness or size"  # the factor of `central_brightness`
+OF_SIZE = (
+    ". This is how bright the middle of a volume is, in which a true new class that is larger or smaller than the "
+    "others differs too"
+)
 
 
 def clustered(predicted: Predicted, embedded: Embedded) -> Predicted:
@@ -103,7 +108,7 @@ def factors_at_hand(told: pd.DataFrame, embedded: Embedded) -> dict[str, np.ndar
     """
     import pandas as pd
 
-    factors = {"brightness or size": embedded.brightness, "noise": embedded.noise}
+    factors = {SIZE: embedded.brightness, "noise": embedded.noise}
     tomograms = told[TOMOGRAM].to_numpy(str)
     if len(np.unique(tomograms)) > 1:
         factors["tomogram"] = tomograms
@@ -120,6 +125,11 @@ def snr_levels(told: pd.Series) -> np.ndarray:
     """The levels (N,) as numbers, NaN where empty; as text, for groups, where one of them is no number."""
     values = {level: snr_value(level) for level in told.unique() if level}
     return told.to_numpy(str) if None in values.values() else told.map(values).to_numpy(float)
+
+
+def in_words(found: Followed) -> str:
+    """What a cluster follows, and of size that a true class may do so."""
+    return found.text + (OF_SIZE if found.factor == SIZE else "")
 
 
 def described(found: Clusters, predicted: Predicted, of_particles: np.ndarray, follows: list[Followed]) -> list[dict]:
@@ -139,7 +149,7 @@ def described(found: Clusters, predicted: Predicted, of_particles: np.ndarray, f
             "nearest_class": classes[numbers[index]],
             "nearest_cosine": float(cosines[index]),
             "may_follow": [
-                {"factor": each.factor, "effect": each.effect, "p": each.p, "text": each.text}
+                {"factor": each.factor, "effect": each.effect, "p": each.p, "text": in_words(each)}
                 for each in follows
                 if each.cluster == index
             ],

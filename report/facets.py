@@ -33,29 +33,40 @@ def texts(table: pd.DataFrame, name: str) -> np.ndarray:
     return table[name].fillna("").to_numpy(str) if name in table else np.full(len(table), "")
 
 
-def facets(table: pd.DataFrame) -> list[dict]:
+def facets(table: pd.DataFrame, rows: np.ndarray | None = None) -> list[dict]:
     """Class, and cluster and tomogram where they are known: title, values with count and mark, each particle's value.
 
-    Values are ordered by count, tomograms by name; `unknown` comes first, `no cluster` last.
+    Of some `rows` (n,) of the table, `count` and the particles' values are of these, `all` is of the whole table.
+    Values are ordered by `all`, tomograms by name; `unknown` comes first, `no cluster` last.
     """
+    rows = np.arange(len(table)) if rows is None else rows
     found = {"class": texts(table, PREDICTION)}
     for key, name in (("cluster", CLUSTER), ("tomogram", TOMOGRAM)):
         if (texts(table, name) != "").any():
             found[key] = np.where(texts(table, name) == "", f"no {key}", texts(table, name))
-    return [_facet(key, names) for key, names in found.items()]
+    return [_facet(key, names, rows) for key, names in found.items()]
 
 
-def _facet(key: str, names: np.ndarray) -> dict:
+def _facet(key: str, names: np.ndarray, rows: np.ndarray) -> dict:
     """One of them, from each particle's value (N,)."""
     values, codes, counts = np.unique(names, return_inverse=True, return_counts=True)
     places = [NO_GROUP[value][1] if value in NO_GROUP else 0 for value in values]
     order = np.lexsort((values, np.zeros(len(values)) if key == "tomogram" else -counts, places))
+    shown = np.bincount(codes[rows], minlength=len(values))
+    order = order[shown[order] > 0]
     before = np.cumsum([value not in NO_GROUP for value in values[order]]) - 1  # groups before each, for its mark
     described = [
-        {"name": str(values[code]), "count": int(counts[code]), **_mark(values[code], number)}
+        {
+            "name": str(values[code]),
+            "count": int(shown[code]),
+            "all": int(counts[code]),
+            **_mark(values[code], number),
+        }
         for code, number in zip(order, before.tolist(), strict=True)
     ]
-    return {"key": key, "title": key.capitalize(), "values": described, "codes": np.argsort(order)[codes].tolist()}
+    place = np.empty(len(values), dtype=int)
+    place[order] = np.arange(len(order))
+    return {"key": key, "title": key.capitalize(), "values": described, "codes": place[codes[rows]].tolist()}
 
 
 def _mark(value: str, number: int) -> dict[str, str]:

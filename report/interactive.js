@@ -40,7 +40,8 @@ function pictures(rows) {
   return rows.map((row) => {
     const text = `${content.scores[row].toFixed(3)} ${content.names[row]}`;
     const image = make("img", { src: picture(row), alt: "slices across z, y, x" });
-    return make("figure", { title: content.addresses[row] }, image, make("figcaption", {}, text));
+    const axes = make("div", { className: "axes" }, ...["z", "y", "x"].map((axis) => make("span", {}, axis)));
+    return make("figure", { title: content.addresses[row] }, image, axes, make("figcaption", {}, text));
   });
 }
 
@@ -211,7 +212,7 @@ element("colour").onchange = ({ target }) => colourBy(facets.find(({ key }) => k
 element("sheets").append(...content.sheets.map(contactSheet));
 colourBy(facets[0]);
 if (tomograms) {
-  const options = tomograms.values.map(({ name, count: size }, code) => make("option", { value: code }, `${name} (${count(size)})`));
+  const options = tomograms.values.map((value, code) => make("option", { value: code }, `${value.name} (${counted(value)})`));
   element("tomogram").append(...options);
   element("tomogram").onchange = () => (fitTomogram(), showFiltered());
   fitTomogram();

@@ -129,8 +129,7 @@ def _content(page: InteractivePage) -> dict:
     """What the page's script works on; lists have a value for each particle that is shown."""
     table = page.table.iloc[page.rows].reset_index(drop=True)
     scores = table[SCORE].to_numpy(float)
-    made = facets(table)
-    _count_all(made, page.table)
+    made = facets(page.table, page.rows)
     sheets, means = contact_sheets(made, page.slices, page.remarks)
     start, rests = jpeg_texts(np.concatenate([page.slices, means]))
     head, *lines = _csv_lines(table)
@@ -147,15 +146,6 @@ def _content(page: InteractivePage) -> dict:
         "stars": [_star(star, page.rows) for star in page.stars],
         "plots": {"document": document, "roots": plots.elements(document)},
     }
-
-
-def _count_all(made: list[dict], table: pd.DataFrame) -> None:
-    """Say of each value of the facets how many particles of the whole table are of it, as `all`."""
-    whole = {facet["key"]: facet["values"] for facet in facets(table)}
-    for facet in made:
-        counts = {value["name"]: value["count"] for value in whole[facet["key"]]}
-        for value in facet["values"]:
-            value["all"] = counts[value["name"]]
 
 
 def _columns(page: InteractivePage, table: pd.DataFrame) -> dict[str, list | np.ndarray]:

@@ -86,6 +86,7 @@ def _opening(report: dict, found: Verdict) -> list[str]:
         f'<p class="small">Checkpoint <code>{html.escape(report["checkpoint"])}</code>, {how} '
         f"{html.escape(about)}. SNR convention of the data: {html.escape(report['snr_convention'])}.</p>",
         *([_warning(report["note"])] if report.get("note") else []),
+        *map(_warning, report.get("warnings", [])),
         '<div class="answers">' + "".join(map(_answer, found.answers)) + "</div>",
         f"<h2>What to do next</h2><ol>{steps}</ol>",
         f'<p class="small">{html.escape(LIMITS)} Numbers in [brackets] are 95 % intervals from {report["bootstrap"]} '

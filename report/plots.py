@@ -23,7 +23,7 @@ GREY, DARK = "#c8ccd0", "#333333"
 TOOLS = "pan,wheel_zoom,box_zoom,lasso_select,box_select,tap,reset"
 TOOLTIP = """
 <div style="width: 300px; font: 13px/1.4 system-ui, sans-serif; color: #222">
-  <img src="@picture" width="300" height="100" alt="slices across z, y and x" style="display: block">
+  <img src="@picture" width="300" alt="slices across z, y and x" style="display: block">
   <div style="color: #666">slices across z, y, x</div>
   <div><b>@class</b>, score @score{0.000}</div>
   <div>@more</div>

@@ -6,6 +6,7 @@ import io
 import numpy as np
 
 SIDE = 32  # pixels of a slice; larger boxes are made smaller
+GAP = 2  # pixels between two slices
 SIGMA = 1.0  # voxels, of the low-pass filter
 QUALITY = 60  # of the JPEG files
 SCAN = b"\xff\xda"  # begins the image in a JPEG file
@@ -48,13 +49,20 @@ def _resized(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def jpeg_texts(slices: np.ndarray) -> tuple[str, list[str]]:
-    """Slices (N, 3, S, S) uint8 as JPEG files in base64, the three side by side: what all begin with, and N rests.
+    """Slices (N, 3, S, S) uint8 as JPEG files in base64, the three side by side, GAP apart: what all begin with, and N
+    rests.
 
     A beginning and a rest joined are one file. Files of one size and quality begin alike, up to their image.
     """
-    files = [_jpeg(np.hstack(three)) for three in slices]
+    files = [_jpeg(side_by_side(three)) for three in slices]
     cut = files[0].index(SCAN) // 3 * 3  # base64 takes three bytes at a time
     return base64.b64encode(files[0][:cut]).decode(), [base64.b64encode(file[cut:]).decode() for file in files]
+
+
+def side_by_side(slices: np.ndarray) -> np.ndarray:
+    """Slices (3, S, S) uint8 in a row, white between them: (S, 3 S + 2 GAP)."""
+    gap = np.full((slices.shape[1], GAP), 255, dtype=np.uint8)
+    return np.hstack([slices[0], gap, slices[1], gap, slices[2]])
 
 
 def _jpeg(image: np.ndarray) -> bytes:

@@ -43,7 +43,7 @@ def test_a_cluster_of_a_few_tomograms_among_many_is_found_and_they_are_counted()
     assert found.cluster == 0 and found.text.endswith("of 60")
 
 
-@pytest.mark.parametrize(("sign", "word"), [(1, "higher"), (-1, "lower")])
+@pytest.mark.parametrize(("sign", "word"), [(1, "larger"), (-1, "smaller")])
 def test_a_cluster_of_noisy_particles_is_said_to_follow_the_noise(sign, word):
     values = independent(1)
     values["noise"] = np.random.default_rng(1).normal(size=len(labels())) + sign * 2 * (labels() == 1)

@@ -13,7 +13,7 @@ from PIL import Image
 from loader.columns import CLUSTER, INPUT, PREDICTION, UNKNOWN
 from report.facets import COLOURS, MARKERS, facets
 from report.interactive import InteractivePage, StarText, groups, rows_to_show, verdict, write_page
-from report.thumbnails import central_slices, jpeg_texts
+from report.thumbnails import GAP, central_slices, jpeg_texts, side_by_side
 from tests.report_page import COUNT, NAMES, SIDE, STAR, content, places, slices, star, table
 
 
@@ -83,6 +83,19 @@ def test_a_page_of_a_sample_says_so_and_counts_all(tmp_path):
     }
 
 
+def test_filters_are_sorted_by_the_counts_of_all_particles_where_the_page_shows_some():
+    whole = pd.DataFrame({PREDICTION: ["a"] * 3 + ["b"] * 20 + ["c"] * 7 + ["d"] + [UNKNOWN] * 2})
+    rows = np.array([0, 1, 2, 5, 24, 25, 32])  # of a, b and c: 3, 1 and 2; none of d
+    (made,) = facets(whole, rows)
+    assert [(value["name"], value["count"], value["all"]) for value in made["values"]] == [
+        (UNKNOWN, 1, 2),
+        ("b", 1, 20),
+        ("c", 2, 7),
+        ("a", 3, 3),
+    ]
+    assert [made["values"][code]["name"] for code in made["codes"]] == whole[PREDICTION][rows].tolist()
+
+
 def test_particles_are_drawn_from_their_cluster_where_they_are_in_one():
     assert list(groups(table())[[0, 47, 48, 49]]) == ["ribosome", UNKNOWN, "cluster_1", "cluster_2"]
     assert list(groups(table().drop(columns=CLUSTER))[[0, 48]]) == ["ribosome", UNKNOWN]
@@ -114,8 +127,12 @@ def test_the_pictures_of_a_page_are_jpeg_files_of_the_slices(made):
     held = content(path)
     for row in (0, 17, 59):
         drawn = np.asarray(Image.open(io.BytesIO(picture(held, row))), dtype=float)
-        assert drawn.shape == (SIDE, 3 * SIDE)
-        assert np.abs(drawn - np.hstack(page.slices[row])).mean() < 8
+        assert drawn.shape == (SIDE, 3 * SIDE + 2 * GAP)
+        assert np.abs(drawn - side_by_side(page.slices[row])).mean() < 8
+        for place, one in enumerate(page.slices[row]):
+            start = place * (SIDE + GAP)
+            assert np.corrcoef(drawn[:, start : start + SIDE].ravel(), one.ravel())[0, 1] > 0.9
+            assert place == 2 or drawn[:, start + SIDE : start + SIDE + GAP].mean() > 200
 
 
 def test_the_mean_of_a_class_is_that_of_its_particles(made):
@@ -123,8 +140,8 @@ def test_the_mean_of_a_class_is_that_of_its_particles(made):
     held = content(path)
     sheet = next(sheet for sheet in held["sheets"] if held["facets"][0]["values"][sheet["code"]]["name"] == "ribosome")
     drawn = np.asarray(Image.open(io.BytesIO(picture(held, sheet["mean"]))), dtype=float)
-    mean = np.hstack(page.slices[:20].mean(axis=0))
-    assert np.corrcoef(drawn.ravel(), mean.ravel())[0, 1] > 0.98
+    three = np.stack([drawn[:, start : start + SIDE] for start in (0, SIDE + GAP, 2 * (SIDE + GAP))])
+    assert np.corrcoef(three.ravel(), page.slices[:20].mean(axis=0).ravel())[0, 1] > 0.98
     assert len(sheet["rows"]) == 16 and {*sheet["rows"]} <= {*range(20)}
 
 
@@ -147,5 +164,5 @@ def test_slices_of_large_boxes_are_made_smaller():
 def test_equal_slices_and_one_particle_make_pictures():
     start, rests = jpeg_texts(np.zeros((1, 3, 8, 8), dtype=np.uint8))
     drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(start + rests[0]))))
-    assert drawn.shape == (8, 24) and not drawn.any()
+    assert drawn.shape == (8, 24 + 2 * GAP) and not drawn[:, :6].any() and not drawn[:, -6:].any()
     assert not central_slices(np.zeros((8, 8, 8))).any()

@@ -198,6 +198,16 @@ def test_the_tomogram_shows_its_particles_at_one_scale_and_selects_in_the_map_to
     expect(page, folder, np.arange(1, 20, 2))
 
 
+def test_the_menu_of_tomograms_says_how_many_of_all_their_particles_are_shown(page, folder):
+    rows = np.arange(0, COUNT, 3)
+    write_page(folder / "some.html", InteractivePage(table(), rows, places()[rows], slices(20), "energy", 0.5))
+    page.open(folder / "some.html")
+    said = page.run("[...document.querySelectorAll('#tomogram option')].map((option) => option.innerText)")
+    shown = table()[TOMOGRAM][rows].value_counts()
+    assert said == [f"{name} ({shown[name]} of 30)" for name in sorted(shown.index)]
+    page.open(folder / "report.html")
+
+
 def test_colours_follow_the_choice(page):
     shown = "Bokeh.documents[0].get_model_by_name('particles').data.colour"
     assert len({*page.run(shown)}) == 3
@@ -219,6 +229,8 @@ def test_contact_sheets_open_on_a_click(page, folder):
     assert not page.run(f"{closed}.open")
     page.click("#sheets details:last-child summary")
     page.wait_for(f"{closed}.querySelectorAll('figure').length === 6")
+    captions = page.run(f"[...{closed}.querySelectorAll('.axes')].map((axes) => axes.innerText.split(/\\s+/).join(''))")
+    assert captions == ["zyx"] * 6
 
 
 def test_a_page_without_clusters_tomograms_and_star_opens_too(page, folder):

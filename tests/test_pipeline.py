@@ -10,13 +10,16 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import open_set
 import predict
 import test_req
 from common.cli import InputError
 from loader.volume import write_volume
+from model import load_checkpoint
 from tests.scripts import REPOSITORY, SMALL_RUN, refuse, run_script, succeed
+from training.record import epochs_since_best, stopped_text
 
 ORIGINAL_HEADER = ["Input Data", "Segmentation Ground Truth", "Class", "SNR Level", "Actual Label"]
 PER_CLASS = 5
@@ -149,6 +152,32 @@ def settings(folder, workspace, **options) -> open_set.Config:
     fast = {"bootstrap": 2, "umap": False, "discovery": False, "floors": False, "device": "cpu"}
     places = {"csv_dir": str(workspace / "csv_split"), "results_dir": str(folder)}
     return open_set.Config(str(workspace / "model_save" / "checkpoint.pt"), **fast, **places, **options)
+
+
+def test_a_checkpoint_of_a_run_that_was_stopped_is_warned_of(trained, tmp_path, capsys):
+    shutil.copytree(trained / "model_save", tmp_path / "model_save")
+    last = torch.load(tmp_path / "model_save" / "last.pt", weights_only=True)
+
+    def said(**changes) -> str:
+        torch.save(last | {"config": last["config"] | changes}, tmp_path / "model_save" / "last.pt")
+        path = tmp_path / "model_save" / "checkpoint.pt"
+        return stopped_text(path, load_checkpoint(path))
+
+    assert said() == "" and said(epochs=2) == ""  # of three
+    text = "the run of this checkpoint was stopped after epoch 3 of 5, so that the network may get better"
+    since = epochs_since_best(last["metrics"]["log"])
+    assert said(epochs=5, patience=since + 1).startswith(text)
+    assert not since or said(epochs=5, patience=since) == ""
+    assert said(epochs=5).startswith(text)
+    cfg = replace(settings(tmp_path / "r", trained), checkpoint=str(tmp_path / "model_save" / "checkpoint.pt"))
+    open_set.main(cfg)
+    page = tmp_path / "r" / "model_save-checkpoint" / "open_set.html"
+    assert f"warning: {text}" in capsys.readouterr().err and f'<p class="warning">{text}' in page.read_text()
+    other = [row | {"accuracy": -1.0} for row in last["metrics"]["log"]]  # last.pt of another run
+    last["metrics"] = last["metrics"] | {"log": other}
+    assert said(epochs=5) == ""
+    (tmp_path / "model_save" / "last.pt").unlink()
+    assert stopped_text(cfg.checkpoint, load_checkpoint(cfg.checkpoint)) == ""
 
 
 def test_classes_that_the_checkpoint_does_not_know_are_enrolled(trained, tmp_path, capsys):

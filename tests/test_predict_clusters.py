@@ -109,6 +109,16 @@ def test_particles_without_place_or_tomogram_are_compared_by_what_the_volumes_sh
     assert [each["factor"] for each in first["may_follow"]] == ["noise"]  # the lower
 
 
+def test_of_a_cluster_of_larger_particles_it_is_said_what_is_larger_and_that_a_true_class_may_be_so(given):
+    predicted, embedded = given
+    embedded.brightness[60:90] += 5
+    second = clustered(predicted, embedded).clusters["found"][1]
+    text = next(each["text"] for each in second["may_follow"] if each["factor"] == "brightness or size")
+    assert "that of its own is larger in 100% of pairs (median" in text
+    assert text.endswith("in which a true new class that is larger or smaller than the others differs too")
+    assert not any("true new class" in each["text"] for each in second["may_follow"] if each["factor"] == "tomogram")
+
+
 def test_copies_of_a_particle_are_in_one_cluster_and_no_evidence_of_their_own(given):
     predicted, embedded = given
     told = predicted.inputs.table
@@ -129,7 +139,7 @@ def test_a_cluster_of_one_snr_is_flagged(given):
     predicted, embedded = given
     predicted.inputs.table[SNR] = np.where(np.arange(len(predicted)) < 60, "005", "infinity")
     first, second = clustered(predicted, embedded).clusters["found"]
-    text = "it may follow the SNR level rather than structure: higher in one of its particles than in another"
+    text = "it may follow the SNR level rather than structure: of one of its particles and another unknown one, that of"
     assert next(each["text"] for each in second["may_follow"] if each["factor"] == "SNR level").startswith(text)
     assert "(median 0.05, of the others inf)" in next(
         e["text"] for e in first["may_follow"] if e["factor"] == "SNR level"

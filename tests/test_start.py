@@ -1,4 +1,4 @@
-"""--help of a script does without what only its work needs."""
+"""--help of a script does without what only its work needs, and a script without its environment says so."""
 
 import subprocess
 import sys
@@ -23,3 +23,11 @@ def test_help_imports_nothing_heavy(script):
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert "-h, --help" in done.stdout
     assert done.stdout.splitlines()[-1] == "heavy:"
+
+
+@pytest.mark.parametrize("script", sorted({path.stem for path in REPOSITORY.glob("*.py")} - {"model", "test_req"}))
+def test_without_the_environment_a_script_says_in_one_line_what_is_missing_and_what_to_do(script):
+    done = subprocess.run([sys.executable, "-S", f"{script}.py"], cwd=REPOSITORY, capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith(f"{script}.py: error: {sys.executable} has no numpy, ")
+    assert "torch" in line and "source .venv/bin/activate" in line and "./demo.sh" in line

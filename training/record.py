@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.files import atomic_path, write_csv, write_text
 from loss.base import Loss
+from model import load_checkpoint
 from training.state import TrainingState
 
 BOARD_FOLDER = "tensorboard"
@@ -44,6 +45,25 @@ def merit(row: dict) -> tuple[float, float]:
 def epochs_since_best(log: list[dict]) -> int:
     """Epochs since the best one; 0 when it is the last, or there is none."""
     return log[-1]["epoch"] - max(log, key=merit)["epoch"] if log else 0
+
+
+def stopped_text(path: Path | str, checkpoint: dict) -> str:
+    """Says that the run of a checkpoint was stopped before its last epoch; empty where it was not, or nothing tells.
+
+    The last.pt beside it tells, where that is of the same run.
+    """
+    last = Path(path).parent / "last.pt"
+    if not last.is_file():
+        return ""
+    content = load_checkpoint(last)
+    cfg, log = content["config"], content["metrics"]["log"]
+    early = cfg["patience"] and epochs_since_best(log) >= cfg["patience"]
+    if not log or log[-1]["epoch"] >= cfg["epochs"] or early or checkpoint["metrics"]["log"][-1] not in log:
+        return ""
+    return (
+        f"the run of this checkpoint was stopped after epoch {log[-1]['epoch']} of {cfg['epochs']}, so that the "
+        "network may get better: train.py --resume goes on with it"
+    )
 
 
 def save_epoch(state: TrainingState) -> None:
