@@ -15,8 +15,8 @@ predictions.csv: embeddings, predictions (an index into classes, -1 for unknown)
 byte between two. report.html is a page to look through the predictions with: map, slices, filters; what one selects
 there is saved as CSV and as STAR. predictions.star is the STAR file as it came, also the one behind extract.py's
 particles.csv, with class and score of each particle added; stars/ has one file per class and per cluster. A volume that
-cannot be read is listed in failed.csv and has no row elsewhere; the exit code is 3 then. A run that was ended goes on
-when called again.
+is not there or cannot be read is listed in failed.csv and has no row elsewhere; the exit code is 3 then. A run that was
+ended goes on when called again.
 """
 
 import common.installed  # noqa: F401  where packages are missing it says so
@@ -114,7 +114,7 @@ def predict(cfg: Config, wanted: Wanted, device: torch.device) -> bool:
     warnings.append(outside_training(checkpoint["config"], coarsest(inputs), tilt_ranges([inputs.table])))
 
     if wanted:
-        checkpoint = with_enrolled(cfg, wanted, model, checkpoint, work, device)
+        checkpoint = with_enrolled(cfg, wanted, model, checkpoint, replace(work, inputs=inputs), device)
     table = classified(embedded.embeddings, inputs, checkpoint)
     predicted = Predicted(table, embedded.embeddings, inputs, work.preprocessing, checkpoint)
     predicted = clustered(predicted, embedded)

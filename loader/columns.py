@@ -23,6 +23,7 @@ TABLE_COLUMNS = (INPUT, MASK, SNR, LABEL, PARTICLE, TOMOGRAM, VOXEL_SIZE)
 
 PARTICLES_FILE = "particles.csv"
 TARGET_FOLDER, MASK_FOLDER = "subtomogram_mrc", "processed_densitymap_mrc_mrc2binary"
+SNR_COPY = rf"(data[^/]*_SNR[^/]*)/{TARGET_FOLDER}/(tomotarget\d+\.mrc)$"  # the same number: the same particle
 
 
 def cluster_name(index: int) -> str:
@@ -54,6 +55,12 @@ def snr_level(folder: str) -> str:
     """`data1_SNR003` -> `003`; `data3_SNRinf` and `data3_SNRinfinity` -> `infinity`; empty without _SNR."""
     text = folder.partition("_SNR")[2]
     return "infinity" if text == "inf" else text
+
+
+def snr_copy(address: str) -> tuple[str, str]:
+    """The particle and the SNR level of a file in the layout of the original, by its path; both empty for any other."""
+    match = re.search(SNR_COPY, address) if TARGET_FOLDER in address else None
+    return (address[: match.start()] + match[2], snr_level(match[1])) if match else ("", "")
 
 
 def snr_text(level: str) -> str:

@@ -32,6 +32,7 @@ from loader.columns import (
     TOMOGRAM,
     UNKNOWN,
     VOXEL_SIZE,
+    snr_copy,
     snr_level,
 )
 from loader.flavours import GIVEN_CLASS, PREDICTED, class_label, class_names, flat_images
@@ -41,8 +42,6 @@ if TYPE_CHECKING:  # else pandas is imported where a table is made: a script's -
     import pandas as pd
 
     from loader.star import Block
-
-SNR_COPY = rf"(data[^/]*_SNR[^/]*)/{TARGET_FOLDER}/(tomotarget\d+\.mrc)$"  # the same number: the same particle
 
 
 def read_particles(data_dir: Path, star: str, class_names: tuple[str, ...], per_class: int) -> tuple[pd.DataFrame, str]:
@@ -95,6 +94,9 @@ def read_star(path: Path) -> tuple[pd.DataFrame, Path]:
     """
     found = star_volumes(path)
     table, root = found.table, found.root
+    missing = np.flatnonzero(file_states(table[INPUT])[:, 0] < 0)
+    if len(missing):
+        raise InputError(f"{path}, row {missing[0] + 1}: {table[PARTICLE][missing[0]]}: no such file in {root}")
     if not (label := class_label(table)):
         wanted = f"{GIVEN_CLASS}, as its classes are predictions" if PREDICTED in table else "rlnClassNumber"
         raise InputError(f"{path}: no column {wanted}; expected each particle's class; found {', '.join(table)}")
@@ -124,7 +126,7 @@ class StarVolumes:
 def star_volumes(path: Path) -> StarVolumes:
     """The volumes of a STAR file of RELION 3 to 5 or Warp, whether their classes are known or not.
 
-    Raises InputError for a file without rlnImageName, of 2-D stacks, or whose volumes are not there.
+    Raises InputError for a file without rlnImageName, of 2-D stacks, or of whose volumes none is there.
     """
     from loader.star import read_star as read_blocks
 
@@ -176,21 +178,20 @@ def star_root(names: Sequence[str], star: Path) -> Path:
     """The folder that the paths of a STAR file are relative to: RELION writes them from its project's root.
 
     That is the first of the STAR file's own folder, those above it and the current one from which the first row's file
-    is there.
+    is there; where that row's file is in none of them, the next row's counts, and so on.
 
-    Raises InputError where there is none, or a file of a later row is not there.
+    Raises InputError where no row's file is in any of them.
     """
     if not names:
         raise InputError(f"{star}: holds no row; expected one for each particle")
     own = Path(os.path.abspath(star)).parent
     tried = list(dict.fromkeys([own, *own.parents, Path.cwd()]))
-    roots = [root for root in tried if os.path.isfile(address_path(absolute(names[0], root)))]
-    if not roots:
-        raise InputError(f"{star}, row 1: {names[0]}: no such file in any of {', '.join(map(str, tried))}")
-    missing = np.flatnonzero(file_states(absolute_all(names, roots[0]))[:, 0] < 0)
-    if len(missing):
-        raise InputError(f"{star}, row {missing[0] + 1}: {names[missing[0]]}: no such file in {roots[0]}")
-    return roots[0]
+    for file in dict.fromkeys(map(address_path, names)):
+        for root in tried:
+            if os.path.isfile(os.path.abspath(root / file)):
+                return root
+    more = f" (none of {len(names)} volumes is there)" if len(names) > 1 else ""
+    raise InputError(f"{star}, row 1: {names[0]}: no such file in any of {', '.join(map(str, tried))}{more}")
 
 
 def read_particles_csv(path: Path) -> pd.DataFrame:
@@ -207,12 +208,6 @@ def read_particles_csv(path: Path) -> pd.DataFrame:
         if column in table:
             table[column] = absolute_all(table[column].tolist(), path.parent)
     return _complete(table, path)
-
-
-def snr_copy(address: str) -> tuple[str, str]:
-    """The particle and the SNR level of a file in the layout of the original, by its path; both empty for any other."""
-    match = re.search(SNR_COPY, address) if TARGET_FOLDER in address else None
-    return (address[: match.start()] + match[2], snr_level(match[1])) if match else ("", "")
 
 
 def read_file_numbers(data_dir: Path, class_names: tuple[str, ...], per_class: int) -> pd.DataFrame:

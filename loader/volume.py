@@ -67,7 +67,7 @@ def read_volume(address: str | Path) -> tuple[np.ndarray, float | None]:
     except (OSError, ValueError):  # ValueError: a zero byte in the name
         state = None
     if state is None or not S_ISREG(state.st_mode):
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path if str(address) else 'an empty name'}: no such file")
     try:
         # of a stack only the volume asked for is read; what is compressed has to be read whole
         if number is not None and path.suffix not in (".gz", ".bz2"):

@@ -25,11 +25,12 @@ from loader.columns import (
     TILT_MIN,
     TOMOGRAM,
     VOXEL_SIZE,
+    snr_copy,
 )
 from loader.coordinates import PLACES
 from loader.flavours import ANGSTROM, FLAVOURS, SHARE, star_flavour, star_picks
 from loader.prepare import Input
-from loader.sources import StarVolumes, absolute, absolute_all, mrc_files, read_csv, snr_copy, star_volumes, voxel_sizes
+from loader.sources import StarVolumes, absolute, absolute_all, mrc_files, read_csv, star_volumes, voxel_sizes
 from loader.volume import MRC_SUFFIXES, address_path, join_address, read_volume, split_address
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ def find_inputs(names: Sequence[str], voxel_size: float = 0.0) -> Inputs:
 
     Raises:
         InputError: nothing given; no such file; a folder without MRC files; a folder of extract.py in the place of the
-            table in it; a table without the column or without rows.
+            table in it; a table without the column or without rows, or of whose files none is there. Where only some
+            of a table's files are there, who reads the others will say so.
     """
     import pandas as pd
 
@@ -187,10 +189,9 @@ def _csv(path: Path) -> Inputs:
         raise InputError(f"{path}: holds no row; expected one a volume")
     sizes = voxel_sizes(rows, path)
     addresses = absolute_all(rows[INPUT], path.parent)
-    there = {file: os.path.isfile(file) for file in {*map(address_path, addresses)}}
-    for line, address in enumerate(addresses, start=2):  # line 1 is the header
-        if not there[address_path(address)]:
-            raise InputError(f"{address or 'an empty name'}: no such file; named in {path}, line {line}")
+    if not any(map(os.path.isfile, dict.fromkeys(map(address_path, addresses)))):
+        more = f" (none of {len(addresses)} volumes is there)" if len(addresses) > 1 else ""
+        raise InputError(f"{addresses[0] or 'an empty name'}: no such file; named in {path}, line 2{more}")
     own = {SOURCE_FILE: absolute(str(path), Path()), SOURCE_ROW: np.arange(1, len(rows) + 1)}
     if SOURCE_FILE in rows and SOURCE_ROW in rows:
         own = {SOURCE_FILE: absolute_all(rows[SOURCE_FILE], path.parent)}

@@ -274,7 +274,7 @@ def faulty(tmp_path):
     (tmp_path / "text.mrc").write_text("hello")
     (tmp_path / "empty").mkdir()
     (tmp_path / "other.csv").write_text("File\ngood.mrc\n")
-    (tmp_path / "gone.csv").write_text("Input Data\ngood.mrc\nnone.mrc\n")
+    (tmp_path / "gone.csv").write_text("Input Data\nnone.mrc\nneither.mrc\n")
     (tmp_path / "header.csv").write_text("Input Data\n")
     (tmp_path / "size.csv").write_text("Input Data,Voxel Size\ngood.mrc,ten\n")
     return tmp_path
@@ -291,7 +291,7 @@ def faulty(tmp_path):
         ("empty", r"empty: neither it nor a folder below it holds an MRC file"),
         ("none.csv", r"none\.csv: no such file"),
         ("other.csv", r"other\.csv: no column Input Data; found File"),
-        ("gone.csv", r"none\.mrc: no such file; named in .*gone\.csv, line 3"),
+        ("gone.csv", r"none\.mrc: no such file; named in .*gone\.csv, line 2 \(none of 2 volumes is there\)"),
         ("header.csv", r"header\.csv: holds no row"),
         ("size.csv", r"size\.csv, line 2: Voxel Size 'ten'; expected a number in A"),
     ],

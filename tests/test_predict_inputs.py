@@ -134,6 +134,26 @@ def test_a_star_that_names_no_volume_says_what_is_in_it(lab, text, message):
         find_inputs(["a.star"])
 
 
+def test_rows_of_a_table_whose_file_is_not_there_are_kept_in_their_place(lab):
+    (lab / "job").mkdir()
+    names = ["1@none.mrcs", "2@TS_01.mrcs", "none.mrc"]
+    (lab / "job" / "a.star").write_text(loop("rlnImageName", names))
+    expected = [f"1@{lab}/none.mrcs", f"2@{lab}/TS_01.mrcs", f"{lab}/none.mrc"]
+    assert columns(find_inputs(["job/a.star"]), "Input Data", "Source Row") == list(zip(expected, "123", strict=True))
+    (lab / "a.csv").write_text("\n".join(["Input Data,Particle", *(f"{name},p" for name in [*names, ""]), ""]))
+    found = columns(find_inputs(["a.csv"]), "Input Data", "Source Row")
+    assert found == list(zip([*expected, ""], "1234", strict=True))
+
+
+def test_the_first_row_whose_file_is_anywhere_tells_the_folder_of_a_star(lab):
+    for folder in ("job", "other"):
+        (lab / folder).mkdir()
+        write_volume(lab / folder / "late.mrc", np.zeros((SIDE,) * 3, np.float32), 10.0)
+    (lab / "job" / "a.star").write_text(loop("rlnImageName", ["none.mrc", "2@TS_01.mrcs", "late.mrc"]))
+    found = find_inputs(["job/a.star"]).table["Input Data"]
+    assert list(found) == [f"{lab}/none.mrc", f"2@{lab}/TS_01.mrcs", f"{lab}/late.mrc"]
+
+
 def test_a_name_that_is_nowhere_is_told_with_the_folder_it_was_looked_for_in(lab):
     with pytest.raises(InputError, match=f"^new: no such file or folder in {os.getcwd()}; expected an MRC file, "):
         find_inputs(["new"])

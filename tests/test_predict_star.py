@@ -214,3 +214,42 @@ def test_a_star_of_volumes_and_one_of_coordinates_come_back_with_their_classes(t
     assert len(expected) == 5
     assert list(read_star(folder / "predictions_run.star")[""]["rlnClassNumber"]) == expected[:4]
     assert list(read_star(folder / "predictions_picks.star")[""]["rlnClassNumber"]) == ["0", expected[4]]
+
+
+@pytest.mark.parametrize("kind", ["star", "csv"])
+@pytest.mark.parametrize("missing", [0, 2])
+def test_a_volume_that_is_not_there_is_listed_and_the_others_are_predicted(
+    kind, missing, trained, tmp_path, monkeypatch
+):
+    for name in ("draw", "draw_page"):
+        monkeypatch.setattr(predict, name, lambda *_: False)
+    volumes = sorted((trained / "data_").glob("data1_SNR*/subtomogram_mrc/*.mrc"))[:3]
+    names = list(map(str, volumes))
+    names.insert(missing, f"{tmp_path}/none.mrc")
+    source = tmp_path / f"run.{kind}"
+    source.write_text(picks.loop("rlnImageName", names) if kind == "star" else "\n".join(["Input Data", *names, ""]))
+    checkpoint = str(trained / "model_save/checkpoint.pt")
+    call = predict.Config(checkpoint, (str(source),), results_dir=str(tmp_path / "r"), device="cpu")
+    with pytest.raises(SystemExit) as end:
+        predict.main(call)
+    assert end.value.code == 3
+    folder = tmp_path / "r" / "model_save-checkpoint" / "predict"
+    table = pd.read_csv(folder / "predictions.csv", dtype=str)
+    assert list(table["Input Data"]) == list(map(str, volumes))
+    failed = pd.read_csv(folder / "failed.csv", dtype=str).to_dict("records")
+    none = f"{tmp_path}/none.mrc"
+    row = {"Source File": str(source), "Source Row": str(missing + 1)}
+    assert failed == [{"Input Data": none, **row, "Reason": f"{none}: no such file"}]
+    if kind == "star":
+        numbers = json.loads((folder / "predictions.json").read_text())["class_numbers"]
+        expected = table["Prediction"].map(numbers).astype(str).tolist()
+        expected.insert(missing, "0")
+        written = read_star(folder / "predictions.star")[""]
+        assert list(written["rlnImageName"]) == names and list(written["rlnClassNumber"]) == expected
+        assert written["lmcclClass"][missing] == "not_predicted"
+        left_out = read_star(folder / "stars" / "class000_not_predicted.star")[""]
+        assert list(left_out["rlnImageName"]) == [none]
+
+    (tmp_path / "none.mrc").write_bytes(volumes[0].read_bytes())
+    predict.main(call)
+    assert not (folder / "failed.csv").exists() and len(pd.read_csv(folder / "predictions.csv")) == 4

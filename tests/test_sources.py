@@ -218,11 +218,22 @@ def test_files_of_a_star_file_that_are_not_there_are_named_with_all_folders_that
     with pytest.raises(InputError) as caught:
         read(tmp_path, str(path))
     assert str(caught.value) == f"{path}, row 1: 1@none.mrcs: no such file in any of {', '.join(map(str, tried))}"
+    for reader in (lambda path: read(tmp_path, path), lambda path: find_inputs([path])):
+        with pytest.raises(InputError) as caught:
+            reader(str(star(path, ["1@none.mrcs", "b.mrc"])))
+        expected = f"{path}, row 1: 1@none.mrcs: no such file in any of {', '.join(map(str, tried))}"
+        assert str(caught.value) == f"{expected} (none of 2 volumes is there)"
+
+
+@pytest.mark.parametrize("names", [["a.mrc", "b.mrc"], ["b.mrc", "a.mrc"]])
+def test_of_a_star_file_with_labels_every_file_must_be_there(names, tmp_path):
     make(tmp_path / "a.mrc")
-    make(tmp_path / "job" / "b.mrc")
-    star(path, ["a.mrc", "b.mrc"])
-    with pytest.raises(InputError, match=rf"p\.star, row 2: b\.mrc: no such file in {tmp_path}$"):
+    path = star(tmp_path / "job" / "p.star", names)
+    row = names.index("b.mrc") + 1
+    with pytest.raises(InputError, match=rf"p\.star, row {row}: b\.mrc: no such file in {tmp_path}$"):
         read(tmp_path, str(path))
+    make(tmp_path / "b.mrc")
+    assert len(read(tmp_path, str(path))) == 2
 
 
 def test_a_star_file_of_voxel_size_0_leaves_it_unknown(tmp_path):
