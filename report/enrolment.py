@@ -28,10 +28,19 @@ def enrolment_text(found: Enlarged, imaging: str) -> str:
     lines += [f"    {imaging}"] if imaging else []
     if found.known_before is not None:
         lines.append(
-            f"of the known classes' reference volumes {found.known_after:.1%} are named right among all classes, "
-            f"{found.known_before:.1%} without the enrolled ones"
+            f"of the known classes' reference volumes ({_reference(found)}) {found.known_after:.1%} are named right "
+            f"among all classes, {found.known_before:.1%} without the enrolled ones"
         )
     return "\n".join([*lines, *enrolment_warnings(found.enrolled)])
+
+
+def _reference(found: Enlarged) -> str:
+    """What the known classes' reference volumes are; a calibration has a cohort where they were simulated."""
+    simulated = found.calibration.cohort is not None
+    files = "simulated, under training's imaging or as calibrate.py was told" if simulated else "training files"
+    before = found.calibration.enrolled - len(found.enrolled)
+    more = ", and the examples of classes enrolled before" if before else ""
+    return f"{files}{more}; not the validation volumes"
 
 
 def enrolment_warnings(enrolled: list[EnrolledClass]) -> list[str]:

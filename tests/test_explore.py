@@ -131,6 +131,23 @@ def test_terminal_and_page_warn_of_an_enrolled_class_that_is_nearly_another_or_o
     assert all(f'<p class="warning">{warning}</p>' in text for warning in warnings) and text.count("is nearly") == 1
 
 
+def test_what_the_known_classes_reference_volumes_are_is_said_beside_their_share(predicted):
+    calibration = predicted.checkpoint["calibration"]
+    cohort = {"cohort": np.eye(8)[:1], "cohort_labels": np.zeros(1, int)}
+    simulated = "simulated, under training's imaging or as calibrate.py was told"
+    for changed, words in (
+        ({"enrolled": 1}, "training files"),
+        ({"enrolled": 1, **cohort}, simulated),
+        ({"enrolled": 3, **cohort}, f"{simulated}, and the examples of classes enrolled before"),
+    ):
+        new = EnrolledClass("gate", "9 examples", 9, 0.6, 0.9, 0.0, "other", 0.2, "shapes", 9, 0.0)
+        found = Enlarged(["ribosome", "other", "gate"], replace(calibration, **changed), [new], 0.76, 0.754)
+        assert enrolment_text(found, "").splitlines()[-1] == (
+            f"of the known classes' reference volumes ({words}; not the validation volumes) 75.4% are named right "
+            "among all classes, 76.0% without the enrolled ones"
+        )
+
+
 def test_of_many_words_on_clusters_the_first_five_are_said():
     found = [{"cluster": f"cluster_{number}", "may_follow": [{"text": "noise"}] * 2} for number in (1, 2, 3, 4)]
     said = ["cluster_1: noise"] * 2 + ["cluster_2: noise"] * 2 + ["cluster_3: noise"]
