@@ -33,7 +33,7 @@ class Config:
     target: tyro.conf.Positional[str]  # checkpoint to write
     promote: tuple[str, ...] = ()  # folder of predictions, then CLUSTER=NAME for each of its clusters to make a class
     contrast: Literal["", "bright", "dark"] = ""  # contrast of the particles; empty: as in the training files
-    voxel_size: float = 0.0  # voxel size (A) of your data, and of examples whose headers are wrong; 0: as these say
+    voxel_size: float = 0.0  # voxel size (A) of your data; overrides the headers of all examples, too; 0: as these say
     batch_size: int = 256  # volumes embedded at once
     device: Device = "auto"  # where to compute; auto is CUDA where there is one
     enrolling: tyro.conf.OmitArgPrefixes[Enrolling] = field(default_factory=Enrolling)

@@ -66,7 +66,7 @@ class Config:
     results_dir: str = "results"  # folder of the results
     name: str = "predict"  # name of the folder in it; another one keeps earlier predictions
     contrast: Literal["", "bright", "dark"] = ""  # contrast of the particles; empty: as in the training files
-    voxel_size: float = 0.0  # voxel size (A) of all inputs, where their headers are wrong; 0: as their headers say
+    voxel_size: float = 0.0  # voxel size (A) of all inputs and examples, where their headers are wrong; 0: as these say
     enrolling: tyro.conf.OmitArgPrefixes[Enrolling] = field(default_factory=Enrolling)
     batch_size: int = 256  # volumes embedded at once
     device: Device = "auto"  # where to compute; auto is CUDA where there is one

@@ -4,6 +4,8 @@ from common.cli import plural
 from evaluation.enrolled import Enlarged, EnrolledClass
 
 MOST_NOTES = 10  # enrolled classes in sentences
+ALIKE = 0.9  # cosine of two prototypes above which it is warned that one class may be taken for the other
+OFTEN = 0.3  # share of a class's own examples that are refused above which it is warned of
 
 
 def enrolment_text(found: Enlarged, imaging: str) -> str:
@@ -26,15 +28,24 @@ def enrolment_text(found: Enlarged, imaging: str) -> str:
     lines += [f"    {imaging}"] if imaging else []
     if found.known_before is not None:
         lines.append(
-            f"of the known classes' reference volumes {found.known_after:.1%} are named right among all classes, "
-            f"{found.known_before:.1%} without the enrolled ones"
+            f"of the known classes' reference volumes ({_reference(found)}) {found.known_after:.1%} are named right "
+            f"among all classes, {found.known_before:.1%} without the enrolled ones"
         )
     return "\n".join([*lines, *enrolment_warnings(found.enrolled)])
 
 
+def _reference(found: Enlarged) -> str:
+    """What the known classes' reference volumes are; a calibration has a cohort where they were simulated."""
+    simulated = found.calibration.cohort is not None
+    files = "simulated, under training's imaging or as calibrate.py was told" if simulated else "training files"
+    before = found.calibration.enrolled - len(found.enrolled)
+    more = ", and the examples of classes enrolled before" if before else ""
+    return f"{files}{more}; not the validation volumes"
+
+
 def enrolment_warnings(enrolled: list[EnrolledClass]) -> list[str]:
-    """A sentence for each enrolled class that is hardly told from others."""
-    return [_warning(one) for one in enrolled if _doubtful(one)]
+    """Sentences on each enrolled class that is hardly told from others, often refused, or nearly another class."""
+    return [warning for one in enrolled for warning in (_hardly_told(one), _refused(one), _nearly(one)) if warning]
 
 
 def enrolment_notes(enrolled: list[EnrolledClass]) -> list[str]:
@@ -64,15 +75,26 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.0%}"
 
 
-def _doubtful(one: EnrolledClass) -> bool:
-    """Whether a class is hardly told from others."""
-    return (one.refused or 0) > 0.5 or (one.accuracy is not None and one.accuracy < 0.5) or (one.junk or 0) > 0.5
-
-
-def _warning(one: EnrolledClass) -> str:
+def _hardly_told(one: EnrolledClass) -> str:
     found = [
         f"{one.refused:.0%} of its own would be called unknown" if (one.refused or 0) > 0.5 else "",
         f"{one.accuracy:.0%} of its own are named right" if one.accuracy is not None and one.accuracy < 0.5 else "",
         f"{one.junk:.0%} of its own are called junk" if (one.junk or 0) > 0.5 else "",
     ]
-    return f"{one.name} is hardly told from others: {'; '.join(filter(None, found))}"
+    return f"{one.name} is hardly told from others: {'; '.join(filter(None, found))}" if any(found) else ""
+
+
+def _refused(one: EnrolledClass) -> str:
+    """Of what `_hardly_told` does not say already."""
+    if not OFTEN < (one.refused or 0) <= 0.5:
+        return ""
+    return f"{one.name} is often refused: {one.refused:.0%} of its own ({one.source}) would be called unknown"
+
+
+def _nearly(one: EnrolledClass) -> str:
+    if (one.rival_cosine or 0) <= ALIKE:
+        return ""
+    return (
+        f"{one.name} is nearly {one.rival} (cosine {one.rival_cosine:.2f} of their prototypes): "
+        "particles of one may be named as the other"
+    )

@@ -48,6 +48,7 @@ class AsTrained:
     base: what no range says.
     grid: of densities; recorded: whether the checkpoint says its imaging, which is else taken as the widest.
     snr: log-uniform; noise_free: share of the volumes without noise.
+    declared: what of all this a user says.
     """
 
     ranges: ImagingRanges
@@ -58,6 +59,7 @@ class AsTrained:
     snr: tuple[float, float] = SNR
     noise_free: float = NOISE_FREE
     noise_power: tuple[float, ...] = ()
+    declared: Declared = Declared()
 
     @classmethod
     def read(cls, config: dict[str, Any], preprocessing: Preprocessing, declared: Declared) -> "AsTrained":
@@ -85,7 +87,7 @@ class AsTrained:
             base = replace(base, tilt_min=tilt_range[0], tilt_max=tilt_range[1])
         replace(base, defocus=ranges.defocus).check()
         grid = Grid(preprocessing.box, voxel_size, max(RESOLUTION, voxel_size))
-        return cls(ranges, base, grid, tilt_range, bool(record))
+        return cls(ranges, base, grid, tilt_range, bool(record), declared=declared)
 
     def draw(self, generator: torch.Generator) -> Condition:
         """A condition; the generator is on the CPU."""
@@ -96,16 +98,30 @@ class AsTrained:
         return condition._replace(imaging=replace(condition.imaging, tilt_min=low, tilt_max=high))
 
     def text(self) -> str:
-        """In words."""
-        low, high = self.tilt_range or self.ranges.tilt
-        tilts = f"tilts of {low:g} to {high:g} degrees" if self.tilt_range else f"tilts to {low:g} to {high:g} degrees"
+        """In words: what is declared, what is as in training, the SNR, and the voxel size."""
+        told = {True: [], False: []}
+        told[bool(self.declared.tilt_range)].append(self._tilts())
+        told[bool(self.declared.defocus)].append(f"defocus {_span(self.ranges.defocus)} um")
+        told[False].append(f"up to {self.ranges.neighbours} neighbours, and all else")
         whose = (
             "as the checkpoint was trained" if self.recorded else "of any kind, as the checkpoint does not say which"
         )
-        return (
-            f"imaging {whose}: {tilts}, defocus {self.ranges.defocus[0]:g} to {self.ranges.defocus[1]:g} um, "
-            f"SNR {self.snr[0]:g} to {self.snr[1]:g} and none, up to {self.ranges.neighbours} neighbours"
-        )
+        parts = [f"as declared: {', '.join(told[True])}"] if told[True] else []
+        parts += [f"{whose}: {', '.join(told[False])}", f"SNR {_span(self.snr)} and none", self._voxels()]
+        return f"imaging {'; '.join(parts)}"
+
+    def _tilts(self) -> str:
+        if not self.tilt_range:
+            return f"tilts to {_span(self.ranges.tilt)} degrees"
+        whose = "" if self.declared.tilt_range else " (those of its training files)"
+        return f"tilts of {_span(self.tilt_range)} degrees{whose}"
+
+    def _voxels(self) -> str:
+        own, data = self.grid.voxel_size, self.declared.voxel_size
+        if not data or data == own:
+            return f"voxels of {own:g} A"
+        detail = ", so without finer detail than these hold" if data > own else ""
+        return f"voxels of {own:g} A, to which data of {data:g} A are brought{detail}"
 
     def simulator(self, densities: torch.Tensor) -> Simulator:
         """Of densities (C, D, H, W) on the grid, with room around the box for what `volumes` does."""
@@ -135,6 +151,11 @@ class AsTrained:
             drawn = numbered_generator(seed, "draw", first)
             volumes, found = stock.read(stock.draw(stock.count * GROUP, self.snr, self.noise_free, drawn))
             yield volumes, found
+
+
+def _span(limits: tuple[float, float]) -> str:
+    """`3 to 4`."""
+    return f"{limits[0]:g} to {limits[1]:g}"
 
 
 def junk_volumes(

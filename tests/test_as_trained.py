@@ -46,6 +46,29 @@ def test_what_the_user_declares_takes_the_records_place():
     assert max(one.band_limit for one in finer) == 1
 
 
+def test_the_words_tell_what_is_declared_from_what_is_as_in_training_and_the_voxel_size():
+    def said(*declared: object, config: dict = RECORD) -> str:
+        return AsTrained.read(config, PREPROCESSING, Declared(*declared)).text()
+
+    rest = "up to 0 neighbours, and all else; SNR 0.05 to 1 and none; voxels of 20 A"
+    trained = "tilts to 40 to 68 degrees", "defocus 2 to 8 um"
+    assert said() == f"imaging as the checkpoint was trained: {', '.join(trained)}, {rest}"
+    assert said((-50.0, 50.0), (3.0, 4.0), 25.0) == (
+        f"imaging as declared: tilts of -50 to 50 degrees, defocus 3 to 4 um; as the checkpoint was trained: {rest}, "
+        "to which data of 25 A are brought, so without finer detail than these hold"
+    )
+    assert said(None, (3.0, 4.0), 12.0) == (
+        f"imaging as declared: defocus 3 to 4 um; as the checkpoint was trained: {trained[0]}, {rest}, "
+        "to which data of 12 A are brought"
+    )
+    assert said((-50.0, 50.0), None, 20.0) == (
+        f"imaging as declared: tilts of -50 to 50 degrees; as the checkpoint was trained: {trained[1]}, {rest}"
+    )
+    unknown = "of any kind, as the checkpoint does not say which: "
+    assert f"imaging {unknown}tilts of -60 to 60 degrees (those of its training files), " in said(config={})
+    assert f"imaging as declared: tilts of -50 to 50 degrees; {unknown}defocus" in said((-50.0, 50.0), config={})
+
+
 def test_without_a_record_imaging_is_any_under_the_tilt_range_of_the_volumes():
     imaging = AsTrained.read({}, PREPROCESSING, Declared())
     assert {(one.tilt_min, one.tilt_max) for one in conditions(imaging)} == {(-60.0, 60.0)}

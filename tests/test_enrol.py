@@ -176,7 +176,7 @@ def test_a_structure_alone_makes_a_class_under_the_declared_imaging(checkpoint, 
     assert one["n"] >= 16 and one["rival"] is None and "made-up shapes of its size" in one["cohort"]
     assert one["false_acceptance"] <= 0.1
     said = capsys.readouterr().out
-    assert "tilts of -50 to 50 degrees, defocus 3 to 4 um" in said and " kDa" in said
+    assert "imaging as declared: tilts of -50 to 50 degrees, defocus 3 to 4 um; of any kind" in said and " kDa" in said
 
 
 def test_names_that_are_taken_or_mean_something_else_are_refused(checkpoint, density, volumes, tmp_path):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from common.files import write_csv
-from evaluation.enrolled import EnrolledClass
+from evaluation.enrolled import Enlarged, EnrolledClass
 from evaluation.rejection import Calibration
 from loader.columns import CLUSTER, INPUT, PREDICTION, SCORE, UNKNOWN
 from loader.prepare import Preprocessing, prepare
@@ -18,7 +18,7 @@ from loader.volume import write_volume
 from prediction.inputs import find_inputs
 from prediction.predicted import Predicted, classified
 from report.clusters import what_they_may_follow
-from report.enrolment import enrolment_notes
+from report.enrolment import enrolment_notes, enrolment_text, enrolment_warnings
 from report.explore import FEW, draw_page, map_places, notes, page_of, star_texts
 from report.predictions import summary
 from report.thumbnails import central_slices
@@ -106,7 +106,46 @@ def test_after_enrolment_the_page_tells_of_each_class_and_its_own_threshold(pred
         "nearest other class is ribosome (cosine 0.87), 2% of other shapes are let in."
     ) in text
     assert "Enrolled class hub" in text and "hub is hardly" not in text
+    assert "nearly" not in text and "often refused" not in text  # 0.87 and 25 %
     assert enrolment_notes([sure] * 12)[-1] == "And 2 more enrolled classes, see predictions.json."
+
+
+def test_terminal_and_page_warn_of_an_enrolled_class_that_is_nearly_another_or_often_refused(predicted, tmp_path):
+    source = "200 simulated volumes of gate.cif"
+    new = EnrolledClass("gate", source, 200, 0.6, 0.9, 0.05, "ribosome", 0.94, "shapes", 9, 0)
+    often = replace(new, name="hub", refused=0.31, rival_cosine=0.9)
+    mostly = replace(new, name="spoke", refused=0.6, rival_cosine=None, rival=None)
+    warnings = [
+        "gate is nearly ribosome (cosine 0.94 of their prototypes): particles of one may be named as the other",
+        "hub is often refused: 31% of its own (200 simulated volumes of gate.cif) would be called unknown",
+        "spoke is hardly told from others: 60% of its own would be called unknown",
+    ]
+    quiet = replace(new, refused=0.3, rival_cosine=0.9)  # at the limits nothing is said
+    enrolled = [new, often, mostly, quiet]
+    found = Enlarged(["gate"], predicted.checkpoint["calibration"], enrolled)
+    assert enrolment_text(found, "").splitlines()[-3:] == warnings and enrolment_warnings([quiet]) == []
+    config = {"enrolled": [asdict(one) for one in enrolled]}
+    changed = replace(predicted, checkpoint=predicted.checkpoint | {"config": config})
+    assert draw_page(tmp_path / "report.html", changed, [])
+    text = html.unescape((tmp_path / "report.html").read_text())
+    assert all(f'<p class="warning">{warning}</p>' in text for warning in warnings) and text.count("is nearly") == 1
+
+
+def test_what_the_known_classes_reference_volumes_are_is_said_beside_their_share(predicted):
+    calibration = predicted.checkpoint["calibration"]
+    cohort = {"cohort": np.eye(8)[:1], "cohort_labels": np.zeros(1, int)}
+    simulated = "simulated, under training's imaging or as calibrate.py was told"
+    for changed, words in (
+        ({"enrolled": 1}, "training files"),
+        ({"enrolled": 1, **cohort}, simulated),
+        ({"enrolled": 3, **cohort}, f"{simulated}, and the examples of classes enrolled before"),
+    ):
+        new = EnrolledClass("gate", "9 examples", 9, 0.6, 0.9, 0.0, "other", 0.2, "shapes", 9, 0.0)
+        found = Enlarged(["ribosome", "other", "gate"], replace(calibration, **changed), [new], 0.76, 0.754)
+        assert enrolment_text(found, "").splitlines()[-1] == (
+            f"of the known classes' reference volumes ({words}; not the validation volumes) 75.4% are named right "
+            "among all classes, 76.0% without the enrolled ones"
+        )
 
 
 def test_of_many_words_on_clusters_the_first_five_are_said():
