@@ -11,6 +11,8 @@ import starfile
 import extract
 import predict
 from loader.star import read_star
+from loader.volume import read_volume
+from prediction.enrol import Enrolling
 from prediction.inputs import COLUMNS, Inputs
 from prediction.predicted import Predicted
 from prediction.star import class_numbers, write_stars
@@ -253,3 +255,25 @@ def test_a_volume_that_is_not_there_is_listed_and_the_others_are_predicted(
     (tmp_path / "none.mrc").write_bytes(volumes[0].read_bytes())
     predict.main(call)
     assert not (folder / "failed.csv").exists() and len(pd.read_csv(folder / "predictions.csv")) == 4
+
+
+def test_structures_are_enrolled_at_the_voxel_size_of_the_volumes_that_are_there(trained, tmp_path, monkeypatch):
+    for name in ("draw", "draw_page"):
+        monkeypatch.setattr(predict, name, lambda *_: False)
+    seen = []
+    monkeypatch.setattr(
+        predict, "enrolled", lambda known, *others: (known, seen.append(others[-1].of_data), "")
+    )  # enrolment itself is tested elsewhere
+    monkeypatch.setattr(predict, "enrolment_text", lambda *_: "")
+    volume = next((trained / "data_").glob("data1_SNR*/subtomogram_mrc/*.mrc"))
+    (tmp_path / "run.csv").write_text(f"Input Data\nnone.mrc\n{volume}\n")
+    call = predict.Config(
+        str(trained / "model_save/checkpoint.pt"),
+        (str(tmp_path / "run.csv"),),
+        results_dir=str(tmp_path / "r"),
+        enrolling=Enrolling(enrol=(f"new={volume.parent}",)),
+        device="cpu",
+    )
+    with pytest.raises(SystemExit):
+        predict.main(call)
+    assert seen == [read_volume(volume)[1]] and seen[0] > 0

@@ -176,6 +176,8 @@ def test_a_name_of_5000_characters_is_that_of_no_file():
     for name in ("x" * 5000, "a\0b"):
         with pytest.raises(InputError, match=r"no such file$"):
             read_volume(f"1@{name}")
+    with pytest.raises(InputError, match=r"^an empty name: no such file$"):
+        read_volume("")
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path, volume):
