@@ -1,9 +1,11 @@
 """`--enrol` and enrol.py on real files: what names stand for, what a checkpoint then answers, what is refused."""
 
+import gzip
 import hashlib
 import json
 from pathlib import Path
 
+import gemmi
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,16 +18,18 @@ from evaluation.rejection import calibrate
 from loader.columns import CLUSTER
 from loader.dataset import load_split
 from loader.rows import read_split
-from loader.volume import write_volume
+from loader.star import write_star
+from loader.volume import read_volume, write_volume
 from model import embed, load_checkpoint, load_model, trained_classes
 from physics.grid import Grid
 from prediction import structures
-from prediction.enrol import Enrolling, read_wanted
+from prediction.enrol import Enrolling, Setting, examples_of, read_wanted
 from simulation import as_trained, auxiliary, cohort
-from simulation.structures import procedural_complex
+from simulation.structures import density_from_atoms, procedural_complex
 from tests.scripts import refuse, succeed
 
 CPU = torch.device("cpu")
+RESIDUES = 1500  # of a structure
 KNOWN = ["complex00", "complex01", "complex02"]
 
 
@@ -81,6 +85,36 @@ def density(tmp_path_factory):
     path = tmp_path_factory.mktemp("maps") / "spoke.mrc"
     write_volume(path, procedural_complex(77, 3, Grid(16, 20.0, 20.0)), 20.0)
     return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder of two structures, atoms of a ring and of a rod: ring.cif.gz and rod.pdb.gz."""
+    folder = tmp_path_factory.mktemp("files") / "structures"
+    folder.mkdir()
+    rng = np.random.default_rng(5)
+    angle = rng.uniform(0, 2 * np.pi, RESIDUES)
+    ring = 70 * np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1) + rng.uniform(-18, 18, (RESIDUES, 3))
+    rod = rng.uniform(-1, 1, (RESIDUES, 3)) * [14, 14, 100]
+    (folder / "ring.cif.gz").write_bytes(gzip.compress(protein(ring).make_mmcif_document().as_string().encode()))
+    (folder / "rod.pdb.gz").write_bytes(gzip.compress(protein(rod).make_pdb_string().encode()))
+    return folder
+
+
+def protein(places: np.ndarray) -> gemmi.Structure:
+    """Residues of eight carbon atoms about places (n, 3) in A."""
+    made, model, chain = gemmi.Structure(), gemmi.Model(1), gemmi.Chain("A")
+    for number, place in enumerate(places, start=1):
+        residue = gemmi.Residue()
+        residue.name, residue.seqid = "LYS", gemmi.SeqId(str(number))
+        for name, offset in zip(["C", "CA", "CB", "CG", "CD", "CE", "CZ", "CH"], np.ndindex(2, 2, 2), strict=True):
+            atom = gemmi.Atom()
+            atom.name, atom.element, atom.pos = name, gemmi.Element("C"), gemmi.Position(*(place + offset))
+            residue.add_atom(atom)
+        chain.add_residue(residue)
+    model.add_chain(chain)
+    made.add_model(model)
+    return made
 
 
 def written(folder: Path) -> tuple[pd.DataFrame, dict]:
@@ -177,6 +211,76 @@ def test_a_structure_alone_makes_a_class_under_the_declared_imaging(checkpoint, 
     assert one["false_acceptance"] <= 0.1
     said = capsys.readouterr().out
     assert "imaging as declared: tilts of -50 to 50 degrees, defocus 3 to 4 um; of any kind" in said and " kDa" in said
+
+
+def test_the_particles_of_a_star_file_are_examples_as_their_files_are(checkpoint, volumes, tmp_path):
+    table = starred(tmp_path, volumes["complex04"])
+    inputs = [*volumes["complex04"], *volumes["complex00"]]
+    by_table, record = predicted(tmp_path / "table", checkpoint, inputs, enrol=(f"new={table}",))
+    by_files, same = predicted(tmp_path / "files", checkpoint, inputs, enrol=(f"new={tmp_path / 'new'}",))
+    pd.testing.assert_frame_equal(by_table, by_files, atol=1e-5, rtol=0)
+    count = len(volumes["complex04"])
+    assert (by_table["Nearest Class"][:count] == "new").mean() > 0.6
+    assert record["enrolled"][0]["source"] == same["enrolled"][0]["source"] == f"{count} examples"
+
+
+def starred(folder: Path, names: list[str]) -> Path:
+    """A STAR file of copies of volumes, which says the voxel size of their headers."""
+    (folder / "new").mkdir()
+    copies = [f"new/{number:02d}.mrc" for number in range(len(names))]
+    for name, copy in zip(names, copies, strict=True):
+        (folder / copy).write_bytes(Path(name).read_bytes())
+    optics = pd.DataFrame({"rlnOpticsGroup": ["1"], "rlnOpticsGroupName": ["one"], "rlnImagePixelSize": ["20.0"]})
+    rows = pd.DataFrame({"rlnImageName": copies, "rlnOpticsGroup": "1"})
+    write_star(folder / "new.star", {"optics": optics, "particles": rows}, "50001")
+    return folder / "new.star"
+
+
+def test_the_voxel_size_that_is_given_overrides_headers_and_tables_of_examples(checkpoint, volumes, tmp_path):
+    table = starred(tmp_path, volumes["complex04"])
+    (tmp_path / "coarse").mkdir()
+    for number, name in enumerate(volumes["complex04"]):
+        write_volume(tmp_path / "coarse" / f"{number:02d}.mrc", read_volume(name)[0], 30.0)
+    model, loaded = load_model(checkpoint, CPU)
+
+    def embedded(path: Path, voxel_size: float) -> np.ndarray:
+        return examples_of("new", [str(path)], Setting(model, loaded["preprocessing"], CPU, 8, voxel_size)).embeddings
+
+    expected = embedded(tmp_path / "coarse", 0.0)
+    for path in (table, tmp_path / "new"):
+        np.testing.assert_allclose(embedded(path, 30.0), expected, atol=1e-5)
+        assert np.abs(embedded(path, 0.0) - expected).max() > 0.01
+
+
+def test_gzipped_coordinates_of_both_formats_are_the_same_structure(files, tmp_path):
+    grid = Grid(16, 20.0, 20.0)
+    ring = gemmi.read_structure(str(files / "ring.cif.gz"))
+    (tmp_path / "ring.pdb.gz").write_bytes(gzip.compress(ring.make_pdb_string().encode()))
+    found = [density_from_atoms(path, grid) for path in (files / "ring.cif.gz", tmp_path / "ring.pdb.gz")]
+    np.testing.assert_allclose(*found, atol=1e-3)
+    middle, around = found[0][7:9, 7:9, 7:9].mean(), found[0][7:9, 7:9].max()
+    assert found[0].max() > 0.3 and middle < 0.1 * around  # it is hollow
+    assert wanted(f"a={files}/ring.cif.gz", f"b={tmp_path}/ring.pdb.gz").structures == {
+        "a": files / "ring.cif.gz",
+        "b": tmp_path / "ring.pdb.gz",
+    }
+
+
+def test_a_folder_of_structures_makes_the_classes_that_its_files_make(checkpoint, volumes, files, tmp_path, capsys):
+    inputs = [*volumes["complex00"], *volumes["complex04"]]
+    table, record = predicted(tmp_path / "r", checkpoint, inputs, enrol=(str(files),), only_enrolled=True)
+    named = (f"ring={files}/ring.cif.gz", f"rod={files}/rod.pdb.gz")
+    by_name, same = predicted(tmp_path / "named", checkpoint, inputs, enrol=named, only_enrolled=True)
+    pd.testing.assert_frame_equal(table, by_name, atol=1e-5, rtol=0)
+    assert {*table["Nearest Class"]} | {*table["Runner-up"]} == {"ring", "rod"}
+    for one, other, file in zip(record["enrolled"], same["enrolled"], ("ring.cif.gz", "rod.pdb.gz"), strict=True):
+        assert one["name"] == file.split(".")[0] and one["source"].endswith(f"simulated volumes of {file}")
+        assert one["threshold"] == pytest.approx(other["threshold"], abs=1e-5)
+    capsys.readouterr()
+    beside, _ = predicted(tmp_path / "beside", checkpoint, inputs, enrol=(str(files),))
+    assert {*beside["Nearest Class"]} <= {*KNOWN, "ring", "rod"}
+    said = capsys.readouterr().out
+    assert "of the known classes' reference volumes (training files; not the validation volumes)" in said
 
 
 def test_names_that_are_taken_or_mean_something_else_are_refused(checkpoint, density, volumes, tmp_path):
