@@ -1,8 +1,11 @@
 """A small simulated data set, its split and a trained checkpoint, made once by the scripts themselves."""
 
+import gzip
 import shutil
 from pathlib import Path
 
+import gemmi
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -31,6 +34,36 @@ def trained(workspace: Path) -> Path:
     """The workspace with a run of three epochs in model_save."""
     succeed("train.py", *SMALL_RUN, "--epochs", "3", cwd=workspace)
     return workspace
+
+
+@pytest.fixture(scope="module")
+def atom_files(tmp_path_factory):
+    """A folder of two structures, atoms of a ring and of a rod: ring.cif.gz and rod.pdb.gz."""
+    folder = tmp_path_factory.mktemp("files") / "structures"
+    folder.mkdir()
+    rng, count = np.random.default_rng(5), 1500
+    angle = rng.uniform(0, 2 * np.pi, count)
+    ring = 70 * np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1) + rng.uniform(-18, 18, (count, 3))
+    rod = rng.uniform(-1, 1, (count, 3)) * [14, 14, 100]
+    (folder / "ring.cif.gz").write_bytes(gzip.compress(protein(ring).make_mmcif_document().as_string().encode()))
+    (folder / "rod.pdb.gz").write_bytes(gzip.compress(protein(rod).make_pdb_string().encode()))
+    return folder
+
+
+def protein(places: np.ndarray) -> gemmi.Structure:
+    """Residues of eight carbon atoms about places (n, 3) in A."""
+    made, model, chain = gemmi.Structure(), gemmi.Model(1), gemmi.Chain("A")
+    for number, place in enumerate(places, start=1):
+        residue = gemmi.Residue()
+        residue.name, residue.seqid = "LYS", gemmi.SeqId(str(number))
+        for name, offset in zip(["C", "CA", "CB", "CG", "CD", "CE", "CZ", "CH"], np.ndindex(2, 2, 2), strict=True):
+            atom = gemmi.Atom()
+            atom.name, atom.element, atom.pos = name, gemmi.Element("C"), gemmi.Position(*(place + offset))
+            residue.add_atom(atom)
+        chain.add_residue(residue)
+    model.add_chain(chain)
+    made.add_model(model)
+    return made
 
 
 @pytest.fixture(scope="module")

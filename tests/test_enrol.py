@@ -29,7 +29,6 @@ from simulation.structures import density_from_atoms, procedural_complex
 from tests.scripts import refuse, succeed
 
 CPU = torch.device("cpu")
-RESIDUES = 1500  # of a structure
 KNOWN = ["complex00", "complex01", "complex02"]
 
 
@@ -85,36 +84,6 @@ def density(tmp_path_factory):
     path = tmp_path_factory.mktemp("maps") / "spoke.mrc"
     write_volume(path, procedural_complex(77, 3, Grid(16, 20.0, 20.0)), 20.0)
     return path
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """A folder of two structures, atoms of a ring and of a rod: ring.cif.gz and rod.pdb.gz."""
-    folder = tmp_path_factory.mktemp("files") / "structures"
-    folder.mkdir()
-    rng = np.random.default_rng(5)
-    angle = rng.uniform(0, 2 * np.pi, RESIDUES)
-    ring = 70 * np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1) + rng.uniform(-18, 18, (RESIDUES, 3))
-    rod = rng.uniform(-1, 1, (RESIDUES, 3)) * [14, 14, 100]
-    (folder / "ring.cif.gz").write_bytes(gzip.compress(protein(ring).make_mmcif_document().as_string().encode()))
-    (folder / "rod.pdb.gz").write_bytes(gzip.compress(protein(rod).make_pdb_string().encode()))
-    return folder
-
-
-def protein(places: np.ndarray) -> gemmi.Structure:
-    """Residues of eight carbon atoms about places (n, 3) in A."""
-    made, model, chain = gemmi.Structure(), gemmi.Model(1), gemmi.Chain("A")
-    for number, place in enumerate(places, start=1):
-        residue = gemmi.Residue()
-        residue.name, residue.seqid = "LYS", gemmi.SeqId(str(number))
-        for name, offset in zip(["C", "CA", "CB", "CG", "CD", "CE", "CZ", "CH"], np.ndindex(2, 2, 2), strict=True):
-            atom = gemmi.Atom()
-            atom.name, atom.element, atom.pos = name, gemmi.Element("C"), gemmi.Position(*(place + offset))
-            residue.add_atom(atom)
-        chain.add_residue(residue)
-    model.add_chain(chain)
-    made.add_model(model)
-    return made
 
 
 def written(folder: Path) -> tuple[pd.DataFrame, dict]:
@@ -252,24 +221,24 @@ def test_the_voxel_size_that_is_given_overrides_headers_and_tables_of_examples(c
         assert np.abs(embedded(path, 0.0) - expected).max() > 0.01
 
 
-def test_gzipped_coordinates_of_both_formats_are_the_same_structure(files, tmp_path):
-    grid = Grid(16, 20.0, 20.0)
-    ring = gemmi.read_structure(str(files / "ring.cif.gz"))
+def test_gzipped_coordinates_of_both_formats_are_the_same_structure(atom_files, tmp_path):
+    ring = gemmi.read_structure(str(atom_files / "ring.cif.gz"))
     (tmp_path / "ring.pdb.gz").write_bytes(gzip.compress(ring.make_pdb_string().encode()))
-    found = [density_from_atoms(path, grid) for path in (files / "ring.cif.gz", tmp_path / "ring.pdb.gz")]
+    found = [
+        density_from_atoms(path, Grid(16, 20.0, 20.0))
+        for path in (atom_files / "ring.cif.gz", tmp_path / "ring.pdb.gz")
+    ]
     np.testing.assert_allclose(*found, atol=1e-3)
     middle, around = found[0][7:9, 7:9, 7:9].mean(), found[0][7:9, 7:9].max()
     assert found[0].max() > 0.3 and middle < 0.1 * around  # it is hollow
-    assert wanted(f"a={files}/ring.cif.gz", f"b={tmp_path}/ring.pdb.gz").structures == {
-        "a": files / "ring.cif.gz",
-        "b": tmp_path / "ring.pdb.gz",
-    }
 
 
-def test_a_folder_of_structures_makes_the_classes_that_its_files_make(checkpoint, volumes, files, tmp_path, capsys):
+def test_a_folder_of_structures_makes_the_classes_that_its_files_make(
+    checkpoint, volumes, atom_files, tmp_path, capsys
+):
     inputs = [*volumes["complex00"], *volumes["complex04"]]
-    table, record = predicted(tmp_path / "r", checkpoint, inputs, enrol=(str(files),), only_enrolled=True)
-    named = (f"ring={files}/ring.cif.gz", f"rod={files}/rod.pdb.gz")
+    table, record = predicted(tmp_path / "r", checkpoint, inputs, enrol=(str(atom_files),), only_enrolled=True)
+    named = (f"ring={atom_files}/ring.cif.gz", f"rod={atom_files}/rod.pdb.gz")
     by_name, same = predicted(tmp_path / "named", checkpoint, inputs, enrol=named, only_enrolled=True)
     pd.testing.assert_frame_equal(table, by_name, atol=1e-5, rtol=0)
     assert {*table["Nearest Class"]} | {*table["Runner-up"]} == {"ring", "rod"}
@@ -277,10 +246,12 @@ def test_a_folder_of_structures_makes_the_classes_that_its_files_make(checkpoint
         assert one["name"] == file.split(".")[0] and one["source"].endswith(f"simulated volumes of {file}")
         assert one["threshold"] == pytest.approx(other["threshold"], abs=1e-5)
     capsys.readouterr()
-    beside, _ = predicted(tmp_path / "beside", checkpoint, inputs, enrol=(str(files),))
+    beside, _ = predicted(tmp_path / "beside", checkpoint, inputs, enrol=(str(atom_files),))
     assert {*beside["Nearest Class"]} <= {*KNOWN, "ring", "rod"}
-    said = capsys.readouterr().out
-    assert "of the known classes' reference volumes (training files; not the validation volumes)" in said
+    assert (
+        "of the known classes' reference volumes (training files; not the validation volumes)"
+        in capsys.readouterr().out
+    )
 
 
 def test_names_that_are_taken_or_mean_something_else_are_refused(checkpoint, density, volumes, tmp_path):
