@@ -46,6 +46,9 @@ run python ../extract.py --coordinates tomograms/particles.star --tomograms tomo
 run python ../predict.py model_save/checkpoint.pt extracted/particles.csv --contrast dark --name tomogram
 picks_took=$((SECONDS - picks_began))
 
+# The same picks for a lab that has trained nothing: the shipped network never saw any of these complexes.
+run python ../predict.py ../pretrained/universal.pt extracted/particles.csv --contrast dark --name tomogram
+
 echo
 PYTHONPATH=.. python - results/model_save-checkpoint "$SECONDS" "$picks_took" <<'EOF'
 import json
@@ -73,10 +76,17 @@ print(f"{len(unseen['classes'])} unseen classes, AUC of their pairs  {auc:.3f}  
 print(f"known against unseen, AUROC           {auroc:.3f}   (chance 0.500)")
 for line in missed(unseen):
     print(f"    {line}")
-picks = pd.read_csv(folder / "tomogram" / "predictions.csv")[[SOURCE_ROW, PREDICTION, CLUSTER]]
-picks = picks.merge(pd.read_csv("tomograms/truth.csv"), on=SOURCE_ROW, validate="one_to_one")
+truth = pd.read_csv("tomograms/truth.csv")
+picks, untrained = (
+    pd.read_csv(path / "tomogram" / "predictions.csv")[[SOURCE_ROW, PREDICTION, CLUSTER]].merge(
+        truth, on=SOURCE_ROW, validate="one_to_one"
+    )
+    for path in (folder, Path("results/pretrained-universal"))
+)
 print(f"{len(picks)} picks of a simulated tomogram, made, cut and named in {sys.argv[3]} s; junk: nothing is there")
 print(truth_text(picks, closed["classes"]))
+print("the same picks by the shipped network, which was trained on none of these classes")
+print(truth_text(untrained, []))
 print("open demo/results/model_save-checkpoint/open_set.html first, then tomogram/report.html beside it: the picks")
 print("written in demo/: data_/contact_sheet.png, csv_split/, model_save/checkpoint.pt, log.csv, new_particles/,"
       " tomograms/tomograms.png, extracted/check.png and")
