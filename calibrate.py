@@ -13,7 +13,7 @@ be of simulated training, and say under which imaging. Classes that were enrolle
 
 import common.installed  # noqa: F401  where packages are missing it says so
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
@@ -52,8 +52,7 @@ def main(cfg: Config) -> None:
     if not record or not classes:
         raise InputError(f"{cfg.checkpoint}: expected known classes and a record of the imaging of simulated training")
     declared = Declared.read(cfg.tilt_range, cfg.defocus, cfg.voxel_size)
-    imaging = AsTrained.read(checkpoint["config"], checkpoint["preprocessing"], declared)
-    imaging = replace(imaging, snr=tuple(record["snr"]), noise_free=record["noise_free"])
+    imaging = AsTrained.read_with_snr(checkpoint["config"], checkpoint["preprocessing"], declared)
     densities = load_densities(tuple(classes), cfg.structures, imaging.grid, cfg.shape_seed).to(device)
     print(f"{len(classes)} known classes under {imaging.text()}", flush=True)
     sides = [

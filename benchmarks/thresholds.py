@@ -104,10 +104,8 @@ class Network:
         return self.embedded(images, found.numpy(), np.arange(len(found)))
 
     def imaging(self, declared: Declared) -> AsTrained:
-        """As the checkpoint was trained: with its own SNRs, which those of enrolment are not."""
-        record = self.config["imaging"]
-        found = AsTrained.read(self.config, self.preprocessing, declared)
-        return replace(found, snr=tuple(record["snr"]), noise_free=record["noise_free"])
+        """As the checkpoint was trained, but for what is declared."""
+        return AsTrained.read_with_snr(self.config, self.preprocessing, declared)
 
 
 def main(cfg: Config) -> None:

@@ -28,6 +28,7 @@ from loader.columns import (
     UNKNOWN,
 )
 from loader.coordinates import particles_block
+from loader.flavours import GIVEN_CLASS
 from loader.sources import images_block
 from loader.star import Block, read_star, star_version, write_star
 from prediction.predicted import DECIMALS, Predicted
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CLASS_NUMBER, MERIT = "rlnClassNumber", "rlnAutopickFigureOfMerit"  # RELION's words, and Warp's for a score
-GIVEN_CLASS_NUMBER = "lmcclGivenClassNumber"  # what stood in rlnClassNumber
 LABELS = {  # column of predictions.csv -> label
     PREDICTION: "lmcclClass",
     SCORE: "lmcclScore",
@@ -161,9 +161,9 @@ def with_predictions(source: Source, predicted: Predicted) -> tuple[pd.DataFrame
         else:
             new[label] = _column(known, chosen[name].map(plain), NOT_PREDICTED if name == PREDICTION else NOTHING)
     for label in new:
-        if label == CLASS_NUMBER and label in table and GIVEN_CLASS_NUMBER not in table:
-            table[GIVEN_CLASS_NUMBER] = table[label]
-            replaced.append(f"{label}, which is the prediction's here, and its own is in {GIVEN_CLASS_NUMBER}")
+        if label == CLASS_NUMBER and label in table and GIVEN_CLASS not in table:
+            table[GIVEN_CLASS] = table[label]
+            replaced.append(f"{label}, which is the prediction's here, and its own is in {GIVEN_CLASS}")
         elif label in table:
             replaced.append(f"{label}, of an earlier prediction, which is replaced")
     return table.assign(**new), replaced

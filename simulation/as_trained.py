@@ -89,6 +89,14 @@ class AsTrained:
         grid = Grid(preprocessing.box, voxel_size, max(RESOLUTION, voxel_size))
         return cls(ranges, base, grid, tilt_range, bool(record), declared=declared)
 
+    @classmethod
+    def read_with_snr(cls, config: dict[str, Any], preprocessing: Preprocessing, declared: Declared) -> "AsTrained":
+        """As `read`, with the SNRs of training in the place of those of enrolment, where the checkpoint says them."""
+        found, record = cls.read(config, preprocessing, declared), config.get("imaging") or {}
+        return replace(
+            found, snr=tuple(record.get("snr", found.snr)), noise_free=record.get("noise_free", found.noise_free)
+        )
+
     def draw(self, generator: torch.Generator) -> Condition:
         """A condition; the generator is on the CPU."""
         condition = self.ranges.draw(self.base, generator)._replace(noise_power=self.noise_power)

@@ -235,8 +235,7 @@ def reference_volumes(batches: OnlineBatches | StreamBatches, data: TrainingSet)
     Where imaging is drawn at random, a particle under any of it is then compared with such as it is.
     """
     cfg = batches.cfg
-    imaging = AsTrained.read({"imaging": batches.imaging_record}, data.preprocessing, Declared())
-    imaging = replace(imaging, snr=cfg.online_snr, noise_free=cfg.online_noise_free)
+    imaging = AsTrained.read_with_snr({"imaging": batches.imaging_record}, data.preprocessing, Declared())
     known = batches.densities[: len(data.classes)]
     return compared_volumes(imaging, known, cfg.prototype_per_class, cfg.seed + REFERENCE_SEED)
 
