@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 
 from benchmarks import machine, study
 from physics.grid import Grid
+from simulation import auxiliary, cohort, reference
+from simulation.conditions import ImagingRanges
 from simulation.structures import load_densities
 from tests import picks
 from tests.scripts import SMALL_RUN, call_script, succeed
@@ -64,6 +66,20 @@ def protein(places: np.ndarray) -> gemmi.Structure:
     model.add_chain(chain)
     made.add_model(model)
     return made
+
+
+@pytest.fixture
+def universal(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint that says the imaging of simulated training; cohorts and crowds are small meanwhile."""
+    for module, name, value in (
+        (reference, "SHAPES", 3), (reference, "PER_SHAPE", 4), (cohort, "POOL", 4), (auxiliary, "NEIGHBOURS", 3),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+    content = torch.load(trained / "model_save" / "checkpoint.pt", weights_only=True)
+    record = ImagingRanges(neighbours=0, shift=1.0).content() | {"voxel_size": content["preprocessing"]["voxel_size"]}
+    content["config"]["imaging"] = record | {"snr": [0.1, 1.0], "noise_free": 0.1}
+    torch.save(content, tmp_path / "universal.pt")
+    return tmp_path / "universal.pt"
 
 
 @pytest.fixture(scope="module")

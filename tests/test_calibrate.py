@@ -1,30 +1,10 @@
 """calibrate.py: what a checkpoint calls unknown, by volumes simulated under its imaging or a declared one."""
 
 import pandas as pd
-import pytest
 import torch
 
 from model import load_checkpoint, load_model
-from simulation import auxiliary, cohort, reference
-from simulation.conditions import ImagingRanges
 from tests.scripts import refuse, succeed
-
-
-@pytest.fixture
-def universal(trained, tmp_path, monkeypatch):
-    """A checkpoint that says the imaging of simulated training."""
-    for module, name, value in (
-        (reference, "SHAPES", 3),
-        (reference, "PER_SHAPE", 4),
-        (cohort, "POOL", 4),
-        (auxiliary, "NEIGHBOURS", 3),
-    ):
-        monkeypatch.setattr(module, name, value)
-    content = torch.load(trained / "model_save" / "checkpoint.pt", weights_only=True)
-    record = ImagingRanges(neighbours=0, shift=1.0).content() | {"voxel_size": content["preprocessing"]["voxel_size"]}
-    content["config"]["imaging"] = record | {"snr": [0.1, 1.0], "noise_free": 0.1}
-    torch.save(content, tmp_path / "universal.pt")
-    return tmp_path / "universal.pt"
 
 
 def test_the_new_checkpoint_has_the_same_network_and_names_and_another_unknown(universal, trained, tmp_path):

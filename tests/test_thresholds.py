@@ -9,8 +9,6 @@ import torch
 from benchmarks import thresholds
 from benchmarks.thresholds import Volumes, halves, judged, nearest
 from common.cli import InputError
-from simulation import auxiliary, cohort
-from simulation.conditions import ImagingRanges
 
 
 def volumes(embeddings: np.ndarray, labels: np.ndarray, noise: np.ndarray | None = None) -> Volumes:
@@ -59,26 +57,16 @@ def test_a_cohort_takes_away_what_any_shape_has_in_common():
     assert less["detected"] == [1, 1, 1, 1] and less["auroc"] >= plain["auroc"]
 
 
-def test_every_way_is_judged_under_every_set(trained, tmp_path, in_process, monkeypatch):
-    for module, name, value in (
-        (thresholds, "OWN", 2),
-        (thresholds, "SHAPES", 3),
-        (thresholds, "PER_SHAPE", 2),
-        (thresholds, "NOISE_BINS", 2),
-        (cohort, "POOL", 4),
-        (auxiliary, "NEIGHBOURS", 3),
-    ):
-        monkeypatch.setattr(module, name, value)
+def test_every_way_is_judged_under_every_set(universal, trained, tmp_path, in_process, monkeypatch):
+    for name, value in (("OWN", 2), ("SHAPES", 3), ("PER_SHAPE", 2), ("NOISE_BINS", 2)):
+        monkeypatch.setattr(thresholds, name, value)
     plain = trained / "model_save" / "checkpoint.pt"
     places = {"work_dir": str(tmp_path / "work"), "results": str(tmp_path / "table"), "device": "cpu"}
     with pytest.raises(InputError, match="no record of the imaging"):
         thresholds.main(thresholds.Config(str(plain), **places))
-    content = torch.load(plain, weights_only=True)
-    record = ImagingRanges(neighbours=0, shift=1.0).content() | {"voxel_size": content["preprocessing"]["voxel_size"]}
-    content["config"]["imaging"] = record | {"snr": [0.1, 1.0], "noise_free": 0.1}
-    torch.save(content, tmp_path / "universal.pt")
+    content = torch.load(universal, weights_only=True)
     options = {"sets": ("benchmark", "hard"), "simulate_options": {"snr": "0.5 inf"}, "per_class": 4, "poses": 8}
-    cfg = thresholds.Config(str(tmp_path / "universal.pt"), **places, **options)
+    cfg = thresholds.Config(str(universal), **places, **options)
     thresholds.main(cfg)
     assert in_process == ["simulate.py"] * 3
     sets = json.loads((tmp_path / "table.json").read_text())["sets"]
@@ -92,4 +80,4 @@ def test_every_way_is_judged_under_every_set(trained, tmp_path, in_process, monk
     page = (tmp_path / "table.md").read_text()
     assert page.count("| any imaging; less a cohort |") == 10 and "the worst of those that rank" in page
     with pytest.raises(InputError, match="--sets, --per-class"):
-        thresholds.main(thresholds.Config(str(tmp_path / "universal.pt"), sets=("moon",), **places))
+        thresholds.main(thresholds.Config(str(universal), sets=("moon",), **places))
