@@ -14,7 +14,7 @@ here: test.csv and the unseen files choose nothing.
 
 import common.installed  # noqa: F401  where packages are missing it says so
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,9 +25,11 @@ from torch import nn
 
 from common.cli import Device, InputError, choose_device, plural, run, warn
 from common.files import claim_results, results_folder, write_json
-from evaluation import floors, rejection, sections
+from evaluation import floors, known_unknown, rejection, sections
 from evaluation.bootstrap import CONFIDENCE, Resampling, number_particles
-from evaluation.sections import Embedded, Evaluated, Scored, View
+from evaluation.embedded import Embedded, Scored, View
+from evaluation.figures import plain
+from evaluation.sections import Evaluated, Junk, OpenSet, UnseenSet
 from evaluation.splits import UNSEEN_SETS, enrolled, load_splits, unseen_sets
 from loader.columns import LABEL, PARTICLE, SNR
 from loader.dataset import Split, mask_sizes, overlap_warning
@@ -82,12 +84,12 @@ def main(cfg: Config) -> None:
     if cfg.floors and unseen_sets(splits):
         views += floor_views(cfg, checkpoint, splits, device)
     report, evaluated = evaluate(cfg, checkpoint, splits, raw, views)
-    report |= {"note": note, "warnings": warned}
+    report = replace(report, note=note, warnings=warned)
     if checkpoint["junk"] and cfg.junk:
-        report["junk"] = particle_or_junk(cfg, model, checkpoint, views[0].sets, device)
+        report = replace(report, junk=particle_or_junk(cfg, model, checkpoint, views[0].sets, device))
 
     folder = claim_results(cfg.results_dir, cfg.checkpoint)
-    write_json(folder / "open_set.json", report)
+    write_json(folder / "open_set.json", plain(report))
     write_page(folder / "open_set.html", report, {})  # the figures first: a picture may fail
     pictures = draw(cfg, folder, splits, report, views[0], evaluated)
     write_page(folder / "open_set.html", report, pictures)
@@ -99,8 +101,8 @@ def main(cfg: Config) -> None:
 
 def evaluate(
     cfg: Config, checkpoint: dict, splits: dict[str, Split], raw: dict[str, np.ndarray], views: list[View]
-) -> tuple[dict, list[Evaluated]]:
-    """All figures, ready for JSON, and each unseen set with its own.
+) -> tuple[OpenSet, list[Evaluated]]:
+    """All figures but those of junk, and each unseen set with its own.
 
     Args:
         raw: the network's embeddings of the sets, not normalised.
@@ -111,16 +113,7 @@ def evaluate(
     scored = {name: Scored(views[0].sets[name], of_set) for name, of_set in scores.items()}
     correct = rejection.classify(raw["test"], calibration.prototypes)[0] == splits["test"].labels.numpy()
     refused = scores["test"][calibration.score] < calibration.threshold
-    rates = sections.valid_rates(calibration, checkpoint["classes"])
-    report = {
-        "checkpoint": str(cfg.checkpoint),
-        "known_classes": checkpoint["classes"],
-        "snr_convention": snr_convention(splits["test"].rows),
-        "confidence": CONFIDENCE,
-        "bootstrap": cfg.bootstrap,
-        "seed": cfg.seed,
-        "known": sections.known_only(views[0].sets["test"], correct, refused, rates, resampling),
-    }
+    rates = known_unknown.valid_rates(calibration, checkpoint["classes"])
     evaluated = []
     for name in unseen_sets(splits):
         known, unseen = scored["test"], scored[name]
@@ -128,36 +121,48 @@ def evaluate(
         print(f"evaluating {name}.csv: {len(unseen.rows)} volumes of {count} unseen {plural('class', count)}")
         steps = {
             "verification": partial(sections.verify, unseen.rows, known.rows),
-            "rejection": partial(sections.reject, known, unseen, correct, calibration, checkpoint["classes"]),
+            "rejection": partial(known_unknown.reject, known, unseen, correct, calibration, checkpoint["classes"]),
             "enrolment": partial(sections.enrol, unseen.rows, calibration.prototypes),
         }
         if cfg.discovery:
             rejected = tuple(side.scores[calibration.score] < calibration.threshold for side in (known, unseen))
             steps["discovery"] = partial(sections.discovery, known.rows, unseen.rows, rejected)
         steps |= {f"floor: {view.name}": partial(sections.floor, view, name) for view in views}
-        part = {
-            "classes": sorted(np.unique(unseen.rows.classes)),
-            "n": len(unseen.rows),
-            "n_particles": len(np.unique(unseen.rows.particles)),
-            **sections.compute(steps, resampling),
-        }
-        part["floors"] = [part.pop(step) for step in steps if step.startswith("floor: ")]
+        found = sections.compute(steps, resampling)
         default = (side.scores[calibration.score] for side in (known, unseen))
-        part["confounds"] = floors.confounds(*default, floors.factors(splits["test"], splits[name]))
-        report[name] = part
+        part = UnseenSet(
+            classes=sorted(np.unique(unseen.rows.classes)),
+            n=len(unseen.rows),
+            n_particles=len(np.unique(unseen.rows.particles)),
+            floors=[found.pop(step) for step in steps if step.startswith("floor: ")],
+            confounds=floors.confounds(*default, floors.factors(splits["test"], splits[name])),
+            **found,
+        )
         evaluated.append(Evaluated(name, part, known, unseen))
+    report = OpenSet(
+        checkpoint=str(cfg.checkpoint),
+        known_classes=checkpoint["classes"],
+        snr_convention=snr_convention(splits["test"].rows),
+        confidence=CONFIDENCE,
+        bootstrap=cfg.bootstrap,
+        seed=cfg.seed,
+        known=known_unknown.known_only(views[0].sets["test"], correct, refused, rates, resampling),
+        note="",
+        warnings=[],
+        **{of_set.name: of_set.part for of_set in evaluated},
+    )
     return report, evaluated
 
 
 def draw(
-    cfg: Config, folder: Path, splits: dict[str, Split], report: dict, network: View, evaluated: list[Evaluated]
+    cfg: Config, folder: Path, splits: dict[str, Split], report: OpenSet, network: View, evaluated: list[Evaluated]
 ) -> dict[str, list[Picture]]:
     """Draw the pictures of each unseen set, and of all: name of the set, or `all`, -> those that could be drawn."""
     from report import gallery  # here, as matplotlib takes a second
 
     pictures = {"all": []}
     for of_set in evaluated:
-        pictures[of_set.name] = gallery.draw_set(folder, of_set, report["known"]["seen_seen"])
+        pictures[of_set.name] = gallery.draw_set(folder, of_set, report.known.overall.seen_seen)
         if cfg.discovery:
             images = splits["test"].images, splits[of_set.name].images
             pictures[of_set.name] += gallery.draw_medoids(folder / f"{of_set.name}_clusters.png", of_set, images)
@@ -192,7 +197,7 @@ def scores_of_sets(checkpoint: dict, raw: dict[str, np.ndarray]) -> dict[str, di
 
 def particle_or_junk(
     cfg: Config, model: nn.Module, checkpoint: dict, sets: dict[str, Embedded], device: torch.device
-) -> dict:
+) -> Junk:
     """How well particles of the sets are told from junk, which is simulated as training had it."""
     volumes, kinds = junk_volumes(checkpoint["config"], checkpoint["preprocessing"], cfg.junk, cfg.seed, device)
     embeddings = embed(model, volumes, device, cfg.batch_size, "embedding junk")

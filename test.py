@@ -18,7 +18,8 @@ import tyro
 from common.cli import Device, InputError, choose_device, run, warn
 from common.files import claim_results, results_folder, write_json
 from evaluation.bootstrap import Resampling
-from evaluation.closed_set import Probe, closed_set_report, linear_probe
+from evaluation.closed_set import ClosedSet, Probe, closed_set_report, linear_probe
+from evaluation.figures import plain
 from evaluation.rejection import classify
 from loader.columns import PARTICLE, SNR
 from loader.dataset import check_classes, load_split, overlap_warning
@@ -73,23 +74,22 @@ def main(cfg: Config) -> None:
         rows[PARTICLE].to_numpy(),
         Resampling(BOOTSTRAP, cfg.seed),
     )
-    report |= {
+    about = {
         "checkpoint": str(cfg.checkpoint),
         "classifier": describe(probe),
         "nearest_prototype_accuracy": float(np.mean(nearest == labels["test"])),
         "snr_convention": snr_convention(rows),
-        "seed": cfg.seed,
     }
     folder = claim_results(cfg.results_dir, cfg.checkpoint)
-    write_json(folder / "closed_set.json", report)
+    write_json(folder / "closed_set.json", plain(report) | about)
     files = [folder / "closed_set.json"]
     if draw(folder / "confusion.png", report):
         files.append(folder / "confusion.png")
-    print(f"test.csv; SNR convention: {report['snr_convention']}\n{report['classifier']}")
+    print(f"test.csv; SNR convention: {about['snr_convention']}\n{about['classifier']}")
     print(format_closed_set(report))
     print(
         f"accuracy by nearest class prototype, as predict.py and open_set.py name classes: "
-        f"{report['nearest_prototype_accuracy']:.3f}"
+        f"{about['nearest_prototype_accuracy']:.3f}"
     )
     print(f"written: {', '.join(map(str, files))}")
 
@@ -102,12 +102,12 @@ def describe(probe: Probe) -> str:
     return text
 
 
-def draw(path: Path, report: dict) -> bool:
+def draw(path: Path, report: ClosedSet) -> bool:
     """Draw the confusion matrix; says whether that could be done."""
     from report.attempt import attempt  # here, as matplotlib takes a second
     from report.pictures import confusion_matrix
 
-    return attempt(path, lambda path: confusion_matrix(path, report["confusion_matrix"], report["classes"]))
+    return attempt(path, lambda path: confusion_matrix(path, report.confusion_matrix, report.classes))
 
 
 if __name__ == "__main__":

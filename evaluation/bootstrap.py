@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from evaluation.figures import NO_FIGURE, Figure
+
 CONFIDENCE = 0.95
 
 
@@ -56,6 +58,11 @@ def interval(values: list[float] | np.ndarray) -> list[float] | None:
 def mean_interval(values: np.ndarray, particles: np.ndarray, resampling: Resampling) -> list[float] | None:
     """The interval of the mean of one value per row (N,)."""
     return interval([np.average(values, weights=weights) for weights in particle_weights(particles, resampling)])
+
+
+def mean_figure(values: np.ndarray, particles: np.ndarray, resampling: Resampling) -> Figure:
+    """The mean of one value per row (N,), with its interval; no figure of no rows."""
+    return Figure(float(values.mean()), mean_interval(values, particles, resampling)) if len(values) else NO_FIGURE
 
 
 def known_unknown_weights(

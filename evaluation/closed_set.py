@@ -9,6 +9,7 @@ import numpy as np
 
 from common.progress import progress
 from evaluation.bootstrap import CONFIDENCE, Resampling, interval, particle_weights, rows_per_class
+from evaluation.figures import Figure
 from loader.columns import snr_order
 
 if TYPE_CHECKING:
@@ -112,6 +113,50 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: i
     return np.bincount(labels * num_classes + predictions, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
+@dataclass(frozen=True)
+class OfLevel:
+    """The accuracy on n rows of an SNR level, 0 to 1."""
+
+    accuracy: Figure
+    n: int
+
+
+@dataclass(frozen=True)
+class OfClass:
+    """Precision, recall and F1 of a class, 0 to 1; support: its rows. Of a class without rows, or never predicted, what
+    is not defined is None."""
+
+    precision: Figure
+    recall: Figure
+    f1: Figure
+    support: int
+
+
+@dataclass(frozen=True)
+class ClosedSet:
+    """The figures of predictions on n rows, 0 to 1.
+
+    mean_over_snrs: the mean accuracy of the SNR levels; macro_f1: the mean of the classes that have rows.
+    floor: the accuracy of always naming the largest class.
+    confusion_matrix: (C, C) counts, rows true; classes: the names of both.
+    confidence, bootstrap, seed: of the intervals.
+    """
+
+    n: int
+    n_particles: int
+    accuracy: Figure
+    mean_over_snrs: Figure
+    macro_f1: Figure
+    floor: float
+    per_snr: dict[str, OfLevel]
+    per_class: dict[str, OfClass]
+    classes: list[str]
+    confusion_matrix: list[list[int]]
+    confidence: float
+    bootstrap: int
+    seed: int
+
+
 def closed_set_report(
     labels: np.ndarray,
     predictions: np.ndarray,
@@ -119,7 +164,7 @@ def closed_set_report(
     snr_levels: np.ndarray,
     particles: np.ndarray,
     resampling: Resampling,
-) -> dict:
+) -> ClosedSet:
     """Every closed-set figure of one set of predictions, with 95 % bootstrap intervals over particles.
 
     Args:
@@ -127,9 +172,6 @@ def closed_set_report(
         classes: the C class names by index.
         snr_levels: (N,) text; `mean_over_snrs` gives each level the same weight.
         particles: (N,) an identity that all copies of one particle share.
-
-    Returns:
-        A dict ready for JSON; a figure that is not defined (precision of a class never predicted) is None.
     """
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if len(labels) == 0:
@@ -147,41 +189,29 @@ def closed_set_report(
     ]
     low_high = {name: [interval(draws) for draws in _columns(resampled, name)] for name in figures}
 
-    per_class = [
-        {
-            "class": name,
-            **{key: _or_none(figures[key][index]) for key in ("precision", "recall", "f1")},
-            **{f"{key}_interval": low_high[key][index] for key in ("precision", "recall", "f1")},
-            "support": int(matrix[index].sum()),
-        }
-        for index, name in enumerate(classes)
-    ]
-    per_snr = [
-        {
-            "snr": level,
-            "accuracy": float(figures["per_snr"][index]),
-            "accuracy_interval": low_high["per_snr"][index],
-            "n": int(np.sum(snr_levels == level)),
-        }
-        for index, level in enumerate(levels)
-    ]
-    overall = {}
-    for name in ("accuracy", "mean_over_snrs", "macro_f1"):
-        overall[name] = _or_none(figures[name])
-        overall[f"{name}_interval"] = low_high[name][0]
-    return {
-        "n": len(labels),
-        "n_particles": len(np.unique(particles)),
-        **overall,
-        "floor": float(matrix.sum(axis=1).max() / len(labels)),
-        "per_snr": per_snr,
-        "per_class": per_class,
-        "classes": list(classes),
-        "confusion_matrix": matrix.tolist(),
-        "confidence": CONFIDENCE,
-        "bootstrap": resampling.n_boot,
-        "seed": resampling.seed,
-    }
+    def figure(name: str, index: int = 0) -> Figure:
+        value = float(np.atleast_1d(figures[name])[index])
+        return Figure(value if np.isfinite(value) else None, low_high[name][index])
+
+    return ClosedSet(
+        n=len(labels),
+        n_particles=len(np.unique(particles)),
+        **{name: figure(name) for name in ("accuracy", "mean_over_snrs", "macro_f1")},
+        floor=float(matrix.sum(axis=1).max() / len(labels)),
+        per_snr={
+            level: OfLevel(figure("per_snr", index), int(np.sum(snr_levels == level)))
+            for index, level in enumerate(levels)
+        },
+        per_class={
+            name: OfClass(*(figure(key, index) for key in ("precision", "recall", "f1")), int(matrix[index].sum()))
+            for index, name in enumerate(classes)
+        },
+        classes=list(classes),
+        confusion_matrix=matrix.tolist(),
+        confidence=CONFIDENCE,
+        bootstrap=resampling.n_boot,
+        seed=resampling.seed,
+    )
 
 
 def _figures(
@@ -215,7 +245,3 @@ def _figures(
 def _columns(resampled: list[dict], name: str) -> np.ndarray:
     """One row of resampled values for each component of a figure, (components, n_boot)."""
     return np.array([draw[name] for draw in resampled]).reshape(len(resampled), -1).T
-
-
-def _or_none(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

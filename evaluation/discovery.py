@@ -5,15 +5,77 @@ is clustered: copies of one particle are trivially alike and would make clusters
 MOST_PARTICLES, as many are drawn, so that intervals take little time.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from evaluation.bootstrap import Resampling, interval
 from evaluation.clusters import RECLUSTERINGS, STABLE, largest_first, medoid, project, stability
 from evaluation.communities import NOISE, SMALLEST_CLUSTER, cluster
+from evaluation.figures import Figure
 
 MOST_PARTICLES = 5000  # that are clustered
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well clusters agree with classes: adjusted Rand index, normalised mutual information (noise as one more
+    cluster), and purity, None without a cluster."""
+
+    ari: float
+    nmi: float
+    purity: float | None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One cluster of n particles: its stability (mean Jaccard index), its commonest class, the share that is of it, and
+    the row nearest to its middle."""
+
+    n: int
+    stability: float
+    class_: str
+    purity: float
+    medoid: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """Clusters, and how they agree with the true classes.
+
+    clusters: their number, with its interval over resamples that were clustered again.
+    true_classes: those of particles enough for a cluster.
+    ari, nmi, purity: as of `Agreement`; no figure of purity without a cluster.
+    purity_floor: of all particles as one cluster; noise: the share of particles in none.
+    """
+
+    clusters: Figure
+    true_classes: int
+    ari: Figure
+    nmi: Figure
+    purity: Figure
+    purity_floor: float
+    noise: float
+    stable_clusters: int
+    per_cluster: list[Cluster]
+
+
+@dataclass(frozen=True)
+class Discovered:
+    """What clustering n of n_there particles found; None, with a `reason`, of too few particles for two clusters.
+
+    reclusterings: resamples that were clustered again; bootstrap: those of the other intervals.
+    known_among_them: the share of particles that are of known classes, where it was asked for.
+    """
+
+    found: Found | None
+    n: int
+    n_there: int
+    seed: int
+    bootstrap: int
+    reclusterings: int
+    reason: str = ""
+    known_among_them: float | None = None
 
 
 def one_per_particle(particles: np.ndarray, seed: int) -> np.ndarray:
@@ -39,13 +101,13 @@ def _table(found: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return table
 
 
-def agreement(found: np.ndarray, classes: np.ndarray) -> dict[str, float | None]:
-    """How well clusters (N,) agree with classes (N,): ARI, NMI (noise as one more cluster) and purity.
+def agreement(found: np.ndarray, classes: np.ndarray) -> Agreement:
+    """How well clusters (N,) agree with classes (N,).
 
     The adjusted Rand index is that of Hubert and Arabie (1985), the mutual information is divided by the mean entropy.
     """
     table = _table(found, classes).astype(float)
-    return {"ari": _adjusted_rand(table), "nmi": _mutual_information(table), "purity": purity(found, classes)}
+    return Agreement(_adjusted_rand(table), _mutual_information(table), purity(found, classes))
 
 
 def _adjusted_rand(table: np.ndarray) -> float:
@@ -67,8 +129,8 @@ def _mutual_information(table: np.ndarray) -> float:
     return 1.0 if mean == 0 else max(0.0, rows + columns - entropy(table)) / mean
 
 
-def _agreement_intervals(found: np.ndarray, classes: np.ndarray, resampling: Resampling) -> dict[str, list | None]:
-    """The intervals of the agreement, the clusters being as they are.
+def _agreement_figures(found: np.ndarray, classes: np.ndarray, resampling: Resampling) -> dict[str, Figure]:
+    """The agreement, each measure by name with its interval, the clusters being as they are.
 
     Drawn with repeats, copies of a particle would agree with themselves; so half of the particles are drawn without,
     which spreads as much. All three measures also depend on the number of particles: the spread is put around the
@@ -77,12 +139,12 @@ def _agreement_intervals(found: np.ndarray, classes: np.ndarray, resampling: Res
     rng = np.random.default_rng(resampling.seed)
     halves = [rng.permutation(len(found))[: len(found) // 2] for _ in range(resampling.n_boot)]
     classes = np.unique(classes, return_inverse=True)[1]  # numbers sort faster than names
-    draws = [agreement(found[rows], classes[rows]) for rows in halves]
+    draws = [asdict(agreement(found[rows], classes[rows])) for rows in halves]
     result = {}
-    for key, value in agreement(found, classes).items():
+    for key, value in asdict(agreement(found, classes)).items():
         values = np.array([draw[key] for draw in draws if draw[key] is not None])
         enough = value is not None and len(values) > 1
-        result[f"{key}_interval"] = interval(np.clip(value + values - values.mean(), -1, 1)) if enough else None
+        result[key] = Figure(value, interval(np.clip(value + values - values.mean(), -1, 1)) if enough else None)
     return result
 
 
@@ -92,7 +154,7 @@ def discover(
     particles: np.ndarray,
     resampling: Resampling,
     reclusterings: int = RECLUSTERINGS,
-) -> dict:
+) -> Discovered:
     """Cluster the particles and compare with their true classes.
 
     Args:
@@ -102,49 +164,37 @@ def discover(
         resampling: draws of half of the particles for the intervals of ARI, NMI and purity, the clusters being as they
             are; its seed also chooses the copies.
         reclusterings: resamples that are clustered again, for stability and for the interval of the number.
-
-    Returns:
-        `n` particles clustered of `n_there`, and for `found`: clusters found, their number in resamples, true classes
-        (those with particles enough for a cluster), ARI, NMI (noise as one more cluster), purity and share of noise,
-        and of each cluster its n, stability, commonest class and medoid (row number). None, with a `reason`, when there
-        are too few particles for two clusters.
     """
     rows = one_per_particle(particles, resampling.seed)
     there = len(rows)
     if there > MOST_PARTICLES:
         rows = np.sort(np.random.default_rng(resampling.seed).permutation(rows)[:MOST_PARTICLES])
-    result = {"n": len(rows), "n_there": there, "seed": resampling.seed, "bootstrap": resampling.n_boot}
-    result["reclusterings"] = reclusterings
+    given = {"n": len(rows), "n_there": there, "seed": resampling.seed, "bootstrap": resampling.n_boot}
+    given["reclusterings"] = reclusterings
     if len(rows) < 2 * SMALLEST_CLUSTER:
         reason = f"{len(rows)} particles; {2 * SMALLEST_CLUSTER} are needed for two clusters"
-        return {"found": None, **result, "reason": reason}
+        return Discovered(found=None, **given, reason=reason)
     points, classes = project(embeddings, rows, resampling.seed), np.asarray(classes)[rows]
     counts = np.unique(classes, return_counts=True)[1]
     found = largest_first(cluster(points, resampling.seed))
     stabilities, numbers = stability(points, found, replace(resampling, n_boot=reclusterings))
-    result["found"] = {
-        "clusters": int(found.max() + 1),
-        "clusters_interval": interval(numbers),
-        "true_classes": int(np.sum(counts >= SMALLEST_CLUSTER)),
-        **agreement(found, classes),
-        **_agreement_intervals(found, classes, resampling),
-        "purity_floor": float(counts.max() / len(rows)),
-        "noise": float(np.mean(found == NOISE)),
-        "stable_clusters": int(np.sum(stabilities >= STABLE)),
-        "per_cluster": [
+    described = Found(
+        clusters=Figure(int(found.max() + 1), interval(numbers)),
+        true_classes=int(np.sum(counts >= SMALLEST_CLUSTER)),
+        **_agreement_figures(found, classes, resampling),
+        purity_floor=float(counts.max() / len(rows)),
+        noise=float(np.mean(found == NOISE)),
+        stable_clusters=int(np.sum(stabilities >= STABLE)),
+        per_cluster=[
             _describe(points, classes, rows, found == index, float(stabilities[index]))
             for index in range(found.max() + 1)
         ],
-    }
-    return result
+    )
+    return Discovered(found=described, **given)
 
 
-def _describe(points: np.ndarray, classes: np.ndarray, rows: np.ndarray, mine: np.ndarray, stable: float) -> dict:
+def _describe(points: np.ndarray, classes: np.ndarray, rows: np.ndarray, mine: np.ndarray, stable: float) -> Cluster:
     names, counts = np.unique(classes[mine], return_counts=True)
-    return {
-        "n": int(mine.sum()),
-        "stability": stable,
-        "class": str(names[counts.argmax()]),
-        "purity": float(counts.max() / mine.sum()),
-        "medoid": int(rows[medoid(points, mine)]),
-    }
+    most = counts.argmax()
+    share = float(counts[most] / mine.sum())
+    return Cluster(int(mine.sum()), stable, str(names[most]), share, int(rows[medoid(points, mine)]))

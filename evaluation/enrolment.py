@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.bootstrap import Resampling, mean_interval
+from evaluation.bootstrap import Resampling, mean_figure
+from evaluation.figures import NO_FIGURE, Figure
 from evaluation.rejection import unit
 
 SHOTS = (1, 5, 20)
@@ -18,6 +19,37 @@ class Enrolment:
     episodes: int = 100
 
 
+@dataclass(frozen=True)
+class ShotClass:
+    """The accuracy on n queries of one class, 0 to 1."""
+
+    accuracy: Figure
+    n: int
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """Accuracy from a few examples. Of a class of too few particles, or of one class alone, the figures are None, and
+    `reason` says so.
+
+    accuracy: mean over queries of the share of right episodes, 0 to 1; std: of the accuracy, over episodes.
+    n: volumes, of so many `classes`; gallery: prototypes that compete, and chance: the share that guessing names right.
+    seed: that the examples were drawn by.
+    """
+
+    accuracy: Figure
+    std: float | None
+    per_class: dict[str, ShotClass] | None
+    shots: int
+    episodes: int
+    n: int
+    classes: int
+    seed: int
+    gallery: int
+    chance: float
+    reason: str = ""
+
+
 def few_shot(
     embeddings: np.ndarray,
     labels: np.ndarray,
@@ -25,7 +57,7 @@ def few_shot(
     plan: Enrolment,
     resampling: Resampling,
     gallery: np.ndarray | None = None,
-) -> dict:
+) -> FewShot:
     """Accuracy of unseen classes by prototypes of a few particles (shots) each, over many draws of these particles.
 
     In an episode one volume each of as many particles of every class makes that class's prototype; every volume of all
@@ -37,26 +69,21 @@ def few_shot(
         particles: (N,) an identity that all copies of one particle share.
         plan: shots and episodes; resampling: its seed draws the shots too.
         gallery: (C, E) prototypes of known classes that compete; a query that goes to one of them is wrong.
-
-    Returns:
-        accuracy (mean over queries of the share of right episodes), its std over episodes, its 95 % interval over
-        particles, per class, `chance`, n and episodes; accuracy is None, with a `reason`, when a class has too few
-        particles, or there is only one class to choose.
     """
     embeddings = unit(np.asarray(embeddings, dtype=np.float64))
     names, numbers = np.unique(np.asarray(labels).astype(str), return_inverse=True)
     particles = np.unique(np.asarray(particles), return_inverse=True)[1]
     competitors = len(names) + (0 if gallery is None else len(gallery))
     shots, n = plan.shots, len(labels)
-    result = {"shots": shots, "episodes": plan.episodes, "n": n, "classes": len(names), "seed": resampling.seed}
-    result |= {"gallery": competitors, "chance": 1 / max(competitors, 1)}
+    given = {"shots": shots, "episodes": plan.episodes, "n": n, "classes": len(names), "seed": resampling.seed}
+    given |= {"gallery": competitors, "chance": 1 / max(competitors, 1)}
     members = [np.flatnonzero(numbers == number) for number in range(len(names))]
     fewest = min((len(np.unique(particles[rows])) for rows in members), default=0)
     if fewest <= shots or competitors < 2:
         reason = f"the smallest class has {fewest} particles; more than {shots} are needed"
         if competitors < 2:
             reason = "one class: there is nothing to choose"
-        return {"accuracy": None, "accuracy_interval": None, "std": None, "per_class": None, **result, "reason": reason}
+        return FewShot(accuracy=NO_FIGURE, std=None, per_class=None, **given, reason=reason)
 
     rng = np.random.default_rng(resampling.seed)
     right, asked = np.zeros(len(labels)), np.zeros(len(labels))
@@ -75,23 +102,19 @@ def few_shot(
         accuracies.append(hits.sum() / queries.sum())
     rate = right[asked > 0] / asked[asked > 0]
     of_class, of_particle = numbers[asked > 0], particles[asked > 0]
-    return {
-        "accuracy": float(rate.mean()),
-        "accuracy_interval": mean_interval(rate, of_particle, resampling),
-        "std": float(np.std(accuracies)),
-        "per_class": [
-            {
-                "class": str(name),
-                "accuracy": float(rate[of_class == number].mean()),
-                "accuracy_interval": mean_interval(
-                    rate[of_class == number], of_particle[of_class == number], resampling
-                ),
-                "n": int(np.sum(of_class == number)),
-            }
+
+    def of_rows(mine: np.ndarray) -> Figure:
+        return mean_figure(rate[mine], of_particle[mine], resampling)
+
+    return FewShot(
+        accuracy=of_rows(np.full(len(rate), True)),
+        std=float(np.std(accuracies)),
+        per_class={
+            str(name): ShotClass(of_rows(of_class == number), int(np.sum(of_class == number)))
             for number, name in enumerate(names)
-        ],
-        **result,
-    }
+        },
+        **given,
+    )
 
 
 def _draw_shots(rows: np.ndarray, particles: np.ndarray, shots: int, rng: np.random.Generator) -> np.ndarray:

@@ -3,6 +3,8 @@
 A floor is an embedding made of simple features, so that every figure of the network can be computed for it.
 """
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,28 @@ STRATA = 4  # equal parts of a numeric factor within which the score is looked a
 BLOBS = (0.04, 0.07, 0.11, 0.16, 0.22)  # of the box: standard deviations of the round blobs
 CHUNK = 256  # volumes at once
 MARGIN = 0.05  # loss of AUROC within strata that makes a warning
+
+
+@dataclass(frozen=True)
+class Confound:
+    """A nuisance factor, and what a score has to do with it.
+
+    in_known, in_unknown: share of the score's variance that the factor explains within each set, 0 to 1; None where it
+        does not vary there. structure: the share that being known explains.
+    alone: AUROC of a numeric factor by itself, taken as 0.5 or more; None for groups.
+    auroc: of the score; within: the same between rows that are alike in the factor, None where known and unknown rows
+        never are.
+    warning: text, or None.
+    """
+
+    factor: str
+    in_known: float | None
+    in_unknown: float | None
+    structure: float
+    alone: float | None
+    auroc: float
+    within: float | None
+    warning: str | None
 
 
 def feature_embedding(features: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -104,33 +128,29 @@ def factors(known: Split, unseen: Split) -> dict[str, tuple[np.ndarray, np.ndarr
 
 def confounds(
     known_scores: np.ndarray, unknown_scores: np.ndarray, factors: dict[str, tuple[np.ndarray, np.ndarray]]
-) -> list[dict]:
+) -> list[Confound]:
     """Does the score follow a nuisance factor instead of known against unknown?
 
     Args:
         known_scores, unknown_scores: (N_known,), (N_unknown,), higher is more known.
         factors: name -> values of the known and of the unknown rows, numbers or text.
-
-    Returns:
-        One dict a factor: `in_known`, `in_unknown`: share of the score's variance that the factor explains within each
-        set; `structure`: the share that being known explains; `alone`: AUROC of a numeric factor by itself, taken as
-        0.5 or more; `within`: AUROC of the score between rows with the same factor; and `warning`, text or None.
     """
     scores = np.concatenate([known_scores, unknown_scores])
     is_known = np.repeat(["known", "unknown"], [len(known_scores), len(unknown_scores)])
     structure, overall = explained(scores, is_known) or 0.0, auroc(known_scores, unknown_scores)
     table = []
     for name, (known, unknown) in factors.items():
-        entry = {
-            "factor": name,
-            "in_known": explained(known_scores, known),
-            "in_unknown": explained(unknown_scores, unknown),
-            "structure": structure,
-            "alone": _alone(known, unknown),
-            "auroc": overall,
-            "within": auroc_within(known_scores, unknown_scores, known, unknown),
-        }
-        table.append({**entry, "warning": _warning(entry)})
+        entry = Confound(
+            factor=name,
+            in_known=explained(known_scores, known),
+            in_unknown=explained(unknown_scores, unknown),
+            structure=structure,
+            alone=_alone(known, unknown),
+            auroc=overall,
+            within=auroc_within(known_scores, unknown_scores, known, unknown),
+            warning=None,
+        )
+        table.append(replace(entry, warning=_warning(entry)))
     return table
 
 
@@ -159,14 +179,14 @@ def auroc_within(
     return float(np.average(areas, weights=pairs)) if areas else None
 
 
-def _warning(entry: dict) -> str | None:
-    name, follows = entry["factor"], max(entry["in_known"] or 0, entry["in_unknown"] or 0)
-    if follows > max(entry["structure"], 0.1):
-        return f'"unknown" follows {name}: it explains {follows:.0%} of the score, structure {entry["structure"]:.0%}'
-    if entry["within"] is None:
+def _warning(entry: Confound) -> str | None:
+    name, follows = entry.factor, max(entry.in_known or 0, entry.in_unknown or 0)
+    if follows > max(entry.structure, 0.1):
+        return f'"unknown" follows {name}: it explains {follows:.0%} of the score, structure {entry.structure:.0%}'
+    if entry.within is None:
         return (
             f"{name} differs altogether between known and unknown particles: nothing shows which of the two is scored"
         )
-    if entry["auroc"] - entry["within"] > MARGIN:
-        return f'part of "unknown" is {name}: AUROC {entry["auroc"]:.3f}, among its like only {entry["within"]:.3f}'
+    if entry.auroc - entry.within > MARGIN:
+        return f'part of "unknown" is {name}: AUROC {entry.auroc:.3f}, among its like only {entry.within:.3f}'
     return None

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evaluation.bootstrap import Resampling, interval, known_unknown_weights
+from evaluation.figures import Figure
+
 
 def checked(scores: np.ndarray, name: str) -> np.ndarray:
     """Scores (N,) as an array; raises ValueError for another shape, none at all, or one that is not finite."""
@@ -47,19 +50,41 @@ def rank(known: np.ndarray, unknown: np.ndarray, correct: np.ndarray | None = No
     return Ranking(order, order < len(known), right[order], last)
 
 
-def measures(ranking: Ranking, weights: np.ndarray | None = None) -> dict[str, float]:
-    """auroc, aupr, fpr95 and oscr of ranked rows, each row counted `weights` (N,) times."""
+@dataclass(frozen=True)
+class Measures:
+    """How well a score tells known from unknown rows: areas AUROC, AUPR and OSCR, and the rate FPR95, all 0 to 1."""
+
+    auroc: float
+    aupr: float
+    fpr95: float
+    oscr: float
+
+
+def measures(ranking: Ranking, weights: np.ndarray | None = None) -> Measures:
+    """The measures of ranked rows, each row counted `weights` (N,) times."""
     known, right, unknown = ranking.counts(weights)
     accepted_known, accepted_unknown = np.append(0, known / known[-1]), np.append(0, unknown / unknown[-1])
     accepted = known + unknown
     precision = np.divide(known, accepted, out=np.ones_like(known), where=accepted > 0)
     enough = known >= known[-1] - int(0.05 * known[-1] + 1e-9)
-    return {
-        "auroc": float(np.trapezoid(accepted_known, accepted_unknown)),
-        "aupr": float(np.sum(np.diff(accepted_known) * precision)),
-        "fpr95": float(accepted_unknown[1:][enough][0]),
-        "oscr": float(np.trapezoid(np.append(0, right / known[-1]), accepted_unknown)),
-    }
+    return Measures(
+        auroc=float(np.trapezoid(accepted_known, accepted_unknown)),
+        aupr=float(np.sum(np.diff(accepted_known) * precision)),
+        fpr95=float(accepted_unknown[1:][enough][0]),
+        oscr=float(np.trapezoid(np.append(0, right / known[-1]), accepted_unknown)),
+    )
+
+
+def with_intervals(
+    ranking: Ranking,
+    particles: tuple[np.ndarray, np.ndarray],
+    resampling: Resampling,
+    names: tuple[str, ...] = ("auroc", "aupr", "fpr95", "oscr"),
+) -> dict[str, Figure]:
+    """Some measures of ranked rows, each with its interval over particles, those of known and of unseen rows."""
+    measured = measures(ranking)
+    drawn = [measures(ranking, weights) for weights in known_unknown_weights(*particles, resampling)]
+    return {name: Figure(getattr(measured, name), interval([getattr(draw, name) for draw in drawn])) for name in names}
 
 
 def roc(known: np.ndarray, unknown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -70,17 +95,17 @@ def roc(known: np.ndarray, unknown: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
     """The chance that a known scores above an unknown; a tie counts one half."""
-    return measures(rank(known, unknown))["auroc"]
+    return measures(rank(known, unknown)).auroc
 
 
 def aupr(known: np.ndarray, unknown: np.ndarray) -> float:
     """Average precision with the knowns as positives. Its floor is the share of knowns, n_known / n."""
-    return measures(rank(known, unknown))["aupr"]
+    return measures(rank(known, unknown)).aupr
 
 
 def fpr95(known: np.ndarray, unknown: np.ndarray) -> float:
     """The share of unknowns accepted where at least 95 % of knowns are."""
-    return measures(rank(known, unknown))["fpr95"]
+    return measures(rank(known, unknown)).fpr95
 
 
 def oscr(known: np.ndarray, correct: np.ndarray, unknown: np.ndarray) -> float:
@@ -93,4 +118,4 @@ def oscr(known: np.ndarray, correct: np.ndarray, unknown: np.ndarray) -> float:
     Returns:
         The trapezoid area from (0, 0), both rates at the same inclusive threshold; at most the closed-set accuracy.
     """
-    return measures(rank(known, unknown, correct))["oscr"]
+    return measures(rank(known, unknown, correct)).oscr

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluation.bootstrap import Resampling, interval, particle_weights
+from evaluation.figures import NO_FIGURE, Figure
+from evaluation.pair_pool import pair_pools
 from evaluation.ranking import roc
 from evaluation.rejection import unit
 
@@ -34,6 +36,69 @@ AUTHORS = PairPlan(600, 1200)
 SCALE = PairPlan(100_000, 1_000_000)
 
 
+@dataclass(frozen=True)
+class Authors:
+    """Verification by the authors' protocol. Of too few pairs the figures are None, and `reason` says so.
+
+    accuracy: share of right answers, 0 to 1; std: over folds; floor: of always giving the more frequent answer.
+    auc, eer: of the pairs; val_at_far: false-accept rate, as text, -> validation rate; all without intervals.
+    n_same, n_different: pairs; seed: that they were drawn by.
+    """
+
+    accuracy: Figure
+    std: float | None
+    floor: float | None
+    auc: float | None
+    eer: float | None
+    val_at_far: dict[str, Figure] | None
+    n_same: int
+    n_different: int
+    folds: int
+    seed: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Roc:
+    """Points of a ROC: false-accept rates, and the validation rate at each; 0 to 1."""
+
+    far: list[float]
+    val: list[float]
+
+
+@dataclass(frozen=True)
+class ClassPairs:
+    """The pairs of which one row or both are of a class."""
+
+    auc: Figure
+    n_same: int
+    n_different: int
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Verification on very many pairs. Where one kind of pair is missing the figures are None, and `reason` says so.
+
+    auc, eer: 0 to 1; val_at_far: false-accept rate, as text, -> validation rate.
+    n_same, n_different: pairs that were drawn; n_same_exist, n_different_exist: that there are.
+    seed, bootstrap: of the draws, and resamples of each interval.
+    per_class: of classes that have both kinds of pair.
+    """
+
+    auc: Figure
+    eer: Figure
+    val_at_far: dict[str, Figure] | None
+    n_same: int
+    n_different: int
+    n_same_exist: int
+    n_different_exist: int
+    seed: int
+    bootstrap: int
+    per_class: dict[str, ClassPairs] | None
+    roc: Roc | None
+    reason: str = ""
+
+
 def center_and_normalise(embeddings: np.ndarray) -> np.ndarray:
     """The authors' preparation of (N, E): subtract from each embedding the mean of its components, then length 1."""
     return unit(embeddings - embeddings.mean(axis=1, keepdims=True))
@@ -57,94 +122,6 @@ def similarity(features: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         offset = features[first] - features[second]  # (chunk, F)
         scores[start : start + CHUNK] = -np.einsum("mf,mf->m", offset, offset)
     return scores
-
-
-@dataclass(frozen=True)
-class PairPool:
-    """All pairs of rows between some pairs of classes, without those that share a particle.
-
-    Rows are kept sorted by class; a block (a, b) is every pair of a row of class a with a row of class b.
-    """
-
-    rows: np.ndarray  # (N,) row numbers, sorted by class
-    starts: np.ndarray  # (K + 1,) where each class starts in `rows`
-    particles: np.ndarray  # (N_all,) integer particle of each row number
-    blocks: np.ndarray  # (B, 2) class numbers
-    sizes: np.ndarray  # (B,) pairs of each block that share no particle
-
-    @property
-    def count(self) -> int:
-        """How many pairs there are."""
-        return int(self.sizes.sum())
-
-    def draw(self, wanted: int, rng: np.random.Generator) -> np.ndarray:
-        """`wanted` distinct pairs (M, 2) drawn evenly, or all when there are no more; memory grows with `wanted`."""
-        if self.count <= 2 * wanted:
-            pairs = np.concatenate([self._enumerate(a, b) for a, b in self.blocks] or [np.empty((0, 2), int)])
-            return pairs if len(pairs) <= wanted else rng.choice(pairs, wanted, replace=False)
-        total = len(self.particles)
-        codes = np.empty(0, dtype=np.int64)
-        while len(codes) < wanted:
-            pairs = self._throw(2 * (wanted - len(codes)) + 64, rng)
-            codes = np.concatenate([codes, pairs.min(axis=1) * total + pairs.max(axis=1)])
-            codes = codes[np.sort(np.unique(codes, return_index=True)[1])]  # the first of each, order kept
-        return np.stack(np.divmod(codes[:wanted], total), axis=1)
-
-    def _enumerate(self, a: int, b: int) -> np.ndarray:
-        """Every pair (M, 2) of block (a, b)."""
-        first, second = (self.rows[self.starts[k] : self.starts[k + 1]] for k in (a, b))
-        apart = self.particles[first][:, None] != self.particles[second][None, :]
-        if a == b:
-            apart = np.triu(apart, 1)
-        i, j = np.nonzero(apart)
-        return np.stack([first[i], second[j]], axis=1)
-
-    def _throw(self, number: int, rng: np.random.Generator) -> np.ndarray:
-        """Some pairs (<= number, 2), each pair of the pool as likely as any other; repeats happen."""
-        lengths = np.diff(self.starts)
-        block_lengths = lengths[self.blocks]  # (B, 2)
-        boxes = block_lengths.prod(axis=1).astype(float)
-        boxes[self.blocks[:, 0] == self.blocks[:, 1]] /= (
-            2  # each pair within a class is met twice, as (i, j) and (j, i)
-        )
-        block = rng.choice(len(boxes), size=number, p=boxes / boxes.sum())
-        within = (rng.random((number, 2)) * block_lengths[block]).astype(int)
-        pairs = self.rows[self.starts[self.blocks[block]] + within]
-        return pairs[self.particles[pairs[:, 0]] != self.particles[pairs[:, 1]]]
-
-
-def pair_pools(labels: np.ndarray, particles: np.ndarray, sides: np.ndarray | None = None) -> tuple[PairPool, PairPool]:
-    """The pools of same-class and of different-class pairs; no pair shares a particle.
-
-    Args:
-        labels: (N,) class names.
-        particles: (N,) an identity that all copies of one particle share.
-        sides: (N,) bool; when given, different-class pairs are only those of one row of each side.
-    """
-    from scipy.sparse import csr_matrix  # here: open_set.py --help does without SciPy
-
-    particles = np.unique(np.asarray(particles), return_inverse=True)[1]
-    names, numbers = np.unique(np.asarray(labels).astype(str), return_inverse=True)
-    order = np.argsort(numbers, kind="stable")
-    starts = np.searchsorted(numbers[order], np.arange(len(names) + 1))
-    copies = csr_matrix((np.ones(len(numbers)), (particles, numbers)))  # (particles, K)
-    shared = (copies.T @ copies).toarray()  # (K, K) ordered row pairs that share a particle
-
-    blocks = np.stack(np.triu_indices(len(names)), axis=1)
-    lengths = np.diff(starts)
-    sizes = lengths[blocks].prod(axis=1) - shared[blocks[:, 0], blocks[:, 1]]
-    same = blocks[:, 0] == blocks[:, 1]
-    sizes = np.where(same, sizes / 2, sizes).astype(np.int64)
-    different = ~same
-    if sides is not None:
-        side = np.asarray(sides)[order[starts[:-1]]]  # (K,)
-        if (side[numbers] != sides).any():
-            raise ValueError("a class has rows on both sides; expected seen and unseen classes to be disjoint")
-        different &= side[blocks[:, 0]] != side[blocks[:, 1]]
-    return tuple(
-        PairPool(order, starts, particles, blocks[chosen & (sizes > 0)], sizes[chosen & (sizes > 0)])
-        for chosen in (same, different)
-    )
 
 
 @dataclass(frozen=True)
@@ -212,7 +189,7 @@ def validation_rate(curve: np.ndarray, false_accept_rate: float) -> float:
 
 def authors_protocol(
     embeddings: np.ndarray, labels: np.ndarray, particles: np.ndarray, plan: PairPlan, resampling: Resampling
-) -> dict:
+) -> Authors:
     """The authors' verification of unseen classes: the threshold that is best on nine folds is scored on the tenth.
 
     Args:
@@ -221,21 +198,17 @@ def authors_protocol(
         particles: (N,) an identity that all copies of one particle share; no pair shares one.
         plan: AUTHORS is theirs.
         resampling: of the interval of the accuracy, with the folds' thresholds as they are; its seed draws the pairs.
-
-    Returns:
-        accuracy, its std over folds and its interval, `floor` (accuracy of always giving the more frequent answer),
-        auc, eer, validation rates where the pairs are enough for them, and the numbers of pairs; the figures are None,
-        with a `reason`, when there are fewer pairs of a kind than folds.
     """
     pools = pair_pools(labels, particles)
     rng = np.random.default_rng(resampling.seed)
     wanted = plan.n_same, plan.n_different
     drawn = [rng.permutation(pool.draw(number, rng)) for pool, number in zip(pools, wanted, strict=True)]
     counts = [len(pairs) for pairs in drawn]
-    result = {"n_same": counts[0], "n_different": counts[1], "folds": FOLDS, "seed": resampling.seed}
+    given = {"n_same": counts[0], "n_different": counts[1], "folds": FOLDS, "seed": resampling.seed}
     if min(counts) < FOLDS:
-        names = dict.fromkeys(["accuracy", "std", "accuracy_interval", "floor", "auc", "eer", "val_at_far"])
-        return {**names, **result, "reason": f"{counts[0]} same and {counts[1]} different pairs for {FOLDS} folds"}
+        none = dict.fromkeys(("std", "floor", "auc", "eer", "val_at_far"))
+        reason = f"{counts[0]} same and {counts[1]} different pairs for {FOLDS} folds"
+        return Authors(accuracy=NO_FIGURE, **none, **given, reason=reason)
 
     features = center_and_normalise(embeddings) if plan.prepare else embeddings
     scores = [similarity(features, pairs) for pairs in drawn]
@@ -250,16 +223,16 @@ def authors_protocol(
         right.append(hits)
         rows += [kind[of == fold] for kind, of in zip(drawn, fold_of, strict=True)]
     curve = np.stack(roc(*scores))
-    return {
-        "accuracy": float(np.mean(accuracies)),
-        "std": float(np.std(accuracies)),
-        "accuracy_interval": _pair_interval(np.concatenate(right), np.concatenate(rows), particles, resampling),
-        "floor": max(counts) / sum(counts),
-        "auc": area(curve),
-        "eer": equal_error_rate(curve),
-        "val_at_far": {f"{rate:g}": _validation_entry(curve, rate, counts[1], []) for rate in FALSE_ACCEPT_RATES},
-        **result,
-    }
+    low_high = _pair_interval(np.concatenate(right), np.concatenate(rows), particles, resampling)
+    return Authors(
+        accuracy=Figure(float(np.mean(accuracies)), low_high),
+        std=float(np.std(accuracies)),
+        floor=max(counts) / sum(counts),
+        auc=area(curve),
+        eer=equal_error_rate(curve),
+        val_at_far={f"{rate:g}": _validation_figure(curve, rate, counts[1], []) for rate in FALSE_ACCEPT_RATES},
+        **given,
+    )
 
 
 def _pair_interval(
@@ -290,7 +263,7 @@ def pairs_at_scale(
     plan: PairPlan,
     resampling: Resampling,
     sides: np.ndarray | None = None,
-) -> dict:
+) -> Pairs:
     """Verification on very many pairs: AUC, EER, and validation rates at low false-accept rates.
 
     Args:
@@ -298,16 +271,12 @@ def pairs_at_scale(
         plan: SCALE, or another number of pairs, which are drawn evenly.
         resampling: of particles for the 95 % intervals; its seed draws the pairs.
         sides: (N,) bool; when given, different pairs are only those of one row of each side (seen against unseen).
-
-    Returns:
-        The figures with intervals, overall and per class (its same pairs against its different ones), and the ROC.
-        A validation rate at a false-accept rate that the pairs cannot resolve is None, with a `reason`.
     """
     pools = pair_pools(labels, particles, sides)
     rng = np.random.default_rng(resampling.seed)
     wanted = plan.n_same, plan.n_different
     same, different = (pool.draw(number, rng) for pool, number in zip(pools, wanted, strict=True))
-    result = {
+    given = {
         "n_same": len(same),
         "n_different": len(different),
         "n_same_exist": pools[0].count,
@@ -316,65 +285,63 @@ def pairs_at_scale(
         "bootstrap": resampling.n_boot,
     }
     if len(same) == 0 or len(different) == 0:
-        names = dict.fromkeys(["auc", "auc_interval", "eer", "eer_interval", "val_at_far", "roc", "per_class"])
-        return {**names, **result, "reason": f"{len(same)} same and {len(different)} different pairs"}
+        none = dict.fromkeys(("val_at_far", "per_class", "roc"))
+        reason = f"{len(same)} same and {len(different)} different pairs"
+        return Pairs(auc=NO_FIGURE, eer=NO_FIGURE, **none, **given, reason=reason)
 
     features = center_and_normalise(embeddings) if plan.prepare else embeddings
     curve = rank_pairs(features, same, different).curve()
     fewer = [rng.permutation(pairs)[: plan.resampled] for pairs in (same, different)]
     ranked = rank_pairs(features, *fewer)
     by_class = _by_class(ranked, np.asarray(labels).astype(str))
-    draws = {"auc": [], "eer": [], **{rate: [] for rate in FALSE_ACCEPT_RATES}, **{name: [] for name in by_class}}
+    draws = {name: [] for name in ("auc", "eer", *FALSE_ACCEPT_RATES)}
+    of_classes = {name: [] for name in by_class}
     for weights in particle_weights(particles, resampling):
         resampled = ranked.curve(weights)
         draws["auc"].append(area(resampled))
         draws["eer"].append(equal_error_rate(resampled))
         for rate in FALSE_ACCEPT_RATES:
             draws[rate].append(validation_rate(resampled, rate))
-        for name, ranked_of_class in by_class.items():
-            draws[name].append(area(ranked_of_class.curve(weights)))
-    return {
-        "auc": area(curve),
-        "auc_interval": interval(draws["auc"]),
-        "eer": equal_error_rate(curve),
-        "eer_interval": interval(draws["eer"]),
-        "val_at_far": {
-            f"{rate:g}": _validation_entry(curve, rate, len(different), draws[rate]) for rate in FALSE_ACCEPT_RATES
+        for name, of_class in by_class.items():
+            of_classes[name].append(area(of_class.curve(weights)))
+    return Pairs(
+        auc=Figure(area(curve), interval(draws["auc"])),
+        eer=Figure(equal_error_rate(curve), interval(draws["eer"])),
+        val_at_far={
+            f"{rate:g}": _validation_figure(curve, rate, len(different), draws[rate]) for rate in FALSE_ACCEPT_RATES
         },
-        **result,
-        "per_class": [
-            {
-                "class": name.removeprefix("class "),
-                "auc": area(ranked_of_class.curve()),
-                "auc_interval": interval(draws[name]),
-                "n_same": int(np.sum(ranked_of_class.is_same)),
-                "n_different": int(np.sum(~ranked_of_class.is_same)),
-            }
-            for name, ranked_of_class in by_class.items()
-        ],
-        "roc": thin(curve),
-    }
+        **given,
+        per_class={
+            name: ClassPairs(
+                auc=Figure(area(of_class.curve()), interval(of_classes[name])),
+                n_same=int(np.sum(of_class.is_same)),
+                n_different=int(np.sum(~of_class.is_same)),
+            )
+            for name, of_class in by_class.items()
+        },
+        roc=thin(curve),
+    )
 
 
 def _by_class(ranked: RankedPairs, labels: np.ndarray) -> dict[str, RankedPairs]:
-    """The pairs that involve each class, where there are both kinds, under the key `class NAME`."""
+    """The pairs that involve each class, where there are both kinds."""
     result = {}
     for name in np.unique(labels):
         mine = ranked.keep((labels[ranked.first] == name) | (labels[ranked.second] == name))
         if mine.is_same.any() and not mine.is_same.all():
-            result[f"class {name}"] = mine
+            result[str(name)] = mine
     return result
 
 
-def _validation_entry(curve: np.ndarray, rate: float, n_different: int, draws: list[float]) -> dict:
+def _validation_figure(curve: np.ndarray, rate: float, n_different: int, draws: list[float]) -> Figure:
     needed = round(EXPECTED_FALSE_ACCEPTS / rate)
     if n_different < needed:
-        return {"value": None, "interval": None, "reason": f"{n_different} different pairs; {needed} are needed"}
-    return {"value": validation_rate(curve, rate), "interval": interval(draws)}
+        return Figure(None, None, f"{n_different} different pairs; {needed} are needed")
+    return Figure(validation_rate(curve, rate), interval(draws))
 
 
-def thin(curve: np.ndarray, points: int = 200) -> dict[str, list[float]]:
+def thin(curve: np.ndarray, points: int = 200) -> Roc:
     """A ROC (2, many) at few false-accept rates, dense near 0, for a picture or a file."""
     rates = np.unique(np.concatenate([[0], np.geomspace(1e-4, 1, points // 2), np.linspace(0, 1, points // 2)]))
     below = np.searchsorted(curve[0], rates, side="right") - 1
-    return {"far": np.round(rates, 6).tolist(), "val": np.round(curve[1, below], 6).tolist()}
+    return Roc(np.round(rates, 6).tolist(), np.round(curve[1, below], 6).tolist())

@@ -7,7 +7,9 @@ import numpy as np
 import torch
 
 from evaluation.clusters import STABLE
-from evaluation.sections import Embedded, Evaluated, class_means
+from evaluation.embedded import Embedded, class_means
+from evaluation.sections import Evaluated
+from evaluation.verification import Pairs
 from loader.columns import snr_text
 from report import pictures
 from report.attempt import attempt
@@ -22,17 +24,17 @@ def _attempt(picture: Picture, draw: Callable[[Path], None]) -> list[Picture]:
     return [picture] if attempt(picture.path, draw) else []
 
 
-def draw_set(folder: Path, of: Evaluated, seen_seen: dict) -> list[Picture]:
+def draw_set(folder: Path, of: Evaluated, seen_seen: Pairs) -> list[Picture]:
     """ROC curves, score histograms and similarity of class means of one unseen set.
 
     Args:
         seen_seen: verification of known pairs.
     """
-    rejection = of.part["rejection"]
-    score, threshold = rejection["default_score"], rejection["threshold"]
+    rejection = of.part.rejection
+    score, threshold = rejection.default_score, rejection.threshold
 
     def scores(path: Path) -> None:
-        title = f"Known or unknown? AUROC {rejection['scores'][score]['auroc']:.3f}"
+        title = f"Known or unknown? AUROC {rejection.default.overall.auroc.value:.3f}"
         values = {"known classes": of.known.scores[score], "unseen classes": of.unseen.scores[score]}
         pictures.score_histograms(path, values, threshold, f"{score} (higher is more known)", title)
 
@@ -65,16 +67,19 @@ def draw_set(folder: Path, of: Evaluated, seen_seen: dict) -> list[Picture]:
     return drawn + _attempt(histograms, scores) + _attempt(matrix, similarity)
 
 
-def _draw_roc(path: Path, of: Evaluated, seen_seen: dict) -> None:
-    verification = of.part["verification"]
-    entries = {"unseen-unseen": verification["unseen_unseen"], "seen-unseen": verification["seen_unseen"]}
-    entries["seen-seen"] = seen_seen
-    levels = verification["per_snr"][:MOST_LEVELS]
-    entries |= {f"unseen-unseen, {snr_text(entry['snr'])}": entry["unseen_unseen"] for entry in levels}
+def _draw_roc(path: Path, of: Evaluated, seen_seen: Pairs) -> None:
+    verification = of.part.verification
+    entries = {
+        "unseen-unseen": verification.overall.unseen_unseen,
+        "seen-unseen": verification.overall.seen_unseen,
+        "seen-seen": seen_seen,
+    }
+    levels = [*verification.per_snr.items()][:MOST_LEVELS]
+    entries |= {f"unseen-unseen, {snr_text(level)}": figures.unseen_unseen for level, figures in levels}
     curves = {
-        f"{label} (AUC {entry['auc']:.3f})": (entry["roc"]["far"], entry["roc"]["val"])
-        for label, entry in entries.items()
-        if entry["roc"]
+        f"{label} (AUC {pairs.auc.value:.3f})": (pairs.roc.far, pairs.roc.val)
+        for label, pairs in entries.items()
+        if pairs.roc
     }
     pictures.roc_curves(path, curves, f"Same class or different? {of.name}.csv")
 
@@ -85,26 +90,23 @@ def draw_medoids(path: Path, of: Evaluated, images: tuple[torch.Tensor, torch.Te
     Args:
         images: volumes (N_known, 1, D, H, W) and (N_unseen, 1, D, H, W).
     """
-    found = of.part["discovery"]["rejected"]["found"]
-    if not found or not found["clusters"]:
+    found = of.part.discovery.overall.rejected.found
+    if not found or not found.clusters.value:
         return []
-    clusters = sorted(found["per_cluster"], key=lambda entry: -entry["n"])[:MOST_MEDOIDS]
+    clusters = sorted(found.per_cluster, key=lambda one: -one.n)[:MOST_MEDOIDS]
 
     def draw(path: Path) -> None:
-        rejection = of.part["rejection"]
-        scores = np.concatenate([side.scores[rejection["default_score"]] for side in (of.known, of.unseen)])
-        rows = np.flatnonzero(scores < rejection["threshold"])  # the rows that were clustered, in their order
-        titles = [
-            f"{entry['n']} particles\n{entry['purity']:.0%} {entry['class']}\n{_stability(entry['stability'])}"
-            for entry in clusters
-        ]
-        known, chosen = len(images[0]), rows[[entry["medoid"] for entry in clusters]]
+        rejection = of.part.rejection
+        scores = np.concatenate([side.scores[rejection.default_score] for side in (of.known, of.unseen)])
+        rows = np.flatnonzero(scores < rejection.threshold)  # the rows that were clustered, in their order
+        titles = [f"{one.n} particles\n{one.purity:.0%} {one.class_}\n{_stability(one.stability)}" for one in clusters]
+        known, chosen = len(images[0]), rows[[one.medoid for one in clusters]]
         volumes = [images[0][row] if row < known else images[1][row - known] for row in chosen]
         title = "Clusters of the particles called unknown: the most central of each"
         pictures.contact_sheet(path, torch.cat(volumes).numpy(), titles, title)
 
-    hidden = found["clusters"] - len(clusters)
-    some = f" The {len(clusters)} largest of {found['clusters']} clusters." if hidden else ""
+    number = found.clusters.value
+    some = f" The {len(clusters)} largest of {number} clusters." if number > len(clusters) else ""
     caption = f"The most central particle of each cluster among those called unknown; three directions.{some}"
     return _attempt(Picture(path, caption, "discovery"), draw)
 

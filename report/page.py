@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.cli import named, plural
 from common.files import write_text
+from evaluation.sections import OpenSet
 from report.junk import junk_tables
 from report.tables import MOST_NAMED, SETS, Cell, Table, heading, known, refused, tables, warnings
 from report.terms import TERMS
@@ -50,23 +51,22 @@ figure { margin: 1rem 0; } img { max-width: 100%; max-height: 46rem; height: aut
 """
 
 
-def write_page(path: Path | str, report: dict, pictures: dict[str, list[Picture]]) -> None:
+def write_page(path: Path | str, report: OpenSet, pictures: dict[str, list[Picture]]) -> None:
     """Write the page.
 
     Args:
-        report: what open_set.json holds.
+        report: every figure.
         pictures: name of a set, or `all`, -> its pictures; they go into the page.
     """
     page = _Page(pictures)
     body = [*_opening(report, verdict(report)), "<h2>Known classes</h2>", *map(_warning, refused(report))]
     body += [page.section(table, "all") for table in (*known(report), *junk_tables(report))]
     body += page.rest("all")
-    for name, title in SETS.items():
-        if name in report:
-            body += [f"<h2>{html.escape(title)}</h2>", f"<p>{html.escape(heading(report[name]))}</p>"]
-            body += map(_warning, warnings(report[name]))
-            body += [page.section(table, name) for table in tables(report[name])]
-            body += page.rest(name)
+    for name, part in report.sets.items():
+        body += [f"<h2>{html.escape(SETS[name])}</h2>", f"<p>{html.escape(heading(part))}</p>"]
+        body += map(_warning, warnings(part))
+        body += [page.section(table, name) for table in tables(part)]
+        body += page.rest(name)
     write_text(
         path,
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Open-set report</title>'
@@ -75,21 +75,20 @@ def write_page(path: Path | str, report: dict, pictures: dict[str, list[Picture]
     )
 
 
-def _opening(report: dict, found: Verdict) -> list[str]:
+def _opening(report: OpenSet, found: Verdict) -> list[str]:
     """What the page begins with: the verdict."""
-    names = report["known_classes"]
-    how = "compared with" if report.get("note") else "trained on"
+    names = report.known_classes
+    how = "compared with" if report.note else "trained on"
     about = f"{len(names)} known {plural('class', len(names))}: {named(names, MOST_NAMED)}"
     steps = "".join(f"<li>{html.escape(step)}</li>" for step in found.steps)
     return [
         "<h1>Can this network be trusted with new particles?</h1>",
-        f'<p class="small">Checkpoint <code>{html.escape(report["checkpoint"])}</code>, {how} '
-        f"{html.escape(about)}. SNR convention of the data: {html.escape(report['snr_convention'])}.</p>",
-        *([_warning(report["note"])] if report.get("note") else []),
-        *map(_warning, report.get("warnings", [])),
+        f'<p class="small">Checkpoint <code>{html.escape(report.checkpoint)}</code>, {how} '
+        f"{html.escape(about)}. SNR convention of the data: {html.escape(report.snr_convention)}.</p>",
+        *map(_warning, filter(None, (report.note, *report.warnings))),
         '<div class="answers">' + "".join(map(_answer, found.answers)) + "</div>",
         f"<h2>What to do next</h2><ol>{steps}</ol>",
-        f'<p class="small">{html.escape(LIMITS)} Numbers in [brackets] are 95 % intervals from {report["bootstrap"]} '
+        f'<p class="small">{html.escape(LIMITS)} Numbers in [brackets] are 95 % intervals from {report.bootstrap} '
         "draws of the particles, not of the classes. All figures and pictures are folded below; click on a line.</p>",
     ]
 

@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 
 from common.cli import named, plural
-from evaluation.discovery import MOST_PARTICLES
+from evaluation.discovery import MOST_PARTICLES, Found
+from evaluation.figures import NO_FIGURE, Figure
+from evaluation.known_unknown import UnseenClass
 from evaluation.rejection import MOSTLY
+from evaluation.sections import Floor, OpenSet, UnseenSet
+from evaluation.verification import Authors
 from loader.columns import snr_text
 from report.known import refused_at_most
 
@@ -45,30 +49,29 @@ class Table:
     terms: tuple[str, ...]
 
 
-def tables(part: dict) -> list[Table]:
+def tables(part: UnseenSet) -> list[Table]:
     """All tables of one unseen set; that of clusters where it was asked for."""
-    clusters = [discovery(part)] if "discovery" in part else []
-    others = [confounds(part)] if part["confounds"] else []
+    clusters = [discovery(part)] if part.discovery else []
+    others = [confounds(part)] if part.confounds else []
     return [verification(part), rejection(part), per_class(part), enrolment(part), *clusters, floors(part), *others]
 
 
-def known(report: dict) -> list[Table]:
+def known(report: OpenSet) -> list[Table]:
     """The tables of the known classes: overall, and class by class."""
-    figures = report["known"]
-    columns = [figures, *figures["per_snr"]]
+    columns = report.known.columns()
     rows = [
-        ("accuracy, nearest prototype", [_cell(column, "prototype_accuracy") for column in columns]),
-        ("called unknown, wrongly", [_cell(column, "false_rejection_rate") for column in columns]),
-        ("AUC, seen-seen pairs", [_cell(column["seen_seen"], "auc") for column in columns]),
-        ("volumes", [_count(column["n"]) for column in columns]),
+        ("accuracy, nearest prototype", [figure_cell(column.prototype_accuracy) for column in columns]),
+        ("called unknown, wrongly", [figure_cell(column.false_rejection_rate) for column in columns]),
+        ("AUC, seen-seen pairs", [figure_cell(column.seen_seen.auc) for column in columns]),
+        ("volumes", [_count(column.n) for column in columns]),
     ]
     overall = Table(
         "known",
         "Known classes",
-        f"accuracy {figures['prototype_accuracy']:.3f} by nearest prototype",
+        f"accuracy {columns[0].prototype_accuracy.value:.3f} by nearest prototype",
         "Particles of test.csv, of the classes that training saw. They are named by nearest prototype, as predict.py "
         "does it; test.py gives the accuracy of a linear classifier too, which is often higher.",
-        ["all", *(snr_text(column["snr"]) for column in columns[1:])],
+        _levels(report.known.per_snr),
         rows,
         (
             "known class",
@@ -81,118 +84,119 @@ def known(report: dict) -> list[Table]:
             "SNR",
         ),
     )
-    worst = max(figures["per_class"], key=lambda entry: entry["false_rejection_rate"])
+    classes = report.known.per_class
+    worst = max(classes, key=lambda name: classes[name].false_rejection_rate.value)
     by_class = Table(
         "known_classes",
         "Known classes, one by one",
-        f"most often called unknown: {worst['class']}, {worst['false_rejection_rate']:.0%}",
+        f"most often called unknown: {worst}, {classes[worst].false_rejection_rate.value:.0%}",
         "How often each class is named right, and refused: wrongly called unknown; on valid.csv the threshold was set.",
         ["accuracy", "refused", "on valid.csv", "volumes", "particles"],
         [
             (
-                entry["class"],
+                name,
                 [
-                    *(
-                        _cell(entry, key)
-                        for key in ("prototype_accuracy", "false_rejection_rate", "valid_false_rejection_rate")
-                    ),
-                    *(_count(entry[key]) for key in ("n", "n_particles")),
+                    figure_cell(one.prototype_accuracy),
+                    figure_cell(one.false_rejection_rate),
+                    _number(one.valid_false_rejection_rate),
+                    _count(one.n),
+                    _count(one.n_particles),
                 ],
             )
-            for entry in figures["per_class"]
+            for name, one in classes.items()
         ],
         (),
     )
     return [overall, by_class]
 
 
-def refused(report: dict) -> list[str]:
+def refused(report: OpenSet) -> list[str]:
     """A warning for each known class that is mostly called unknown."""
     return [
-        f"known class {entry['class']}: {entry['false_rejection_rate']:.0%} of its {entry['n']} test volumes are "
-        "called unknown"
-        for entry in report["known"]["per_class"]
-        if entry["false_rejection_rate"] > MOSTLY
+        f"known class {name}: {one.false_rejection_rate.value:.0%} of its {one.n} test volumes are called unknown"
+        for name, one in report.known.per_class.items()
+        if one.false_rejection_rate.value > MOSTLY
     ]
 
 
-def missed(part: dict) -> list[str]:
+def missed(part: UnseenSet) -> list[str]:
     """Which unseen classes are mostly taken for a known one, the most often missed first."""
-    classes = sorted(part["rejection"]["per_class"], key=lambda one: one["unknown_detection_rate"])
-    return [_taken(one) for one in classes if 1 - one["unknown_detection_rate"] > MOSTLY]
+    classes = part.rejection.per_class
+    rates = {name: one.unknown_detection_rate.value for name, one in classes.items()}
+    return [_taken(name, classes[name]) for name in sorted(rates, key=rates.get) if 1 - rates[name] > MOSTLY]
 
 
-def _taken(one: dict) -> str:
-    if one["taken_for_rate"] > MOSTLY:
-        return f"{one['class']} is taken for {one['taken_for']} in {one['taken_for_rate']:.0%} of cases"
-    known = f"{one['class']} is taken for a known class in {1 - one['unknown_detection_rate']:.0%} of cases"
-    return f"{known}, most often for {one['taken_for']}"
+def _taken(name: str, one: UnseenClass) -> str:
+    if one.taken_for_rate > MOSTLY:
+        return f"{name} is taken for {one.taken_for} in {one.taken_for_rate:.0%} of cases"
+    known = f"{name} is taken for a known class in {1 - one.unknown_detection_rate.value:.0%} of cases"
+    return f"{known}, most often for {one.taken_for}"
 
 
-def verification(part: dict) -> Table:
-    columns = [part["verification"], *part["verification"]["per_snr"]]
-    pairs = [column["unseen_unseen"] for column in columns]
+def verification(part: UnseenSet) -> Table:
+    columns = part.verification.columns()
+    pairs = [column.unseen_unseen for column in columns]
     rows = [
-        ("accuracy, authors' protocol", [_cell(column["authors"], "accuracy", "std") for column in columns]),
-        ("  always saying 'different'", [_cell(column["authors"], "floor") for column in columns]),
-        ("AUC", [_cell(entry, "auc") for entry in pairs]),
-        ("EER", [_cell(entry, "eer") for entry in pairs]),
-        ("VAL at FAR 0.01", [_rate(entry, "0.01") for entry in pairs]),
-        ("VAL at FAR 0.001", [_rate(entry, "0.001") for entry in pairs]),
-        ("AUC, seen-unseen pairs", [_cell(column["seen_unseen"], "auc") for column in columns]),
-        ("pairs: same", [_count(entry["n_same"]) for entry in pairs]),
-        ("pairs: different", [_count(entry["n_different"]) for entry in pairs]),
+        ("accuracy, authors' protocol", [_accuracy(column.authors) for column in columns]),
+        ("  always saying 'different'", [_number(column.authors.floor) for column in columns]),
+        ("AUC", [figure_cell(one.auc) for one in pairs]),
+        ("EER", [figure_cell(one.eer) for one in pairs]),
+        ("VAL at FAR 0.01", [figure_cell((one.val_at_far or {}).get("0.01", NO_FIGURE)) for one in pairs]),
+        ("VAL at FAR 0.001", [figure_cell((one.val_at_far or {}).get("0.001", NO_FIGURE)) for one in pairs]),
+        ("AUC, seen-unseen pairs", [figure_cell(column.seen_unseen.auc) for column in columns]),
+        ("pairs: same", [_count(one.n_same) for one in pairs]),
+        ("pairs: different", [_count(one.n_different) for one in pairs]),
     ]
     note = "Two particles of classes that training never saw: are they of the same class? No pair shares a particle."
     terms = ("AUC", "authors' protocol", "EER", "VAL at FAR", "seen-seen pairs", "SNR")
-    answer = _answer("pair AUC", pairs[0], "auc")
+    answer = answer_text("pair AUC", pairs[0].auc)
     if _single(part):
         answer = ONE_CLASS
         note += " A single unseen class has no pairs of different classes; held out with a second one it would."
         rows = [(label, cells) for label, cells in rows if any(value not in ("-", "0") for value, _ in cells)]
-    return Table("verification", "Same or different?", answer, note, _levels(part), rows, terms)
+    return Table("verification", "Same or different?", answer, note, _levels(part.verification.per_snr), rows, terms)
 
 
-def rejection(part: dict) -> Table:
-    entry = part["rejection"]
-    columns = {score: [figures, *figures["per_snr"]] for score, figures in entry["scores"].items()}
-    default = entry["default_score"]
-    rates = [entry, *entry["per_snr"]]
-    measures = {"auroc": "AUROC", "aupr": "AUPR", "fpr95": "FPR95", "oscr": "OSCR"}
+def rejection(part: UnseenSet) -> Table:
+    entry = part.rejection
+    columns = {name: score.columns() for name, score in entry.scores.items()}
+    default = columns[entry.default_score]
     rows = [
-        (f"{name}, {default}", [_cell(column, key) for column in columns[default]]) for key, name in measures.items()
+        (f"AUROC, {entry.default_score}", [figure_cell(column.auroc) for column in default]),
+        (f"AUPR, {entry.default_score}", [figure_cell(column.aupr) for column in default]),
+        (f"FPR95, {entry.default_score}", [figure_cell(column.fpr95) for column in default]),
+        (f"OSCR, {entry.default_score}", [figure_cell(column.oscr) for column in default]),
     ]
-    others = [score for score in columns if score != default]
-    rows += [(f"AUROC, {score}", [_cell(column, "auroc") for column in columns[score]]) for score in others]
-    rows.append(("knowns called unknown", [_cell(column, "false_rejection_rate") for column in rates]))
-    rows.append(("unknowns detected", [_cell(column, "unknown_detection_rate") for column in rates]))
+    others = [name for name in columns if name != entry.default_score]
+    rows += [(f"AUROC, {name}", [figure_cell(column.auroc) for column in columns[name]]) for name in others]
+    rows.append(("knowns called unknown", [figure_cell(column.false_rejection_rate) for column in entry.columns()]))
+    rows.append(("unknowns detected", [figure_cell(column.unknown_detection_rate) for column in entry.columns()]))
     note = (
-        f"Is a particle of a known class, or of none of them? The threshold {entry['threshold']:.3f} was set "
-        f"to call {refused_at_most(entry['n_calibration'], entry['wished_false_rejection_rate'])} unknown. "
-        f"The accuracy on known classes, by nearest prototype, is {entry['closed_set_accuracy']:.3f}."
+        f"Is a particle of a known class, or of none of them? The threshold {entry.threshold:.3f} was set "
+        f"to call {refused_at_most(entry.n_calibration, entry.wished_false_rejection_rate)} unknown. "
+        f"The accuracy on known classes, by nearest prototype, is {entry.closed_set_accuracy:.3f}."
     )
     terms = ("AUROC", "AUPR", "FPR95", "OSCR", *columns)
-    answer = _answer("AUROC", columns[default][0], "auroc")
-    return Table("rejection", "Known or unknown?", answer, note, _levels(part), rows, terms)
+    answer = answer_text("AUROC", default[0].auroc)
+    return Table("rejection", "Known or unknown?", answer, note, _levels(part.verification.per_snr), rows, terms)
 
 
-def per_class(part: dict) -> Table:
-    entry, shots = part["rejection"], part["enrolment"]["unseen_only"][1]
-    pairs = {one["class"]: one for one in part["verification"]["unseen_unseen"]["per_class"] or []}
-    scores = {one["class"]: one for one in entry["scores"][entry["default_score"]]["per_class"]}
-    enrolled = {one["class"]: one for one in shots["per_class"] or []}
+def per_class(part: UnseenSet) -> Table:
+    classes, shots = part.rejection.per_class, part.enrolment.overall.unseen_only[1]
+    pairs = part.verification.overall.unseen_unseen.per_class or {}
+    scores, enrolled = part.rejection.default.per_class, shots.per_class or {}
     rows = [
         (
-            f"{one['class']} (most like {one['most_like']})",
+            f"{name} (most like {one.most_like})",
             [
-                _cell(pairs.get(one["class"], {}), "auc"),
-                _cell(scores[one["class"]], "auroc"),
-                _cell(one, "unknown_detection_rate"),
-                _cell(enrolled.get(one["class"], {}), "accuracy"),
-                _count(scores[one["class"]]["n_unseen"]),
+                figure_cell(pairs[name].auc if name in pairs else NO_FIGURE),
+                figure_cell(scores[name].auroc),
+                figure_cell(one.unknown_detection_rate),
+                figure_cell(enrolled[name].accuracy if name in enrolled else NO_FIGURE),
+                _count(scores[name].n_unseen),
             ],
         )
-        for one in entry["per_class"]
+        for name, one in classes.items()
     ]
     note = (
         "Of each unseen class: its pairs against the other unseen classes, how well it is told from the known ones, "
@@ -200,100 +204,99 @@ def per_class(part: dict) -> Table:
     )
     if _single(part):
         note += " A single class has no pairs against others, and nothing to be taken for from examples."
-    worst = min(entry["per_class"], key=lambda one: one["unknown_detection_rate"])
-    answer = f"least often detected: {worst['class']}, {worst['unknown_detection_rate']:.0%}"
-    columns = ["pair AUC", "AUROC", "detected", f"{shots['shots']}-shot", "volumes"]
+    worst = min(classes, key=lambda name: classes[name].unknown_detection_rate.value)
+    answer = f"least often detected: {worst}, {classes[worst].unknown_detection_rate.value:.0%}"
+    columns = ["pair AUC", "AUROC", "detected", f"{shots.shots}-shot", "volumes"]
     return Table("per_class", "Unseen classes, one by one", answer, note, columns, rows, ("AUROC", "enrolment"))
 
 
-def enrolment(part: dict) -> Table:
-    entry = part["enrolment"]
-    columns = [entry, *entry["per_snr"]]
-    kinds = (("unseen_only", "shot"), ("with_known", "shot, knowns compete"))[_single(part) :]
+def enrolment(part: UnseenSet) -> Table:
+    columns = part.enrolment.columns()
+    alone, among = [column.unseen_only for column in columns], [column.with_known for column in columns]
+    kinds = ((alone, "shot"), (among, "shot, knowns compete"))[_single(part) :]
     rows = [
-        (
-            f"{shots['shots']}-{text} (chance {shots['chance']:.2f})",
-            [_cell(column[kind][number], "accuracy") for column in columns],
-        )
+        (f"{shots[0].shots}-{text} (chance {shots[0].chance:.2f})", [figure_cell(one.accuracy) for one in shots])
         for kind, text in kinds
-        for number, shots in enumerate(entry[kind])
+        for shots in zip(*kind, strict=True)
     ]
     note = (
         "A few particles of each new class are named; are the others recognised, without training again? Mean over 100 "
         "draws of the named ones. In the lower rows the known classes are possible answers too."
     )
-    shots = columns[0]["unseen_only"][1]
-    answer = _answer(f"{shots['shots']}-shot accuracy", shots, "accuracy")
+    shots = columns[0].unseen_only[1]
+    answer = answer_text(f"{shots.shots}-shot accuracy", shots.accuracy)
     title = "Which new class, from a few examples?"
     if _single(part):
         title = "New class or known, from a few examples?"
-        shots = entry["with_known"][1]
-        answer = _answer(f"{shots['shots']}-shot accuracy among known classes", shots, "accuracy")
+        shots = columns[0].with_known[1]
+        answer = answer_text(f"{shots.shots}-shot accuracy among known classes", shots.accuracy)
         note = (
             "A few particles of the new class are named; are the others told from the known classes, without training "
             "again? Mean over 100 draws of the named ones. A single new class cannot be taken for another new one."
         )
-    return Table("enrolment", title, answer, note, _levels(part), rows, ("enrolment",))
+    return Table("enrolment", title, answer, note, _levels(part.verification.per_snr), rows, ("enrolment",))
 
 
-def discovery(part: dict) -> Table:
-    columns = [part["discovery"], *part["discovery"]["per_snr"]]
+def discovery(part: UnseenSet) -> Table:
+    columns = part.discovery.columns()
+    rejected, everything = [column.rejected for column in columns], [column.all_unseen for column in columns]
     rows = []
-    for rows_of, label in (("rejected", "called unknown"), ("all_unseen", "all unseen")):
-        found = [column[rows_of] for column in columns]
-        rows.append((f"{label}, groups", [_clusters(one["found"]) for one in found]))
-        rows.append(("  particles", [_count(one["n"]) for one in found]))
-    most = part["discovery"]["all_unseen"]
+    for label, found in (("called unknown", rejected), ("all unseen", everything)):
+        rows.append((f"{label}, groups", [_clusters(one.found) for one in found]))
+        rows.append(("  particles", [_count(one.n) for one in found]))
     note = (
         "Particles are grouped by their embeddings; the number of groups is estimated. Groups found / true classes; "
         "the adjusted Rand index (none for a single class). In brackets the number of groups in "
-        f"{most['reclusterings']} resamples, and the interval of the index. 'Called unknown' is what a user would "
-        "have; 'all unseen' is without any mistake in rejection."
+        f"{everything[0].reclusterings} resamples, and the interval of the index. 'Called unknown' is what a user "
+        "would have; 'all unseen' is without any mistake in rejection."
     )
-    grouped = [column[rows_of] for column in columns for rows_of in ("rejected", "all_unseen")]
-    if any(one["n"] < one["n_there"] for one in grouped):
+    if any(one.n < one.n_there for one in rejected + everything):
         note += f" At most {MOST_PARTICLES:,} particles, drawn at random, are grouped."
-    found = most["found"]
+    found = everything[0].found
     answer = "too few particles"
     if found:
-        groups, classes = found["clusters"], found["true_classes"]
+        groups, classes = found.clusters.value, found.true_classes
         there = f"{'is' if classes == 1 else 'are'} {classes} {plural('class', classes)}"
         answer = f"{groups} {plural('group', groups)} found where there {there}"
     terms = ("groups", "adjusted Rand index", "NMI", "purity", "stable")
-    return Table("discovery", "How many new classes?", answer, note, _levels(part), rows, terms)
+    return Table("discovery", "How many new classes?", answer, note, _levels(part.verification.per_snr), rows, terms)
 
 
-def _clusters(found: dict | None) -> Cell:
+def _clusters(found: Found | None) -> Cell:
     if found is None:
         return "-", ""
-    ari = f"{found['ari']:.2f}" if found["clusters"] and found["true_classes"] > 1 else "-"
-    return f"{found['clusters']}/{found['true_classes']}; {ari}", _clusters_more(found)
+    ari = f"{found.ari.value:.2f}" if _comparable(found) else "-"
+    return f"{found.clusters.value}/{found.true_classes}; {ari}", _clusters_more(found)
 
 
-def _clusters_more(found: dict) -> str:
+def _comparable(found: Found) -> bool:
+    """Whether there are clusters, and classes that they could agree with."""
+    return found.clusters.value > 0 and found.true_classes > 1
+
+
+def _clusters_more(found: Found) -> str:
     """What stands small below a number of clusters."""
-    comparable = found["clusters"] and found["true_classes"] > 1
-    numbers, ari = found["clusters_interval"], found["ari_interval"] if comparable else None
+    numbers, ari = found.clusters.interval, found.ari.interval if _comparable(found) else None
     brackets = [f"[{numbers[0]:.0f}, {numbers[1]:.0f}]"] if numbers else []
     brackets += [f"[{ari[0]:.2f}, {ari[1]:.2f}]"] if ari else []
     texts = [" ".join(brackets)] if brackets else []
-    texts += [f"{found['stable_clusters']} stable", *([f"NMI {found['nmi']:.2f}"] if comparable else [])]
-    texts += [] if found["purity"] is None else [f"purity {found['purity']:.2f}"]
+    texts += [f"{found.stable_clusters} stable", *([f"NMI {found.nmi.value:.2f}"] if _comparable(found) else [])]
+    texts += [] if found.purity.value is None else [f"purity {found.purity.value:.2f}"]
     return "; ".join(texts)
 
 
-def floors(part: dict) -> Table:
-    levels = [snr_text(entry["snr"]) for entry in part["floors"][0]["per_snr"]]
+def floors(part: UnseenSet) -> Table:
+    _, *levels = _levels(part.floors[0].per_snr)
     rows = [
         (
-            entry["embedding"],
+            entry.embedding,
             [
-                _cell(entry, "unseen_auc"),
-                *(_cell(level, "unseen_auc") for level in entry["per_snr"]),
-                *(_cell(entry, key) for key in [*BETTER][1:]),
+                figure_cell(entry.unseen_auc),
+                *(figure_cell(level.unseen_auc) for level in entry.per_snr.values()),
+                *(figure_cell(getattr(entry, key)) for key in [*BETTER][1:]),
             ],
         )
-        for entry in part["floors"]
+        for entry in part.floors
     ]
     note = (
         "What brightness alone achieves, size alone, or the same network without training. AUROC and known accuracy "
@@ -304,17 +307,17 @@ def floors(part: dict) -> Table:
     pair, *others = (head for head, _ in BETTER.values())
     columns = [pair, *levels, *others]
     terms = ("floor", "size as round blobs see it", "true masks")
-    better = [head for key, (head, _) in BETTER.items() if _better_floors(part["floors"], key)]
-    measured = sum(part["floors"][0][key] is not None for key in BETTER)
+    better = [head for key, (head, _) in BETTER.items() if _better_floors(part.floors, key)]
+    measured = sum(getattr(part.floors[0], key).value is not None for key in BETTER)
     answer = f"something else is better in {len(better)} of {measured} figures: {', '.join(better)}"
     answer = answer if better else f"nothing that was tried is better in any of {measured} figures"
     return Table("floors", "What else would do it?", answer, note, columns, rows, terms)
 
 
-def confounds(part: dict) -> Table:
+def confounds(part: UnseenSet) -> Table:
     rows = [
-        (entry["factor"], [_cell(entry, key) for key in ("in_known", "in_unknown", "structure", "alone", "within")])
-        for entry in part["confounds"]
+        (one.factor, [*map(_number, (one.in_known, one.in_unknown, one.structure, one.alone, one.within))])
+        for one in part.confounds
     ]
     note = (
         "Does 'unknown' follow something else than structure? The share of the score's variance that a factor explains "
@@ -322,64 +325,67 @@ def confounds(part: dict) -> Table:
         "alone; the score's AUROC among particles that are alike in it."
     )
     columns = ["in known", "in unknown", "structure", "alone", "within"]
-    warned = sum(bool(entry["warning"]) for entry in part["confounds"])
+    warned = sum(bool(one.warning) for one in part.confounds)
     answer = f"{warned} {plural('warning', warned)}" if warned else "nothing that was looked at"
     title = "What else does 'unknown' follow?"
     return Table("confounds", title, answer, note, columns, rows, ("structure", "alone, within"))
 
 
-def warnings(part: dict) -> list[str]:
+def warnings(part: UnseenSet) -> list[str]:
     """What the reader must know before believing the figures."""
-    confounded = [entry["warning"] for entry in part["confounds"] if entry["warning"]]
-    return confounded + [text for key in BETTER for text in _better_floors(part["floors"], key)]
+    confounded = [one.warning for one in part.confounds if one.warning]
+    return confounded + [text for key in BETTER for text in _better_floors(part.floors, key)]
 
 
-def _better_floors(floors: list[dict], key: str) -> list[str]:
+def _better_floors(floors: list[Floor], key: str) -> list[str]:
     """A warning where floors, which follow the network's own entry, have the higher figure."""
-    network, *others = floors
-    known = [(floor["embedding"], floor[key]) for floor in others if floor[key] is not None]
-    if network[key] is None:
+    network, *others = (getattr(floor, key).value for floor in floors)
+    if network is None:
         return []
-    better = [f"{name} {value:.3f}" for name, value in known if value > network[key] + BETTER_BY]
+    known = [(floor.embedding, value) for floor, value in zip(floors[1:], others, strict=True) if value is not None]
+    better = [f"{name} {value:.3f}" for name, value in known if value > network + BETTER_BY]
     done = BETTER[key][1]
-    return [f"{done} better without this network ({network[key]:.3f}): {', '.join(better)}"] if better else []
+    return [f"{done} better without this network ({network:.3f}): {', '.join(better)}"] if better else []
 
 
-def _single(part: dict) -> bool:
+def _single(part: UnseenSet) -> bool:
     """Whether a set holds one class alone, which has nothing to be told apart from."""
-    return len(part["classes"]) == 1
+    return len(part.classes) == 1
 
 
-def heading(part: dict) -> str:
+def heading(part: UnseenSet) -> str:
     """What an unseen set holds."""
-    names, count = part["classes"], len(part["classes"])
+    count = len(part.classes)
     return (
-        f"{part['n']} volumes of {part['n_particles']} particles, {count} unseen {plural('class', count)}: "
-        f"{named(names, MOST_NAMED)}"
+        f"{part.n} volumes of {part.n_particles} particles, {count} unseen {plural('class', count)}: "
+        f"{named(part.classes, MOST_NAMED)}"
     )
 
 
-def _levels(part: dict) -> list[str]:
-    return ["all", *(snr_text(entry["snr"]) for entry in part["verification"]["per_snr"])]
+def _levels(per_snr: dict) -> list[str]:
+    """The heads of columns: all rows, and each SNR level."""
+    return ["all", *map(snr_text, per_snr)]
 
 
-def _answer(name: str, entry: dict, key: str) -> str:
+def answer_text(name: str, figure: Figure) -> str:
     """A figure and its interval in a line."""
-    value, low_high = _cell(entry, key)
-    return f"{name} {value} {low_high}".strip()
+    return " ".join(filter(None, (name, *figure_cell(figure))))
 
 
-def _cell(entry: dict, key: str, spread: str = "") -> Cell:
-    value, low_high = entry.get(key), entry.get(f"{key}_interval")
-    if value is None:
-        return "-", ""
-    more = f"± {entry[spread]:.3f} over folds " if spread else ""
-    return f"{value:.3f}", more + ("" if low_high is None else f"[{low_high[0]:.3f}, {low_high[1]:.3f}]")
+def _accuracy(found: Authors) -> Cell:
+    """The accuracy of the authors' protocol, with its spread over folds."""
+    value, low_high = figure_cell(found.accuracy)
+    return value, low_high if found.std is None else f"± {found.std:.3f} over folds {low_high}"
 
 
-def _rate(entry: dict, rate: str) -> Cell:
-    found = (entry["val_at_far"] or {}).get(rate, {"value": None})
-    return _cell({"value": found["value"], "value_interval": found.get("interval")}, "value")
+def figure_cell(figure: Figure) -> Cell:
+    """A figure, and its interval below it."""
+    low_high = figure.interval if figure.value is not None else None
+    return _number(figure.value)[0], f"[{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else ""
+
+
+def _number(value: float | None) -> Cell:
+    return "-" if value is None else f"{value:.3f}", ""
 
 
 def _count(number: int) -> Cell:

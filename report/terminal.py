@@ -1,24 +1,24 @@
 """How the tables of the open-set report look on the terminal."""
 
+from evaluation.sections import OpenSet
 from report.junk import junk_tables
-from report.tables import SETS, Table, heading, known, refused, tables, warnings
+from report.tables import Table, heading, known, refused, tables, warnings
 
 LABEL_WIDTH, COLUMN_WIDTH = 34, 13
 MOST_ROWS = 30  # of a table, and classes of a confusion matrix
 
 
-def format_open_set(report: dict) -> str:
+def format_open_set(report: OpenSet) -> str:
     """Every table of an open-set report as text, without intervals."""
-    lines = [f"SNR convention: {report['snr_convention']}"]
+    lines = [f"SNR convention: {report.snr_convention}"]
     for table in (*known(report), *junk_tables(report)):
         lines += _text_table(table)
     lines += [f"WARNING: {warning}" for warning in refused(report)]
-    for name in SETS:
-        if name in report:
-            lines += ["", f"{name}: {heading(report[name])}"]
-            for table in tables(report[name]):
-                lines += _text_table(table)
-            lines += [f"WARNING: {warning}" for warning in warnings(report[name])]
+    for name, part in report.sets.items():
+        lines += ["", f"{name}: {heading(part)}"]
+        for table in tables(part):
+            lines += _text_table(table)
+        lines += [f"WARNING: {warning}" for warning in warnings(part)]
     return "\n".join(lines)
 
 

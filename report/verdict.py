@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from textwrap import wrap
 
 from common.cli import named, plural
+from evaluation.figures import Figure
 from evaluation.rejection import MOSTLY
+from evaluation.sections import OpenSet, UnseenSet
 from loader.columns import snr_text
 from report.tables import BETTER_BY, MOST_NAMED, missed
 
@@ -71,21 +73,22 @@ LIMITS = (
 )
 
 
-def verdict(report: dict) -> Verdict:
-    """The verdict on what open_set.json holds: of unseen.csv, or of valid_unseen.csv where that holds nothing."""
-    part = next((report[name] for name in ("unseen", "valid_unseen") if name in report), None)
+def verdict(report: OpenSet) -> Verdict:
+    """The verdict on a report: of unseen.csv, or of valid_unseen.csv where that holds nothing."""
+    part = next(iter(report.sets.values()), None)
     judged = [_known(report, part), _unknown(part), _apart(part)]
     steps = [step for _, steps in judged for step in steps]
     steps.append("Look at some particles of each kind by eye: these figures hold for particles like those of the test.")
     return Verdict(tuple(answer for answer, _ in judged), tuple(dict.fromkeys(steps)))  # each once, in order
 
 
-def _known(report: dict, part: dict | None) -> tuple[Answer, list[str]]:
-    figures, classes = report["known"], len(report["known_classes"])
-    level = _level(figures, "prototype_accuracy", KNOWN_LIMITS)
+def _known(report: OpenSet, part: UnseenSet | None) -> tuple[Answer, list[str]]:
+    figures, classes = report.known.overall, len(report.known_classes)
+    accuracy = figures.prototype_accuracy
+    level = _level(accuracy, KNOWN_LIMITS)
     reasons = [
-        f"It names {figures['prototype_accuracy']:.0%} {_interval(figures, 'prototype_accuracy')}of the test volumes "
-        f"of known classes right, each by its nearest prototype ({figures['n_particles']} particles of {classes} "
+        f"It names {accuracy.value:.0%} {_interval(accuracy)}of the test volumes "
+        f"of known classes right, each by its nearest prototype ({figures.n_particles} particles of {classes} "
         f"{plural('class', classes)}; guessing: {1 / classes:.0%})."
     ]
     steps = []
@@ -99,55 +102,54 @@ def _known(report: dict, part: dict | None) -> tuple[Answer, list[str]]:
             "See in confusion.png (test.py draws it) which classes are taken for each other: join them, or give them "
             "more training particles."
         )
-    worst = min(figures["per_snr"], key=lambda entry: entry["prototype_accuracy"], default=figures)
-    if worst["prototype_accuracy"] < figures["prototype_accuracy"] - WORSE_BY:
-        reasons.append(f"At {snr_text(worst['snr'])} alone it is {worst['prototype_accuracy']:.0%}.")
-    refused = [entry for entry in figures["per_class"] if entry["false_rejection_rate"] > MOSTLY]
+    levels = {level: found.prototype_accuracy.value for level, found in report.known.per_snr.items()}
+    worst = min(levels, key=levels.get, default=None)
+    if worst is not None and levels[worst] < accuracy.value - WORSE_BY:
+        reasons.append(f"At {snr_text(worst)} alone it is {levels[worst]:.0%}.")
+    refused = [name for name, one in report.known.per_class.items() if one.false_rejection_rate.value > MOSTLY]
     if refused:
-        names = named((entry["class"] for entry in refused), MOST_NAMED)
+        names = named(refused, MOST_NAMED)
         reasons.append(f"Most particles of {names} are called unknown.")
         steps.append(f"Train on more particles of {names}, or leave the class out: most of its particles are refused.")
     question = "Can the names of known classes be trusted?"
     if classes < 2:
         return Answer(question, NOT_SHOWN, ("There is one known class: nothing to mix up.",)), steps
-    level = _enough(figures["n_particles"], "known", level, reasons, steps)
+    level = _enough(figures.n_particles, "known", level, reasons, steps)
     level, because = _against_floors(part, "known_accuracy", level, reasons)
     return Answer(question, level, tuple(reasons), because), steps
 
 
-def _unknown(part: dict | None) -> tuple[Answer, list[str]]:
+def _unknown(part: UnseenSet | None) -> tuple[Answer, list[str]]:
     question = "Can the answer “unknown” be trusted?"
     if part is None:
         return Answer(question, NOT_SHOWN, ("No class was held out of training, so it was not tested.",)), [
             "To test “unknown”, hold classes that you know out of training: csv_split.py --unseen NAMES (two or more), "
             "train again, then open_set.py."
         ]
-    rejection = part["rejection"]
-    figures = rejection["scores"][rejection["default_score"]]
-    level = _level(figures, "auroc", PAIR_LIMITS)
+    rates, wished = part.rejection.overall, part.rejection.wished_false_rejection_rate
+    auroc = part.rejection.default.overall.auroc
+    level = _level(auroc, PAIR_LIMITS)
     reasons = [
-        f"It calls {rejection['unknown_detection_rate']:.0%} of the particles of new classes unknown, and wrongly "
-        f"{rejection['false_rejection_rate']:.0%} of those of known classes (meant: at most "
-        f"{rejection['wished_false_rejection_rate']:.0%}).",
-        f"Of one known and one new particle, the known one has the higher score in {figures['auroc']:.0%} "
-        f"{_interval(figures, 'auroc')}of cases (AUROC; guessing: 50%).",
+        f"It calls {rates.unknown_detection_rate.value:.0%} of the particles of new classes unknown, and wrongly "
+        f"{rates.false_rejection_rate.value:.0%} of those of known classes (meant: at most {wished:.0%}).",
+        f"Of one known and one new particle, the known one has the higher score in {auroc.value:.0%} "
+        f"{_interval(auroc)}of cases (AUROC; guessing: 50%).",
     ]
     taken = missed(part)
     if taken:
         more = f"; and {len(taken) - MOST_MISSED} more classes likewise" if len(taken) > MOST_MISSED else ""
         reasons.append(f"{'; '.join(taken[:MOST_MISSED])}{more}.")
     steps = []
-    low = (rejection["false_rejection_rate_interval"] or [0])[0]
-    if low > rejection["wished_false_rejection_rate"]:
+    if (rates.false_rejection_rate.interval or [0])[0] > wished:
         reasons.append("The threshold refuses more known particles than it was set to.")
-    followed = [entry["factor"] for entry in part["confounds"] if entry["warning"]]
+    followed = [one.factor for one in part.confounds if one.warning]
     if followed:
         reasons.append(f"In part it follows something else than structure: {named(followed)}.")
         level = PARTLY if level == YES else level
-    classes = len(part["classes"])
+    classes = len(part.classes)
     if classes < FEW_CLASSES:
         reasons.append(f"Tested with {classes} new {plural('class', classes)} alone: others may fare otherwise.")
-    level = _enough(part["n_particles"], "new", level, reasons, steps)
+    level = _enough(part.n_particles, "new", level, reasons, steps)
     level, because = _against_floors(part, "auroc", level, reasons, steps)
     if level in (PARTLY, NOT_SHOWN):
         steps.append(
@@ -164,32 +166,32 @@ def _unknown(part: dict | None) -> tuple[Answer, list[str]]:
     return Answer(question, level, tuple(reasons), because), steps
 
 
-def _apart(part: dict | None) -> tuple[Answer, list[str]]:
+def _apart(part: UnseenSet | None) -> tuple[Answer, list[str]]:
     question = "Do new classes come apart from each other?"
     if part is None:
         return Answer(question, NOT_SHOWN, ("No class was held out of training, so it was not tested.",)), []
-    pairs, classes = part["verification"]["unseen_unseen"], len(part["classes"])
-    if pairs["auc"] is None:
-        reason = f"{classes} new {plural('class', classes)} of {part['n_particles']} particles: no pairs to compare."
+    auc, classes = part.verification.overall.unseen_unseen.auc, len(part.classes)
+    if auc.value is None:
+        reason = f"{classes} new {plural('class', classes)} of {part.n_particles} particles: no pairs to compare."
         step = "Hold two or more classes with several particles each out of training: csv_split.py --unseen NAMES."
         return Answer(question, NOT_SHOWN, (reason,)), [step]
-    level = _level(pairs, "auc", PAIR_LIMITS)
+    level = _level(auc, PAIR_LIMITS)
     reasons = [
         "Of one pair of the same new class and one of two new classes, the first is the more alike in "
-        f"{pairs['auc']:.0%} {_interval(pairs, 'auc')}of cases (AUC; guessing: 50%)."
+        f"{auc.value:.0%} {_interval(auc)}of cases (AUC; guessing: 50%)."
     ]
     steps = []
-    level = _enough(part["n_particles"], "new", level, reasons, steps)
+    level = _enough(part.n_particles, "new", level, reasons, steps)
     level, because = _against_floors(part, "unseen_auc", level, reasons, steps)
-    shots = part["enrolment"]["unseen_only"][SHOTS]
-    if shots["accuracy"] is not None:
+    shots = part.enrolment.overall.unseen_only[SHOTS]
+    if shots.accuracy.value is not None:
         reasons.append(
-            f"With {shots['shots']} named examples of each, {shots['accuracy']:.0%} of the others are named right "
-            f"(guessing: {shots['chance']:.0%})."
+            f"With {shots.shots} named examples of each, {shots.accuracy.value:.0%} of the others are named right "
+            f"(guessing: {shots.chance:.0%})."
         )
-    found = part["discovery"]["all_unseen"]["found"] if "discovery" in part else None
+    found = part.discovery.overall.all_unseen.found if part.discovery else None
     if found:
-        groups, true = found["clusters"], found["true_classes"]
+        groups, true = found.clusters.value, found.true_classes
         reasons.append(
             f"Grouped without examples, they make {groups} {plural('group', groups)}; there are {true} classes."
         )
@@ -206,8 +208,8 @@ def _apart(part: dict | None) -> tuple[Answer, list[str]]:
     return Answer(question, level, tuple(reasons), because), steps
 
 
-def _level(entry: dict, key: str, limits: tuple[float, float]) -> str:
-    low = (entry[f"{key}_interval"] or [entry[key]])[0]
+def _level(figure: Figure, limits: tuple[float, float]) -> str:
+    low = (figure.interval or [figure.value])[0]
     return YES if low >= limits[0] else PARTLY if low >= limits[1] else NO
 
 
@@ -221,27 +223,27 @@ def _enough(particles: int, kind: str, level: str, reasons: list[str], steps: li
 
 
 def _against_floors(
-    part: dict | None, key: str, level: str, reasons: list[str], steps: list[str] | None = None
+    part: UnseenSet | None, key: str, level: str, reasons: list[str], steps: list[str] | None = None
 ) -> tuple[str, str]:
     """The level where no floor does as well; else that and why in short, and reason and step are added."""
-    floors = part["floors"] if part else []
-    if not floors or floors[0][key] is None:
-        return level, ""
-    others = [floor for floor in floors[1:] if floor[key] is not None and floor[key] >= floors[0][key] - BETTER_BY]
+    values = {floor.embedding: getattr(floor, key).value for floor in part.floors} if part else {}
+    own = values.pop(part.floors[0].embedding) if values else None
+    others = {} if own is None else {name: value for name, value in values.items() if value is not None}
+    others = {name: value for name, value in others.items() if value >= own - BETTER_BY}
     if not others:
         return level, ""
-    named = "; ".join(f"{PLAIN[floor['embedding']]}: {floor[key]:.0%}" for floor in others)
-    reasons.append(f"In one and the same comparison this network reaches {floors[0][key]:.0%}, and {named}.")
+    named = "; ".join(f"{PLAIN[name]}: {value:.0%}" for name, value in others.items())
+    reasons.append(f"In one and the same comparison this network reaches {own:.0%}, and {named}.")
     if steps is not None:
         steps.append(
             "Test with held-out classes that are alike in size and brightness: only then does structure decide."
         )
-    best = max(others, key=lambda floor: floor[key])
-    return (NO, "") if level == NO else (NOT_SHOWN, f"{SHORT[best['embedding']]} {DONE[key]} as well")
+    best = max(others, key=others.get)
+    return (NO, "") if level == NO else (NOT_SHOWN, f"{SHORT[best]} {DONE[key]} as well")
 
 
-def _interval(entry: dict, key: str) -> str:
-    low_high = entry[f"{key}_interval"]
+def _interval(figure: Figure) -> str:
+    low_high = figure.interval
     return f"[{100 * low_high[0]:.0f} to {100 * low_high[1]:.0f}] " if low_high else ""
 
 
