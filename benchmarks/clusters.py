@@ -166,7 +166,7 @@ def compared(name: str, embeddings: np.ndarray, classes: np.ndarray, seeds: tupl
     ]
     for seed in seeds:
         found = cluster(points, seed)
-        agreeing = {"ari_direct": agreement(found, direct)["ari"]}
+        agreeing = {"ari_direct": agreement(found, direct).ari}
         rows.append({"particles": name, "way": "by centres", "seed": seed, **judged(found, classes), **agreeing})
     return rows
 
@@ -190,8 +190,8 @@ def judged(found: np.ndarray, classes: np.ndarray) -> dict:
         "clusters": int(found.max() + 1),
         "classes": len(commonest),
         "large_classes": int(np.sum(counts >= SMALLEST_CLUSTER)),
-        "ari": figures["ari"],
-        "purity": figures["purity"],
+        "ari": figures.ari,
+        "purity": figures.purity,
         "in_none": float(np.mean(found == NOISE)),
     }
 

@@ -92,8 +92,8 @@ class JunkKind:
 
 @dataclass(frozen=True)
 class Junk:
-    """Particle or junk: n volumes of junk, the threshold of its score, the share of them that is found, 0 to 1; and each
-    set of particles, by name."""
+    """Particle or junk: n volumes of junk, the threshold of its score, the share of them that is found, 0 to 1; and
+    each set of particles, by name."""
 
     n: int
     threshold: float

@@ -11,6 +11,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from evaluation import closed_set
 from evaluation.bootstrap import Resampling, interval, mean_interval, number_particles, particle_weights, rows_per_class
 from evaluation.closed_set import closed_set_report, confusion_matrix, linear_probe
+from evaluation.figures import plain
 from report.closed_set import format_closed_set
 
 
@@ -93,18 +94,18 @@ def test_report_of_a_case_computed_by_hand():
     labels, predictions = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 0])
     snr = np.array(["infinity", "003", "003", "infinity", "003", "003"])
     report = closed_set_report(labels, predictions, ["a", "b", "c"], snr, np.array(list("ppqrst")), Resampling(20))
-    assert report["accuracy"] == pytest.approx(4 / 6)
-    assert [entry["snr"] for entry in report["per_snr"]] == ["003", "infinity"]
-    assert [entry["accuracy"] for entry in report["per_snr"]] == [0.5, 1.0]
-    assert [entry["n"] for entry in report["per_snr"]] == [4, 2]
-    assert report["mean_over_snrs"] == 0.75
-    assert report["confusion_matrix"] == [[2, 1, 0], [0, 2, 0], [1, 0, 0]]
-    assert report["n_particles"] == 5 and report["floor"] == 0.5
-    first, second, third = report["per_class"]
-    assert (first["precision"], first["recall"], first["support"]) == (pytest.approx(2 / 3), pytest.approx(2 / 3), 3)
-    assert (second["precision"], second["recall"]) == (pytest.approx(2 / 3), 1.0)
-    assert (third["precision"], third["recall"], third["f1"]) == (None, 0.0, 0.0)
-    json.dumps(report, allow_nan=False)
+    assert report.accuracy.value == pytest.approx(4 / 6)
+    assert [*report.per_snr] == ["003", "infinity"]
+    assert [level.accuracy.value for level in report.per_snr.values()] == [0.5, 1.0]
+    assert [level.n for level in report.per_snr.values()] == [4, 2]
+    assert report.mean_over_snrs.value == 0.75
+    assert report.confusion_matrix == [[2, 1, 0], [0, 2, 0], [1, 0, 0]]
+    assert report.n_particles == 5 and report.floor == 0.5
+    first, second, third = report.per_class.values()
+    assert (first.precision.value, first.recall.value, first.support) == (pytest.approx(2 / 3), pytest.approx(2 / 3), 3)
+    assert (second.precision.value, second.recall.value) == (pytest.approx(2 / 3), 1.0)
+    assert (third.precision.value, third.recall.value, third.f1.value) == (None, 0.0, 0.0)
+    json.dumps(plain(report), allow_nan=False)
 
 
 def test_report_agrees_with_scikit_learn():
@@ -113,8 +114,8 @@ def test_report_agrees_with_scikit_learn():
     report = closed_set_report(labels, predictions, list("abcde"), np.repeat("003", 400), np.arange(400), Resampling(5))
     precision, recall, f1, support = precision_recall_fscore_support(labels, predictions)
     for key, expected in (("precision", precision), ("recall", recall), ("f1", f1), ("support", support)):
-        np.testing.assert_allclose([entry[key] for entry in report["per_class"]], expected)
-    assert report["macro_f1"] == pytest.approx(f1.mean())
+        np.testing.assert_allclose([entry[key] for entry in plain(report)["per_class"]], expected)
+    assert report.macro_f1.value == pytest.approx(f1.mean())
 
 
 def test_report_does_not_depend_on_the_order_of_rows_and_repeats_with_its_seed():
@@ -142,7 +143,7 @@ def test_report_survives_a_class_without_rows():
     report = closed_set_report(
         np.zeros(4, int), np.zeros(4, int), ["a", "b"], np.repeat("1", 4), np.arange(4), Resampling(5)
     )
-    assert report["per_class"][1] == {
+    assert plain(report)["per_class"][1] == {
         "class": "b",
         **dict.fromkeys(["precision", "recall", "f1"]),
         **dict.fromkeys(["precision_interval", "recall_interval", "f1_interval"]),

@@ -104,7 +104,7 @@ def test_many_particles_are_gathered_around_centres_with_the_classes_of_a_mixtur
     found = find_clusters(embeddings, np.arange(2000), seed=0, reclusterings=1)
     assert found.by_centres and len(found) == 8 and found.stability.min() > 0.9
     kept = found.numbers != NOISE
-    assert kept.mean() > 0.95 and agreement(found.numbers[kept], classes[kept])["ari"] > 0.99
+    assert kept.mean() > 0.95 and agreement(found.numbers[kept], classes[kept]).ari > 0.99
     assert np.all(np.diff(found.sizes()) <= 0)
 
 

@@ -55,8 +55,8 @@ def test_a_score_of_structure_alone_makes_no_warning():
     known, unknown = rng.normal(3, 1, 300), rng.normal(0, 1, 300)
     snr = np.array(["003", "005"])[rng.integers(2, size=600)]
     (entry,) = confounds(known, unknown, {"SNR": (snr[:300], snr[300:])})
-    assert entry["warning"] is None and entry["structure"] > 0.5 and entry["in_known"] < 0.05
-    assert entry["within"] == pytest.approx(entry["auroc"], abs=0.02) and entry["alone"] is None
+    assert entry.warning is None and entry.structure > 0.5 and entry.in_known < 0.05
+    assert entry.within == pytest.approx(entry.auroc, abs=0.02) and entry.alone is None
 
 
 def test_a_score_that_follows_snr_makes_a_warning():
@@ -65,21 +65,21 @@ def test_a_score_that_follows_snr_makes_a_warning():
     scores = 4 * noisy + rng.normal(size=600) + np.repeat([0.5, 0], 300)
     snr = np.array(["003", "infinity"])[noisy]
     (entry,) = confounds(scores[:300], scores[300:], {"SNR": (snr[:300], snr[300:])})
-    assert '"unknown" follows SNR' in entry["warning"]
+    assert '"unknown" follows SNR' in entry.warning
 
 
 def test_a_score_that_is_brightness_makes_a_warning():
     rng = np.random.default_rng(0)
     bright, dim = rng.normal(2, 1, 400), rng.normal(0, 1, 400)
     (entry,) = confounds(bright, dim, {"mean intensity": (bright, dim)})
-    assert entry["warning"] and entry["alone"] == pytest.approx(auroc(bright, dim))
+    assert entry.warning and entry.alone == pytest.approx(auroc(bright, dim))
 
 
 def test_a_factor_that_never_overlaps_makes_a_warning():
     rng = np.random.default_rng(0)
     names = np.array(["t1"] * 40), np.array(["t2"] * 40)
     (entry,) = confounds(rng.normal(9, 1, 40), rng.normal(0, 1, 40), {"tomogram": names})
-    assert entry["within"] is None and "differs altogether" in entry["warning"]
+    assert entry.within is None and "differs altogether" in entry.warning
 
 
 def test_auroc_within_groups_is_the_mean_over_their_pairs():

@@ -1,6 +1,7 @@
 """Particle or junk, by cosines to directions of both."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ import torch
 
 from evaluation import sections
 from evaluation.bootstrap import Resampling
+from evaluation.embedded import Embedded
+from evaluation.figures import plain
 from evaluation.junk import JunkCalibration, calibrate_junk, junk_of_loss, junk_score
 from evaluation.ranking import auroc
 from evaluation.rejection import prototypes
-from evaluation.sections import Embedded
 from report.junk import junk_tables
 from report.terms import TERMS
 
@@ -67,14 +69,14 @@ def test_particles_of_each_set_are_told_from_junk():
     volumes, kinds = np.concatenate([about(4, 20), about(0, 5)]), ["junk_bead"] * 20 + ["junk_off_centre"] * 5
     sets = {"test": rows(0, 0), "unseen": rows(5, 15)}  # the unseen class looks like junk
     found = sections.junk(calibration, volumes, kinds, sets, Resampling(5))
-    json.dumps(found, allow_nan=False)
-    assert [one["kind"] for one in found["per_kind"]] == ["junk_bead", "junk_off_centre"]
-    assert [one["found"] for one in found["per_kind"]] == [1.0, 0.0] and found["found"] == 0.8 and found["n"] == 25
-    known, unseen = found["sets"]["test"], found["sets"]["unseen"]
+    json.dumps(plain(found), allow_nan=False)
+    assert {kind: one.found for kind, one in found.per_kind.items()} == {"junk_bead": 1.0, "junk_off_centre": 0.0}
+    assert found.found.value == 0.8 and found.n == 25
+    known, unseen = found.sets["test"], found.sets["unseen"]
     score = {name: -junk_score(part.embeddings, axes[:3], axes[4:]) for name, part in sets.items()}
-    assert known["auroc"] == auroc(score["test"], -calibration.score(volumes)) > 0.8 > unseen["auroc"]
-    assert known["called_junk"] == 0 and unseen["called_junk"] == 1
-    (table,) = junk_tables({"junk": found})
+    assert known.auroc.value == auroc(score["test"], -calibration.score(volumes)) > 0.8 > unseen.auroc.value
+    assert known.called_junk.value == 0 and unseen.called_junk.value == 1
+    (table,) = junk_tables(SimpleNamespace(junk=found))
     assert "bead 100%, off centre 0%" in table.note and set(table.terms) <= set(TERMS)
     assert [label for label, _ in table.rows] == ["known classes (test.csv)", "unseen.csv"]
-    assert junk_tables({}) == []
+    assert junk_tables(SimpleNamespace(junk=None)) == []

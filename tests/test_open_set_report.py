@@ -1,4 +1,4 @@
-"""The parts of the open-set report on embeddings of known quality, as dict, text, page and pictures."""
+"""The parts of the open-set report on embeddings of known quality, as JSON, text, page and pictures."""
 
 import json
 import re
@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation import floors, rejection, sections
+from evaluation import floors, known_unknown, rejection, sections
 from evaluation.bootstrap import Resampling
+from evaluation.embedded import Embedded, Scored, View
+from evaluation.figures import NO_FIGURE, Figure, plain
 from evaluation.ranking import auroc
-from evaluation.sections import Embedded, Evaluated, Scored, View
+from evaluation.sections import Evaluated, OpenSet, UnseenSet
 from report.gallery import draw_map, draw_medoids, draw_set
 from report.page import write_page
 from report.tables import SETS, discovery, known, refused, tables, warnings
@@ -52,26 +54,30 @@ def evaluated() -> dict:
     default = tuple(side.scores["max_cosine"] for side in sides)
     rejected = tuple(values < THRESHOLD for values in default)
     view = View("this network", {"train": train, "test": test, "unseen": unseen}, True)
-    part = {
-        "classes": sorted(UNSEEN),
-        "n": len(unseen),
-        "n_particles": 75,
-        "verification": sections.verify(unseen, test, DRAWS),
-        "rejection": sections.reject(*sides, correct, reference, sorted(KNOWN), DRAWS),
-        "enrolment": sections.enrol(unseen, reference.prototypes, DRAWS),
-        "discovery": sections.discovery(test, unseen, rejected, DRAWS),
-        "floors": [sections.floor(view, "unseen", DRAWS)],
-        "confounds": floors.confounds(*default, {"SNR": (test.snr, unseen.snr)}),
-    }
-    part["confounds"][0]["warning"] = "a warning <of sorts>"
-    report = {
-        "checkpoint": "model_save/checkpoint.pt",
-        "snr_convention": "variance",
-        "known_classes": list(KNOWN),
-        "bootstrap": 10,
-        "known": sections.known_only(test, correct, rejected[0], {"1bxn": 0.125}, DRAWS),
-        "unseen": part,
-    }
+    (confound,) = floors.confounds(*default, {"SNR": (test.snr, unseen.snr)})
+    part = UnseenSet(
+        classes=sorted(UNSEEN),
+        n=len(unseen),
+        n_particles=75,
+        verification=sections.verify(unseen, test, DRAWS),
+        rejection=known_unknown.reject(*sides, correct, reference, sorted(KNOWN), DRAWS),
+        enrolment=sections.enrol(unseen, reference.prototypes, DRAWS),
+        discovery=sections.discovery(test, unseen, rejected, DRAWS),
+        floors=[sections.floor(view, "unseen", DRAWS)],
+        confounds=[replace(confound, warning="a warning <of sorts>")],
+    )
+    report = OpenSet(
+        checkpoint="model_save/checkpoint.pt",
+        snr_convention="variance",
+        known_classes=list(KNOWN),
+        confidence=0.95,
+        bootstrap=10,
+        seed=0,
+        known=known_unknown.known_only(test, correct, rejected[0], {"1bxn": 0.125}, DRAWS),
+        note="",
+        warnings=[],
+        unseen=part,
+    )
     of_set = Evaluated("unseen", part, *sides)
     return {
         "report": report,
@@ -84,59 +90,60 @@ def evaluated() -> dict:
 
 
 def test_report_of_clear_clusters_is_perfect_and_ready_for_json(evaluated):
-    report, part = evaluated["report"], evaluated["report"]["unseen"]
-    json.dumps(report, allow_nan=False)
-    assert report["known"]["prototype_accuracy"] == 1 and report["known"]["seen_seen"]["auc"] > 0.999
-    assert part["verification"]["authors"]["accuracy"] > 0.99 and part["verification"]["seen_unseen"]["auc"] > 0.999
-    assert part["rejection"]["scores"]["max_cosine"]["auroc"] > 0.99
-    assert part["rejection"]["unknown_detection_rate"] > 0.99 and part["rejection"]["false_rejection_rate"] < 0.2
-    assert [entry["class"] for entry in part["rejection"]["per_class"]] == sorted(UNSEEN)
-    assert part["enrolment"]["with_known"][0]["accuracy"] > 0.95
-    assert part["discovery"]["all_unseen"]["found"]["clusters"] == 3
-    assert part["floors"][0]["unseen_auc"] > 0.999 and part["floors"][0]["known_accuracy"] == 1
+    report, part = evaluated["report"], evaluated["report"].unseen
+    json.dumps(plain(report), allow_nan=False)
+    known, verification = report.known.overall, part.verification.overall
+    assert known.prototype_accuracy.value == 1 and known.seen_seen.auc.value > 0.999
+    assert verification.authors.accuracy.value > 0.99 and verification.seen_unseen.auc.value > 0.999
+    assert part.rejection.default_score == "max_cosine" and part.rejection.default.overall.auroc.value > 0.99
+    rates = part.rejection.overall
+    assert rates.unknown_detection_rate.value > 0.99 and rates.false_rejection_rate.value < 0.2
+    assert [*part.rejection.per_class] == sorted(UNSEEN)
+    assert part.enrolment.overall.with_known[0].accuracy.value > 0.95
+    assert part.discovery.overall.all_unseen.found.clusters.value == 3
+    assert part.floors[0].unseen_auc.value > 0.999 and part.floors[0].known_accuracy.value == 1
 
 
 def test_every_part_is_also_given_for_each_snr(evaluated):
-    part = evaluated["report"]["unseen"]
-    for name in ("verification", "rejection", "enrolment", "discovery"):
-        assert [entry["snr"] for entry in part[name]["per_snr"]] == ["003", "infinity"], name
-    for entry in (*part["rejection"]["scores"].values(), *part["floors"], evaluated["report"]["known"]):
-        assert [level["snr"] for level in entry["per_snr"]] == ["003", "infinity"]
+    part = evaluated["report"].unseen
+    parts = part.verification, part.rejection, part.enrolment, part.discovery, *part.rejection.scores.values()
+    for entry in (*parts, *part.floors, evaluated["report"].known):
+        assert [*entry.per_snr] == ["003", "infinity"], entry
 
 
 def test_levels_and_classes_are_those_rows_alone_and_have_intervals(evaluated):
-    part, known, unseen = evaluated["report"]["unseen"]["rejection"], evaluated["known"], evaluated["unseen"]
-    for level in part["per_snr"]:
-        rows = known.snr == level["snr"], unseen.snr == level["snr"]
+    part, known, unseen = evaluated["report"].unseen.rejection, evaluated["known"], evaluated["unseen"]
+    for level, rates in part.per_snr.items():
+        rows = known.snr == level, unseen.snr == level
         scores = [values[chosen] for values, chosen in zip(evaluated["default"], rows, strict=True)]
-        assert level["false_rejection_rate"] == np.mean(scores[0] < THRESHOLD)
-        low, high = level["false_rejection_rate_interval"]
-        assert low <= level["false_rejection_rate"] <= high
-        entry = next(one for one in part["scores"]["max_cosine"]["per_snr"] if one["snr"] == level["snr"])
-        assert entry["auroc"] == auroc(*scores) and entry["auroc_interval"][0] <= entry["auroc"]
-        assert (entry["n_known"], entry["n_unseen"]) == (36, 75)
-    for one in part["per_class"]:
-        assert one["unknown_detection_rate_interval"][0] <= one["unknown_detection_rate"]
-    for score in part["scores"].values():
-        assert [one["class"] for one in score["per_class"]] == sorted(UNSEEN)
-    authors = evaluated["report"]["unseen"]["verification"]["authors"]
-    assert authors["accuracy_interval"][0] <= authors["accuracy"] <= authors["accuracy_interval"][1]
-    floor = evaluated["report"]["unseen"]["floors"][0]
-    assert all(floor[f"{key}_interval"] for key in ("unseen_auc", "five_shot", "auroc", "known_accuracy"))
+        assert rates.false_rejection_rate.value == np.mean(scores[0] < THRESHOLD)
+        low, high = rates.false_rejection_rate.interval
+        assert low <= rates.false_rejection_rate.value <= high
+        entry = part.scores["max_cosine"].per_snr[level]
+        assert entry.auroc.value == auroc(*scores) and entry.auroc.interval[0] <= entry.auroc.value
+        assert (entry.n_known, entry.n_unseen) == (36, 75)
+    for one in part.per_class.values():
+        assert one.unknown_detection_rate.interval[0] <= one.unknown_detection_rate.value
+    for score in part.scores.values():
+        assert [*score.per_class] == sorted(UNSEEN)
+    accuracy = evaluated["report"].unseen.verification.overall.authors.accuracy
+    assert accuracy.interval[0] <= accuracy.value <= accuracy.interval[1]
+    floor = evaluated["report"].unseen.floors[0]
+    assert all(figure.interval for figure in (floor.unseen_auc, floor.five_shot, floor.auroc, floor.known_accuracy))
 
 
 def test_one_snr_level_is_not_repeated():
     unseen = embedded(UNSEEN, 3, 12, 2)
     unseen = unseen.keep(unseen.snr == "003")
-    assert sections.verify(unseen, embedded(KNOWN, 0, 5, 1), Resampling(2))["per_snr"] == []
+    assert sections.verify(unseen, embedded(KNOWN, 0, 5, 1), Resampling(2)).per_snr == {}
 
 
 def test_pair_figures_of_one_particle_a_class_are_absent_and_still_printed(evaluated):
     lonely = embedded(UNSEEN, 3, 1, 5)
     found = sections.verify(lonely, evaluated["known"], Resampling(2))
-    assert found["unseen_unseen"]["auc"] is None and found["authors"]["accuracy"] is None
-    part = {**evaluated["report"]["unseen"], "verification": found}
-    assert "accuracy, authors' protocol" in format_open_set({**evaluated["report"], "unseen": part})
+    assert found.overall.unseen_unseen.auc == found.overall.authors.accuracy == NO_FIGURE
+    part = replace(evaluated["report"].unseen, verification=found)
+    assert "accuracy, authors' protocol" in format_open_set(replace(evaluated["report"], unseen=part))
 
 
 def test_text_holds_every_question_and_the_warning(evaluated):
@@ -156,30 +163,35 @@ def test_text_holds_every_question_and_the_warning(evaluated):
 
 
 def test_a_floor_that_beats_the_network_is_a_warning(evaluated):
-    part = evaluated["report"]["unseen"]
-    network = part["floors"][0]
-    floor = {**network, "embedding": "intensity only", "unseen_auc": 0.5, "auroc": 1.0}
-    assert warnings({**part, "floors": [{**network, "auroc": 0.7}, floor]})[-1] == (
+    part = evaluated["report"].unseen
+    network = part.floors[0]
+    floor = floor_like(network, embedding="intensity only", unseen_auc=0.5, auroc=1.0)
+    assert warnings(replace(part, floors=[floor_like(network, auroc=0.7), floor]))[-1] == (
         "known is told from unseen better without this network (0.700): intensity only 1.000"
     )
-    assert warnings({**part, "floors": [network, {**floor, "auroc": 0.1}]}) == warnings(part)
+    assert warnings(replace(part, floors=[network, floor_like(floor, auroc=0.1)])) == warnings(part)
+
+
+def floor_like(floor: sections.Floor, embedding: str = "this network", **values: float | None) -> sections.Floor:
+    """A floor with some other figures."""
+    return replace(floor, embedding=embedding, **{name: Figure(value, None) for name, value in values.items()})
 
 
 def test_what_does_better_is_counted_by_figure_with_its_names(evaluated):
-    part = evaluated["report"]["unseen"]
-    network = {**part["floors"][0], "known_accuracy": 0.61, "unseen_auc": 0.8}
+    part = evaluated["report"].unseen
+    network = floor_like(part.floors[0], known_accuracy=0.61, unseen_auc=0.8)
     others = [
-        {**network, "embedding": "untrained network", "known_accuracy": 0.67, "unseen_auc": 0.805},
-        {**network, "embedding": "intensity only", "known_accuracy": 0.65, "unseen_auc": 0.82},
+        floor_like(network, "untrained network", known_accuracy=0.67, unseen_auc=0.805),
+        floor_like(network, "intensity only", known_accuracy=0.65, unseen_auc=0.82),
     ]
 
     def answer(network):
-        return floor_table({**part, "floors": [network, *others]}).answer
+        return floor_table(replace(part, floors=[network, *others])).answer
 
     assert answer(network) == "something else is better in 2 of 4 figures: pair AUC, known acc."
-    assert answer({**network, "unseen_auc": None}) == "something else is better in 1 of 3 figures: known acc."
+    assert answer(floor_like(network, unseen_auc=None)) == "something else is better in 1 of 3 figures: known acc."
     assert floor_table(part).answer == "nothing that was tried is better in any of 4 figures"
-    said = warnings({**part, "floors": [network, *others]})
+    said = warnings(replace(part, floors=[network, *others]))
     assert said[-1] == (
         "known classes are named by their nearest neighbours better without this network (0.610): "
         "untrained network 0.670, intensity only 0.650"
@@ -187,10 +199,10 @@ def test_what_does_better_is_counted_by_figure_with_its_names(evaluated):
 
 
 def test_the_report_says_of_how_many_validation_volumes_the_threshold_is_above(evaluated):
-    part = evaluated["report"]["unseen"]
+    part = evaluated["report"].unseen
     count = evaluated["calibration"].n
     assert f"was set to call at most 5% of the {count} validation volumes" in rejection_table(part).note
-    few = rejection_table({**part, "rejection": {**part["rejection"], "n_calibration": 12}})
+    few = rejection_table(replace(part, rejection=replace(part.rejection, n_calibration=12)))
     assert "was set to call none of the 12 validation volumes of known classes unknown." in few.note
 
 
@@ -200,29 +212,30 @@ def test_a_single_unseen_class_says_what_cannot_be_measured_in_words(evaluated):
     unseen = Scored(unseen.rows.keep(alone), {name: values[alone] for name, values in unseen.scores.items()})
     correct = np.full(len(known.rows), True)
     gallery = evaluated["calibration"].prototypes
-    part = {
-        **evaluated["report"]["unseen"],
-        "classes": ["1qvr"],
-        "verification": sections.verify(unseen.rows, known.rows, DRAWS),
-        "rejection": sections.reject(known, unseen, correct, evaluated["calibration"], sorted(KNOWN), DRAWS),
-        "enrolment": sections.enrol(unseen.rows, gallery, DRAWS),
-    }
+    part = replace(
+        evaluated["report"].unseen,
+        classes=["1qvr"],
+        verification=sections.verify(unseen.rows, known.rows, DRAWS),
+        rejection=known_unknown.reject(known, unseen, correct, evaluated["calibration"], sorted(KNOWN), DRAWS),
+        enrolment=sections.enrol(unseen.rows, gallery, DRAWS),
+    )
     found = {table.section: table for table in tables(part)}
     assert found["verification"].answer == "pairs of new classes not measured: a single class was held out"
-    five = part["enrolment"]["with_known"][1]["accuracy"]
+    five = part.enrolment.overall.with_known[1].accuracy.value
     assert found["enrolment"].title == "New class or known, from a few examples?"
     assert found["enrolment"].answer.startswith(f"5-shot accuracy among known classes {five:.3f} [")
     assert [label for label, _ in found["verification"].rows] == ["AUC, seen-unseen pairs", "pairs: same"]
     assert all("knowns compete" in label and cells[0][0] != "-" for label, cells in found["enrolment"].rows)
     assert "no pairs" in found["verification"].note and "no pairs" in found["per_class"].note
-    assert "chance 1.00" not in format_open_set({**evaluated["report"], "unseen": part})
+    assert "chance 1.00" not in format_open_set(replace(evaluated["report"], unseen=part))
 
 
 def test_clusters_of_a_single_class_have_no_agreement(evaluated):
-    found = {**evaluated["report"]["unseen"]["discovery"]["all_unseen"]["found"], "clusters": 0, "true_classes": 1}
-    part = evaluated["report"]["unseen"]
-    changed = {**part["discovery"], "all_unseen": {**part["discovery"]["all_unseen"], "found": found}}
-    table = discovery({**part, "discovery": changed})
+    part = evaluated["report"].unseen
+    both = part.discovery.overall
+    found = replace(both.all_unseen.found, clusters=Figure(0, None), true_classes=1)
+    both = replace(both, all_unseen=replace(both.all_unseen, found=found))
+    table = discovery(replace(part, discovery=replace(part.discovery, overall=both)))
     assert table.answer == "0 groups found where there is 1 class"
     cells = {label: cells[0] for label, cells in table.rows}
     assert cells["all unseen, groups"][0] == "0/1; -" and "NMI" not in cells["all unseen, groups"][1]
@@ -232,30 +245,29 @@ def test_the_known_class_that_an_unseen_one_is_most_often_taken_for_is_that_of_a
     known, unseen = evaluated["of_set"].known, evaluated["of_set"].unseen
     low = replace(evaluated["calibration"], threshold=float(np.median(unseen.scores["max_cosine"])))
     correct, names = np.full(len(known.rows), True), sorted(KNOWN)
-    found = sections.reject(known, unseen, correct, low, names, DRAWS)["per_class"]
+    found = known_unknown.reject(known, unseen, correct, low, names, DRAWS).per_class
     nearest = np.argmax(unseen.rows.embeddings @ rejection.unit(low.prototypes).T, axis=1)
-    for one in found:
-        rows = np.flatnonzero(unseen.rows.classes == one["class"])
+    for name, one in found.items():
+        rows = np.flatnonzero(unseen.rows.classes == name)
         called = [names[nearest[row]] for row in rows if unseen.scores["max_cosine"][row] >= low.threshold]
-        assert called and called.count(one["taken_for"]) == max(map(called.count, names))
-        assert one["taken_for_rate"] == called.count(one["taken_for"]) / len(rows)
-    none = sections.reject(known, unseen, correct, replace(low, threshold=2.0), names, DRAWS)["per_class"]
-    assert {(one["taken_for"], one["taken_for_rate"]) for one in none} == {(None, 0.0)}
+        assert called and called.count(one.taken_for) == max(map(called.count, names))
+        assert one.taken_for_rate == called.count(one.taken_for) / len(rows)
+    none = known_unknown.reject(known, unseen, correct, replace(low, threshold=2.0), names, DRAWS).per_class
+    assert {(one.taken_for, one.taken_for_rate) for one in none.values()} == {(None, 0.0)}
 
 
 def test_every_known_class_has_its_false_rejection_rate_and_a_warning_where_most_are_refused(evaluated):
     report, rejected = evaluated["report"], evaluated["default"][0] < THRESHOLD
-    rows = report["known"]["per_class"]
-    assert [entry["class"] for entry in rows] == sorted(KNOWN)
-    for entry in rows:
-        mine = evaluated["known"].classes == entry["class"]
-        assert entry["false_rejection_rate"] == rejected[mine].mean() and (entry["n"], entry["n_particles"]) == (24, 12)
-        low, high = entry["false_rejection_rate_interval"]
-        assert low <= entry["false_rejection_rate"] <= high
-    assert [entry["valid_false_rejection_rate"] for entry in rows] == [0.125, None, None]
+    classes = report.known.per_class
+    assert [*classes] == sorted(KNOWN)
+    for name, entry in classes.items():
+        rate = entry.false_rejection_rate
+        assert rate.value == rejected[evaluated["known"].classes == name].mean()
+        assert (entry.n, entry.n_particles) == (24, 12) and rate.interval[0] <= rate.value <= rate.interval[1]
+    assert [entry.valid_false_rejection_rate for entry in classes.values()] == [0.125, None, None]
     assert refused(report) == []
-    mostly = [{**rows[0], "false_rejection_rate": 0.75}, *rows[1:]]
-    changed = {**report, "known": {**report["known"], "per_class": mostly}}
+    mostly = classes | {"1bxn": replace(classes["1bxn"], false_rejection_rate=Figure(0.75, None))}
+    changed = replace(report, known=replace(report.known, per_class=mostly))
     assert refused(changed) == ["known class 1bxn: 75% of its 24 test volumes are called unknown"]
     assert "WARNING: known class 1bxn" in format_open_set(changed)
     assert {label: cells[1][0] for label, cells in known(changed)[1].rows}["1bxn"] == "0.750"
@@ -263,15 +275,15 @@ def test_every_known_class_has_its_false_rejection_rate_and_a_warning_where_most
 
 def test_every_term_of_a_table_is_explained(evaluated):
     report = evaluated["report"]
-    used = {term for table in (*known(report), *tables(report["unseen"])) for term in table.terms}
+    used = {term for table in (*known(report), *tables(report.unseen)) for term in table.terms}
     assert used <= set(TERMS) and {"AUC", "AUROC", "FPR95", "OSCR", "EER", "VAL at FAR", "enrolment", "floor"} <= used
 
 
 def test_every_score_that_a_report_can_have_is_explained_where_it_stands(evaluated):
-    part = evaluated["report"]["unseen"]
-    scores = part["rejection"]["scores"]
+    part = evaluated["report"].unseen
+    scores = part.rejection.scores
     assert {*scores} <= {*rejection_table(part).terms}
-    more = {**part, "rejection": {**part["rejection"], "scores": {**scores, "energy": scores["max_cosine"]}}}
+    more = replace(part, rejection=replace(part.rejection, scores=scores | {"energy": scores["max_cosine"]}))
     assert "energy" in rejection_table(more).terms and "energy" not in rejection_table(part).terms
     labels = np.arange(40) % 2
     rows = np.random.default_rng(0).normal(size=(40, 6))
@@ -283,7 +295,7 @@ def test_every_score_that_a_report_can_have_is_explained_where_it_stands(evaluat
 
 def page_of(evaluated: dict, folder: Path) -> str:
     of_set, known, unseen = evaluated["of_set"], evaluated["known"], evaluated["unseen"]
-    pictures = draw_set(folder, of_set, evaluated["report"]["known"]["seen_seen"])
+    pictures = draw_set(folder, of_set, evaluated["report"].known.overall.seen_seen)
     images = torch.rand(len(known), 1, 6, 6, 6), torch.rand(len(unseen), 1, 6, 6, 6)
     pictures += draw_medoids(folder / "clusters.png", of_set, images)
     write_page(folder / "open_set.html", evaluated["report"], {"unseen": pictures})
@@ -325,8 +337,9 @@ def test_medoids_are_the_rows_that_were_called_unknown(evaluated, monkeypatch, t
     draw_medoids(tmp_path / "a.png", evaluated["of_set"], images)
     assert len(drawn) == 3 and all(names[volume.item()] in title for title, volume in drawn.items())
     assert not any("not stable" in title for title in drawn)
-    clusters = evaluated["report"]["unseen"]["discovery"]["rejected"]["found"]["per_cluster"]
-    monkeypatch.setitem(max(clusters, key=lambda one: one["n"]), "stability", 0.68)
+    clusters = evaluated["report"].unseen.discovery.overall.rejected.found.per_cluster
+    largest = max(range(len(clusters)), key=lambda index: clusters[index].n)
+    monkeypatch.setitem(clusters, largest, replace(clusters[largest], stability=0.68))
     drawn.clear()
     draw_medoids(tmp_path / "a.png", evaluated["of_set"], images)
     assert ["stability 0.68\nnot stable" in title for title in drawn] == [True, False, False]

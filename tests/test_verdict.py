@@ -1,53 +1,91 @@
 """The verdict of an open-set report: each of its branches on made-up figures."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
+from evaluation.figures import NO_FIGURE, BySnr, Figure
+from evaluation.floors import Confound
+from evaluation.known_unknown import Called, Known, KnownClass, KnownRows, Rejection, Score, UnseenClass
+from evaluation.sections import Floor, OpenSet, UnseenSet
 from report.verdict import LIMITS, NO, NOT_SHOWN, PARTLY, YES, Verdict, format_verdict, verdict
 
-FLOOR = {"unseen_auc": 0.6, "auroc": 0.6, "known_accuracy": 0.4}
+
+def figure(value: float, spread: float = 0.02) -> Figure:
+    return Figure(value, [value - spread, value + spread])
 
 
-def figure(name: str, value: float, spread: float = 0.02) -> dict:
-    """A figure and its interval."""
-    return {name: value, f"{name}_interval": [value - spread, value + spread]}
+def floor(embedding: str, unseen_auc: float = 0.6, auroc: float = 0.6, known_accuracy: float = 0.4) -> Floor:
+    figures = {"unseen_auc": unseen_auc, "auroc": auroc, "known_accuracy": known_accuracy, "five_shot": 0.4}
+    return Floor(embedding, per_snr={}, n_unseen=90, n_known=90, **{key: figure(one) for key, one in figures.items()})
 
 
-def floor(embedding: str, **better: float) -> dict:
-    return {"embedding": embedding, **FLOOR, **better}
+def confound(factor: str, warning: str | None) -> Confound:
+    return Confound(factor, 0.1, 0.1, 0.5, None, 0.9, 0.9, warning)
 
 
-def unseen(auc: float = 0.95, auroc: float = 0.95, particles: int = 400, classes: int = 5, **changes) -> dict:
+def overall(**parts) -> BySnr:
+    """A part of which some is looked at, without SNR levels."""
+    return BySnr(SimpleNamespace(**parts), {})
+
+
+def rejection(auroc: float, refused: float = 0.05, per_class: dict[str, UnseenClass] | None = None) -> Rejection:
+    return Rejection(
+        overall=Called(figure(refused), figure(0.8)),
+        per_snr={},
+        scores={"knn_cosine": Score(SimpleNamespace(auroc=figure(auroc)), {}, {})},
+        default_score="knn_cosine",
+        closed_set_accuracy=0.95,
+        threshold=0.5,
+        wished_false_rejection_rate=0.05,
+        n_calibration=100,
+        per_class=per_class or {},
+    )
+
+
+def unseen(auc: float = 0.95, auroc: float = 0.95, particles: int = 400, classes: int = 5, **changes) -> UnseenSet:
     """The part of an unseen set whose floors are far below the network."""
-    return {
-        "classes": [f"new{number}" for number in range(classes)],
-        "n": 3 * particles,
-        "n_particles": particles,
-        "verification": {"unseen_unseen": figure("auc", auc)},
-        "rejection": {
-            "default_score": "knn_cosine",
-            "scores": {"knn_cosine": figure("auroc", auroc)},
-            "wished_false_rejection_rate": 0.05,
-            "unknown_detection_rate": 0.8,
-            **figure("false_rejection_rate", 0.05),
-            "per_class": [],
-        },
-        "enrolment": {"unseen_only": [{}, {"shots": 5, "accuracy": 0.9, "chance": 0.2}, {}]},
-        "discovery": {"all_unseen": {"found": {"clusters": 4, "true_classes": classes}}},
-        "confounds": [],
-        "floors": [
-            {"embedding": "this network", "unseen_auc": auc, "auroc": auroc, "known_accuracy": 0.95},
-            floor("untrained network"),
-        ],
-        **changes,
-    }
+    shots = SimpleNamespace(shots=5, accuracy=figure(0.9), chance=0.2)
+    found = SimpleNamespace(clusters=Figure(4, [3, 5]), true_classes=classes)
+    part = UnseenSet(
+        classes=[f"new{number}" for number in range(classes)],
+        n=3 * particles,
+        n_particles=particles,
+        verification=overall(unseen_unseen=SimpleNamespace(auc=figure(auc))),
+        rejection=rejection(auroc),
+        enrolment=overall(unseen_only=[None, shots, None]),
+        discovery=overall(all_unseen=SimpleNamespace(found=found)),
+        confounds=[],
+        floors=[floor("this network", auc, auroc, 0.95), floor("untrained network")],
+    )
+    return replace(part, **changes)
 
 
-def report(accuracy: float = 0.95, particles: int = 240, classes: int = 8, refused: float = 0.04, **sets) -> dict:
+def report(accuracy: float = 0.95, particles: int = 240, classes: int = 8, refused: float = 0.04, **sets) -> OpenSet:
     """A report on known classes, and on unseen sets."""
-    figures = {"n": 3 * particles, "n_particles": particles, **figure("prototype_accuracy", accuracy)}
     names = [f"known{number}" for number in range(classes)]
-    of_class = [
-        {"class": name, "n": 90, "false_rejection_rate": refused if name == "known1" else 0.05} for name in names
-    ]
-    return {"known_classes": names, "known": {**figures, "per_snr": [], "per_class": of_class}, **sets}
+    return OpenSet(
+        checkpoint="checkpoint.pt",
+        known_classes=names,
+        snr_convention="variance",
+        confidence=0.95,
+        bootstrap=10,
+        seed=0,
+        known=Known(
+            rows(accuracy, particles),
+            {},
+            {
+                name: KnownClass(90, 30, figure(0.9), figure(refused if name == "known1" else 0.05), None)
+                for name in names
+            },
+        ),
+        note="",
+        warnings=[],
+        **sets,
+    )
+
+
+def rows(accuracy: float, particles: int = 240) -> KnownRows:
+    return KnownRows(3 * particles, particles, figure(accuracy), figure(0.05), None)
 
 
 def levels(found: Verdict) -> list[str]:
@@ -89,7 +127,7 @@ def test_without_unseen_classes_the_step_is_to_hold_some_out():
 
 
 def test_what_size_alone_reaches_shows_nothing_however_high():
-    floors = [*unseen()["floors"], floor("size only (true masks)", unseen_auc=0.96, auroc=0.945, known_accuracy=0.99)]
+    floors = [*unseen().floors, floor("size only (true masks)", unseen_auc=0.96, auroc=0.945, known_accuracy=0.99)]
     found = verdict(report(unseen=unseen(floors=floors)))
     assert levels(found) == [NOT_SHOWN] * 3
     for number, value in ((0, "99%"), (1, "94%"), (2, "96%")):
@@ -106,19 +144,19 @@ def test_what_size_alone_reaches_shows_nothing_however_high():
 
 
 def test_a_bad_figure_stays_bad_where_a_floor_is_better():
-    floors = [*unseen(0.6, 0.6)["floors"], floor("intensity only", unseen_auc=0.9, auroc=0.9)]
+    floors = [*unseen(0.6, 0.6).floors, floor("intensity only", unseen_auc=0.9, auroc=0.9)]
     assert levels(verdict(report(unseen=unseen(0.6, 0.6, floors=floors)))) == [YES, NO, NO]
 
 
 def test_new_classes_that_are_mostly_taken_for_known_ones_are_named_the_worst_first():
-    part, keys = unseen(), ("class", "unknown_detection_rate", "taken_for", "taken_for_rate")
     rows = ("new0", 0.4, "known2", 0.35), ("new1", 0.09, "known1", 0.9), ("new2", 0.5, "known3", 0.5)
-    part["rejection"]["per_class"] = [dict(zip(keys, row, strict=True)) for row in rows]
+    classes = {name: UnseenClass("known0", like, share, figure(found)) for name, found, like, share in rows}
+    part = unseen(rejection=rejection(0.95, per_class=classes))
     said = "new1 is taken for known1 in 90% of cases; new0 is taken for a known class in 60% of cases, most often for "
     found = verdict(report(unseen=part))
     assert f" {said}known2." in words(found, 1) and "new2" not in words(found, 1)
     assert "new1 is taken for known1 in 90%" in format_verdict(found)
-    part["rejection"]["per_class"] = [dict(zip(keys, rows[1], strict=True))] * 7
+    part = unseen(rejection=rejection(0.95, per_class={f"new{number}": classes["new1"] for number in range(7)}))
     assert "; and 2 more classes likewise." in words(verdict(report(unseen=part)), 1)
 
 
@@ -133,22 +171,20 @@ def test_few_particles_show_nothing():
 def test_few_unseen_classes_and_one_that_has_no_other_are_said():
     found = verdict(report(unseen=unseen(classes=2)))
     assert levels(found) == [YES] * 3 and "Tested with 2 new classes alone" in words(found, 1)
-    alone = unseen(classes=1, verification={"unseen_unseen": {"auc": None}})
+    alone = unseen(classes=1, verification=overall(unseen_unseen=SimpleNamespace(auc=NO_FIGURE)))
     found = verdict(report(unseen=alone))
     assert levels(found)[2] == NOT_SHOWN and any("two or more classes" in step for step in found.steps)
 
 
 def test_unknown_that_follows_brightness_is_trusted_in_part_alone():
-    confounds = [{"factor": "mean intensity", "warning": "a warning"}, {"factor": "SNR", "warning": None}]
+    confounds = [confound("mean intensity", "a warning"), confound("SNR", None)]
     found = verdict(report(unseen=unseen(confounds=confounds)))
     assert levels(found) == [YES, PARTLY, YES]
     assert "something else than structure: mean intensity." in words(found, 1)
 
 
 def test_a_threshold_that_refuses_too_many_and_a_class_that_is_mostly_refused_are_named():
-    part = unseen()
-    part["rejection"] |= figure("false_rejection_rate", 0.12)
-    found = verdict(report(refused=0.6, unseen=part))
+    found = verdict(report(refused=0.6, unseen=unseen(rejection=rejection(0.95, refused=0.12))))
     assert "refuses more known particles than it was set to" in words(found, 1)
     assert "Most particles of known1 are called unknown" in words(found, 0)
     assert any("Train on more particles of known1" in step for step in found.steps)
@@ -156,10 +192,8 @@ def test_a_threshold_that_refuses_too_many_and_a_class_that_is_mostly_refused_ar
 
 def test_the_worst_noise_level_is_named():
     given = report()
-    given["known"]["per_snr"] = [
-        {"snr": "003", "prototype_accuracy": 0.7},
-        {"snr": "infinity", "prototype_accuracy": 1},
-    ]
+    noisy = replace(given.known, per_snr={"003": rows(0.7), "infinity": rows(1)})
+    given = replace(given, known=noisy)
     assert "At SNR 0.03 alone it is 70%." in words(verdict(given), 0)
 
 

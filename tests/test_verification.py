@@ -10,6 +10,8 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from evaluation import verification
 from evaluation.bootstrap import Resampling
+from evaluation.figures import NO_FIGURE, plain
+from evaluation.pair_pool import pair_pools
 from evaluation.verification import (
     AUTHORS,
     SCALE,
@@ -18,7 +20,6 @@ from evaluation.verification import (
     best_threshold,
     center_and_normalise,
     equal_error_rate,
-    pair_pools,
     pairs_at_scale,
     rank_pairs,
     similarity,
@@ -156,12 +157,12 @@ def test_best_threshold_beats_every_other_and_knows_the_extremes():
 def test_authors_protocol_is_perfect_on_clusters_and_at_its_floor_on_noise():
     embeddings, labels, particles = clusters(200, 0.01)
     result = authors_protocol(embeddings, labels, particles, AUTHORS, Resampling(seed=1))
-    assert (result["accuracy"], result["std"], result["auc"], result["eer"]) == (1, 0, 1, 0)
-    assert (result["n_same"], result["n_different"], result["floor"]) == (600, 1200, pytest.approx(2 / 3))
+    assert (result.accuracy.value, result.std, result.auc, result.eer) == (1, 0, 1, 0)
+    assert (result.n_same, result.n_different, result.floor) == (600, 1200, pytest.approx(2 / 3))
     noise = np.random.default_rng(0).normal(size=embeddings.shape)
     noise[1::3], noise[2::3] = noise[::3], noise[::3]
     result = authors_protocol(noise, labels, particles, AUTHORS, Resampling(seed=1))
-    assert abs(result["accuracy"] - result["floor"]) < 0.03 and abs(result["auc"] - 0.5) < 0.05
+    assert abs(result.accuracy.value - result.floor) < 0.03 and abs(result.auc - 0.5) < 0.05
 
 
 def test_authors_protocol_repeats_with_its_seed_and_leaves_its_inputs_alone():
@@ -176,7 +177,7 @@ def test_authors_protocol_repeats_with_its_seed_and_leaves_its_inputs_alone():
 def test_authors_protocol_says_when_there_are_too_few_pairs():
     embeddings, labels, particles = clusters(4, 1)
     result = authors_protocol(embeddings, labels, particles, AUTHORS, Resampling())
-    assert result["accuracy"] is None and result["reason"] == "0 same and 54 different pairs for 10 folds"
+    assert result.accuracy == NO_FIGURE and result.reason == "0 same and 54 different pairs for 10 folds"
 
 
 def test_scale_agrees_with_all_pairs_and_gives_the_figures_of_each_class():
@@ -185,26 +186,26 @@ def test_scale_agrees_with_all_pairs_and_gives_the_figures_of_each_class():
     pairs = np.array(sorted(naive_pairs(labels, particles, True) | naive_pairs(labels, particles, False)))
     truth = labels[pairs[:, 0]] == labels[pairs[:, 1]]
     scores = similarity(center_and_normalise(embeddings), pairs)
-    assert result["auc"] == pytest.approx(roc_auc_score(truth, scores))
-    assert result["auc_interval"][0] < result["auc"] < result["auc_interval"][1]
-    assert result["n_same"] + result["n_different"] == len(pairs)
-    assert [entry["class"] for entry in result["per_class"]] == list("abcd")
+    assert result.auc.value == pytest.approx(roc_auc_score(truth, scores))
+    assert result.auc.interval[0] < result.auc.value < result.auc.interval[1]
+    assert result.n_same + result.n_different == len(pairs)
+    assert [*result.per_class] == list("abcd")
     mine = (labels[pairs] == "c").any(axis=1)
-    assert result["per_class"][2]["auc"] == pytest.approx(roc_auc_score(truth[mine], scores[mine]))
-    json.dumps(result, allow_nan=False)
+    assert result.per_class["c"].auc.value == pytest.approx(roc_auc_score(truth[mine], scores[mine]))
+    json.dumps(plain(result), allow_nan=False)
 
 
 def test_a_validation_rate_that_the_pairs_cannot_resolve_is_refused():
     embeddings, labels, particles = clusters(60, 1)
     result = pairs_at_scale(embeddings, labels, particles, SCALE, Resampling(5))
-    assert result["n_different"] < 1e5 and result["val_at_far"]["0.01"]["value"] > 0
-    assert result["val_at_far"]["0.001"]["value"] is None
-    assert "100000 are needed" in result["val_at_far"]["0.001"]["reason"]
+    assert result.n_different < 1e5 and result.val_at_far["0.01"].value > 0
+    assert result.val_at_far["0.001"].value is None
+    assert "100000 are needed" in result.val_at_far["0.001"].reason
 
 
 def test_scale_says_when_one_kind_of_pair_is_missing():
     embeddings, labels, particles = clusters(4, 1)
-    assert "0 same" in pairs_at_scale(embeddings, labels, particles, SCALE, Resampling())["reason"]
+    assert "0 same" in pairs_at_scale(embeddings, labels, particles, SCALE, Resampling()).reason
 
 
 def test_a_million_pairs_of_many_rows_are_drawn_in_bounded_memory():
