@@ -32,7 +32,7 @@ class KnownRows(Rates):
 
 @dataclass(frozen=True)
 class KnownClass(Rates):
-    """The same of one class, and the share of its validation volumes that is called unknown; None where nothing says."""
+    """The same of one class, and the share of its validation volumes that is called unknown; None if not known."""
 
     valid_false_rejection_rate: float | None
 

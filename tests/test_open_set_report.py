@@ -337,11 +337,14 @@ def test_medoids_are_the_rows_that_were_called_unknown(evaluated, monkeypatch, t
     draw_medoids(tmp_path / "a.png", evaluated["of_set"], images)
     assert len(drawn) == 3 and all(names[volume.item()] in title for title, volume in drawn.items())
     assert not any("not stable" in title for title in drawn)
-    clusters = evaluated["report"].unseen.discovery.overall.rejected.found.per_cluster
-    largest = max(range(len(clusters)), key=lambda index: clusters[index].n)
-    monkeypatch.setitem(clusters, largest, replace(clusters[largest], stability=0.68))
+    of_set = evaluated["of_set"]
+    rejected = of_set.part.discovery.overall.rejected
+    largest, *others = sorted(rejected.found.per_cluster, key=lambda one: -one.n)
+    found = replace(rejected.found, per_cluster=[replace(largest, stability=0.68), *others])
+    both = replace(of_set.part.discovery.overall, rejected=replace(rejected, found=found))
+    part = replace(of_set.part, discovery=replace(of_set.part.discovery, overall=both))
     drawn.clear()
-    draw_medoids(tmp_path / "a.png", evaluated["of_set"], images)
+    draw_medoids(tmp_path / "a.png", replace(of_set, part=part), images)
     assert ["stability 0.68\nnot stable" in title for title in drawn] == [True, False, False]
 
 
