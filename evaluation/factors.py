@@ -7,7 +7,7 @@ are in one tomogram alone.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,7 +19,7 @@ LEAST_EXCESS = 0.3  # of groups: share of the cluster that would have to change 
 FEWEST = 5  # particles in a cluster, and beside it, that are compared; particles per group, on average
 PERMUTATIONS = 1999
 AT_ONCE = 2**21  # counts of a permutation in memory
-MOST_NAMED = 3  # groups in a line
+MOST_OF_IT = 0.75  # share of a difference that the named groups make up
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,18 @@ class Followed:
 
     effect: of a number the AUC, 0 to 1, above 0.5 where the cluster's values are larger; of groups the excess.
     p: chance of as large an effect of any cluster and factor, if all were independent.
+    own, others: of a number the medians of the cluster and of the others; of groups their shares in `groups`, 0 to 1.
+    groups: the fewest that make up most of the difference, of so many `groups_there`; none for a number.
     """
 
     cluster: int
     factor: str
     effect: float
     p: float
-    text: str
+    own: float
+    others: float
+    groups: tuple[str, ...] = ()
+    groups_there: int = 0
 
 
 def followed(numbers: np.ndarray, factors: dict[str, np.ndarray], seed: int) -> list[Followed]:
@@ -49,15 +54,12 @@ def followed(numbers: np.ndarray, factors: dict[str, np.ndarray], seed: int) -> 
     for name, values in factors.items():
         if np.issubdtype(values.dtype, np.number):
             known = ~np.isnan(values)  # an SNR may be infinite
-            found = follow_number(numbers[known], values[known].astype(float))
+            found = follow_number(name, numbers[known], values[known].astype(float))
         else:
             known = values != ""
-            found = follow_groups(numbers[known], values[known], seed)
-        for cluster, (effect, p, text) in found.items():
-            corrected = min(1.0, p * len(factors))
-            if corrected <= CHANCE:
-                said = f"it may follow the {name} rather than structure: {text}"
-                result.append(Followed(cluster, name, effect, corrected, said))
+            found = follow_groups(name, numbers[known], values[known], seed)
+        corrected = (replace(one, p=min(1.0, one.p * len(factors))) for one in found)
+        result += [one for one in corrected if one.p <= CHANCE]
     return sorted(result, key=lambda each: each.cluster)
 
 
@@ -67,15 +69,15 @@ def compared(numbers: np.ndarray) -> list[int]:
     return [index for index, count in enumerate(counts) if FEWEST <= count <= len(numbers) - FEWEST]
 
 
-def follow_number(numbers: np.ndarray, values: np.ndarray) -> dict[int, tuple[float, float, str]]:
-    """Clusters (N,) whose values (N,) are higher or lower: cluster -> AUC, p (Mann-Whitney, Bonferroni), in words."""
+def follow_number(factor: str, numbers: np.ndarray, values: np.ndarray) -> list[Followed]:
+    """The clusters (N,) whose values (N,) are higher or lower; p by Mann-Whitney and Bonferroni, for this factor."""
     if len(np.unique(values)) < 2:
-        return {}
+        return []
     from scipy.stats import rankdata  # here, so that --help does without SciPy
 
     ranks, clusters, total = rankdata(values), compared(numbers), len(values)
     ties = np.unique(values, return_counts=True)[1].astype(float)
-    result = {}
+    result = []
     for index in clusters:
         mine = numbers == index
         count, others = int(mine.sum()), total - int(mine.sum())
@@ -83,16 +85,13 @@ def follow_number(numbers: np.ndarray, values: np.ndarray) -> dict[int, tuple[fl
         variance = (total + 1 - np.sum(ties**3 - ties) / (total * (total - 1))) / (12 * count * others)
         p = math.erfc(abs(auc - 0.5) / math.sqrt(2 * variance)) * len(clusters)
         if max(auc, 1 - auc) >= LEAST_AUC:
-            word, share = ("larger", auc) if auc > 0.5 else ("smaller", 1 - auc)
-            medians = np.median(values[mine]), np.median(values[~mine])
-            text = f"of one of its particles and another unknown one, that of its own is {word} in {share:.0%} of "
-            text += "pairs (median {:.3g}, of the others {:.3g})".format(*medians)
-            result[index] = float(auc), min(1.0, p), text
+            medians = float(np.median(values[mine])), float(np.median(values[~mine]))
+            result.append(Followed(index, factor, float(auc), min(1.0, p), *medians))
     return result
 
 
-def follow_groups(numbers: np.ndarray, groups: np.ndarray, seed: int) -> dict[int, tuple[float, float, str]]:
-    """Clusters (N,) that lie in some groups (N,) more than others do: cluster -> excess, p, in words.
+def follow_groups(factor: str, numbers: np.ndarray, groups: np.ndarray, seed: int) -> list[Followed]:
+    """The clusters (N,) that lie in some groups (N,) more than others do; p is for this factor.
 
     The distance of the cluster's shares of the groups from those of the others (total variation) is compared with that
     of random clusters of its size. p is that of the largest of all clusters' standardised distances (Westfall and Young
@@ -101,7 +100,7 @@ def follow_groups(numbers: np.ndarray, groups: np.ndarray, seed: int) -> dict[in
     names, groups = np.unique(groups, return_inverse=True)
     counts, clusters = np.bincount(groups, minlength=len(names)), compared(numbers)
     if len(names) < 2 or len(groups) < FEWEST * len(names) or not clusters:
-        return {}
+        return []
     rng = np.random.default_rng(seed)
     excess, observed, highest = np.zeros(len(clusters)), np.zeros(len(clusters)), np.full(PERMUTATIONS, -np.inf)
     inside = [np.bincount(groups[numbers == index], minlength=len(names)) for index in clusters]
@@ -111,15 +110,17 @@ def follow_groups(numbers: np.ndarray, groups: np.ndarray, seed: int) -> dict[in
         excess[place] = distance(mine, counts) - mean
         observed[place] = excess[place] / spread
         highest = np.maximum(highest, (drawn - mean) / spread)
-    return {
-        index: (
+    return [
+        Followed(
+            index,
+            factor,
             float(excess[place]),
             (1 + int(np.sum(highest >= observed[place]))) / (PERMUTATIONS + 1),
-            in_words(names, inside[place], counts),
+            *in_groups(names, inside[place], counts),
         )
         for place, index in enumerate(clusters)
         if excess[place] >= LEAST_EXCESS
-    }
+    ]
 
 
 def distance(inside: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -137,16 +138,20 @@ def random_distances(counts: np.ndarray, size: int, rng: np.random.Generator) ->
     return np.concatenate([distance(inside, counts) for inside in drawn])
 
 
-def in_words(names: np.ndarray, inside: np.ndarray, counts: np.ndarray) -> str:
-    """The fewest groups that make up three quarters of the difference, and the shares of cluster and others in them."""
+def in_groups(names: np.ndarray, inside: np.ndarray, counts: np.ndarray) -> tuple[float, float, tuple[str, ...], int]:
+    """The shares of a cluster and of the others in the fewest groups that make up MOST_OF_IT of the difference, these
+    groups, and how many there are.
+
+    Args:
+        names, inside, counts: (G,) of the groups; inside: particles of the cluster; counts: of all.
+    """
     others = counts - inside
     shares = inside / inside.sum(), others / others.sum()
     surplus = np.maximum(shares[0] - shares[1], 0)
     order = np.argsort(-surplus, kind="stable")
-    chosen = order[: int(np.searchsorted(np.cumsum(surplus[order]), 0.75 * surplus.sum())) + 1]
-    listed = ", ".join(map(str, names[chosen])) if len(chosen) <= MOST_NAMED else f"{len(chosen)} of {len(names)}"
-    mine, theirs = (share[chosen].sum() for share in shares)
-    return f"{mine:.0%} of it, and {theirs:.0%} of the other unknown particles, are in {listed}"
+    chosen = order[: int(np.searchsorted(np.cumsum(surplus[order]), MOST_OF_IT * surplus.sum())) + 1]
+    mine, theirs = (float(share[chosen].sum()) for share in shares)
+    return mine, theirs, tuple(map(str, names[chosen])), len(names)
 
 
 def edge_distance(positions: np.ndarray, tomograms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

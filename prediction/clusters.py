@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SEED = 0  # of everything that clustering draws
+MOST_NAMED = 3  # groups in a line
 SIZE = "brightness or size"  # the factor of `central_brightness`
 OF_SIZE = (
     ". This is how bright the middle of a volume is, in which a true new class that is larger or smaller than the "
@@ -129,7 +130,16 @@ def snr_levels(told: pd.Series) -> np.ndarray:
 
 def in_words(found: Followed) -> str:
     """What a cluster follows, and of size that a true class may do so."""
-    return found.text + (OF_SIZE if found.factor == SIZE else "")
+    if found.groups:
+        many = len(found.groups) > MOST_NAMED
+        listed = f"{len(found.groups)} of {found.groups_there}" if many else ", ".join(found.groups)
+        text = f"{found.own:.0%} of it, and {found.others:.0%} of the other unknown particles, are in {listed}"
+    else:
+        word, share = ("larger", found.effect) if found.effect > 0.5 else ("smaller", 1 - found.effect)
+        text = f"of one of its particles and another unknown one, that of its own is {word} in {share:.0%} of pairs "
+        text += f"(median {found.own:.3g}, of the others {found.others:.3g})"
+    more = OF_SIZE if found.factor == SIZE else ""
+    return f"it may follow the {found.factor} rather than structure: {text}{more}"
 
 
 def described(found: Clusters, predicted: Predicted, of_particles: np.ndarray, follows: list[Followed]) -> list[dict]:

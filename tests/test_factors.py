@@ -32,7 +32,7 @@ def test_a_cluster_of_one_tomogram_is_said_to_follow_it_and_no_other_is():
     values["tomogram"][labels() == 2] = "t3"
     (found,) = followed(labels(), values, seed=0)
     assert (found.cluster, found.factor) == (2, "tomogram") and found.effect > 0.6 and found.p <= 0.05
-    assert "follow the tomogram rather than structure: 100% of it" in found.text and found.text.endswith("are in t3")
+    assert found.own == 1 and found.others < 0.2 and (found.groups, found.groups_there) == (("t3",), 12)
 
 
 def test_a_cluster_of_a_few_tomograms_among_many_is_found_and_they_are_counted():
@@ -40,16 +40,21 @@ def test_a_cluster_of_a_few_tomograms_among_many_is_found_and_they_are_counted()
     tomograms = rng.integers(60, size=len(numbers))
     tomograms[numbers == 0] = rng.integers(8, size=60)
     (found,) = followed(numbers, {"tomogram": tomograms.astype(str)}, seed=0)
-    assert found.cluster == 0 and found.text.endswith("of 60")
+    assert found.cluster == 0 and found.groups_there == 60
+    assert 3 < len(found.groups) <= 8 and {*found.groups} <= {*map(str, range(8))}
+    chosen = np.isin(tomograms.astype(str), found.groups)
+    assert (found.own, found.others) == (chosen[numbers == 0].mean(), pytest.approx(chosen[numbers != 0].mean()))
 
 
-@pytest.mark.parametrize(("sign", "word"), [(1, "larger"), (-1, "smaller")])
-def test_a_cluster_of_noisy_particles_is_said_to_follow_the_noise(sign, word):
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_cluster_of_noisy_particles_is_said_to_follow_the_noise(sign):
     values = independent(1)
     values["noise"] = np.random.default_rng(1).normal(size=len(labels())) + sign * 2 * (labels() == 1)
     (found,) = followed(labels(), values, seed=0)
-    assert (found.cluster, found.factor) == (1, "noise") and word in found.text
+    assert (found.cluster, found.factor) == (1, "noise") and found.groups == ()
     assert (found.effect > 0.85) == (sign > 0)
+    medians = [np.median(values["noise"][labels() == 1]), np.median(values["noise"][labels() != 1])]
+    assert [found.own, found.others] == medians
 
 
 def test_of_independent_factors_hardly_anything_is_said():
@@ -62,9 +67,9 @@ def test_p_of_independent_groups_is_uniform_or_larger_where_the_limit_is_taken_o
     monkeypatch.setattr(factors, "PERMUTATIONS", 199)
     lowest = []
     for seed in range(150):
-        found = follow_groups(labels(), independent(seed)["tomogram"], seed)
+        found = follow_groups("tomogram", labels(), independent(seed)["tomogram"], seed)
         assert len(found) == len(SIZES)
-        lowest.append(min(p for _, p, _ in found.values()))
+        lowest.append(min(one.p for one in found))
     assert np.mean(np.array(lowest) <= 0.1) < 0.17  # two standard errors above 0.1, and a half
 
 
@@ -72,8 +77,8 @@ def test_p_of_independent_numbers_is_uniform_or_larger_where_the_limit_is_taken_
     monkeypatch.setattr(factors, "LEAST_AUC", 0)
     lowest = []
     for seed in range(300):
-        found = follow_number(labels(), independent(seed)["brightness"])
-        lowest.append(min(p for _, p, _ in found.values()))
+        found = follow_number("brightness", labels(), independent(seed)["brightness"])
+        lowest.append(min(one.p for one in found))
     assert np.mean(np.array(lowest) <= 0.1) < 0.14
 
 
@@ -87,11 +92,13 @@ def test_the_rank_test_is_that_of_scipy(monkeypatch):
     monkeypatch.setattr(factors, "LEAST_AUC", 0)
     rng = np.random.default_rng(0)
     values = np.round(rng.normal(size=len(labels())) + 0.3 * (labels() == 0), 1)
-    for index, (auc, p, _) in follow_number(labels(), values).items():
-        mine = labels() == index
+    found = follow_number("brightness", labels(), values)
+    assert [one.cluster for one in found] == [*range(len(SIZES))]
+    for one in found:
+        mine = labels() == one.cluster
         expected = mannwhitneyu(values[mine], values[~mine], use_continuity=False, method="asymptotic")
-        assert auc == pytest.approx(expected.statistic / (mine.sum() * (~mine).sum()))
-        assert p == pytest.approx(min(1, len(SIZES) * expected.pvalue))
+        assert one.effect == pytest.approx(expected.statistic / (mine.sum() * (~mine).sum()))
+        assert one.p == pytest.approx(min(1, len(SIZES) * expected.pvalue))
 
 
 def test_total_variation_is_that_of_a_loop():

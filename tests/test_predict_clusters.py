@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from evaluation.factors import Followed
 from evaluation.rejection import Calibration
 from loader.columns import (
     CLUSTER,
@@ -22,7 +23,7 @@ from loader.columns import (
     UNKNOWN,
 )
 from loader.prepare import Preprocessing
-from prediction.clusters import clustered, particle_numbers, per_particle, snr_levels
+from prediction.clusters import clustered, in_words, particle_numbers, per_particle, snr_levels
 from prediction.inputs import Inputs
 from prediction.predicted import Predicted
 from prediction.stream import Embedded
@@ -74,6 +75,18 @@ def test_the_record_says_of_each_cluster_what_it_is_and_what_it_may_follow(given
     assert second["nearest_class"] == "other" and second["nearest_cosine"] > 0.99
     (follows,) = second["may_follow"]
     assert follows["factor"] == "tomogram" and "100% of it" in follows["text"] and "t9" in follows["text"]
+
+
+def test_what_a_cluster_follows_is_told_in_words():
+    start = "it may follow the noise rather than structure: "
+    pair = "of one of its particles and another unknown one, that of its own is "
+    larger = Followed(0, "noise", 0.874, 0.01, 12.3456, 0.5)
+    assert in_words(larger) == f"{start}{pair}larger in 87% of pairs (median 12.3, of the others 0.5)"
+    smaller = replace(larger, effect=0.1)
+    assert in_words(smaller) == f"{start}{pair}smaller in 90% of pairs (median 12.3, of the others 0.5)"
+    some = Followed(1, "noise", 0.6, 0.01, 0.75, 0.125, ("a", "b", "c"), 9)
+    assert in_words(some) == f"{start}75% of it, and 12% of the other unknown particles, are in a, b, c"
+    assert in_words(replace(some, groups=tuple("abcd"))).endswith("are in 4 of 9")
 
 
 def test_the_terminal_shows_the_clusters_and_what_they_may_follow(given):
