@@ -38,7 +38,7 @@ from common.cli import InputError, check_choices, named, run
 from common.files import write_csv, write_json
 from common.progress import progress
 from loader.boxes import Box, write_stack
-from loader.columns import PARTICLES_FILE
+from loader.columns import FAILED_FILE, PARTICLES_FILE
 from loader.coordinates import read_all, split_class
 from loader.extraction import Failed, Plan, assign, describe, doubts, is_complete, particles, plan
 from loader.flavours import FLAVOURS
@@ -65,7 +65,7 @@ class Config:
     overwrite: bool = False  # replace stacks that were cut with other options
 
 
-RECORD, FAILED_FILE = "extract.json", "failed.csv"
+RECORD = "extract.json"
 PARTLY = 3  # exit code where some tomograms could not be read
 NOT_CUT = ("out", "dry_run", "overwrite", "skip_missing", "tilt_range")  # options that change no stack
 

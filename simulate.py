@@ -37,6 +37,7 @@ from common.cli import Device, InputError, choose_device, plural, run
 from common.files import write_json
 from common.machine import processors
 from common.progress import progress
+from loader.columns import PARTICLES_FILE, SIMULATION_FILE
 from loader.volume import read_volume
 from physics.grid import Grid
 from physics.imaging import Imaging
@@ -154,8 +155,8 @@ def prepare_folder(folder: Path, cfg: Config, content: dict) -> None:
     Raises InputError where the folder holds other data, unless it is to be overwritten.
     """
     options = record_of(cfg, content)
-    record = folder / "simulation.json"
-    volumes = [*folder.glob("data*_SNR*/*/*.mrc"), *folder.glob("particles.csv")]
+    record = folder / SIMULATION_FILE
+    volumes = [*folder.glob("data*_SNR*/*/*.mrc"), *folder.glob(PARTICLES_FILE)]
     if cfg.overwrite:
         remove_data_set(folder)
     elif record.is_file():

@@ -33,6 +33,7 @@ import tyro
 from common.cli import Contrast, InputError, check_choices, plural, run
 from common.files import write_csv, write_json
 from common.progress import progress
+from loader.columns import SIMULATION_FILE
 from loader.star import write_star
 from loader.volume import write_volume
 from physics.grid import Grid
@@ -72,7 +73,7 @@ class Config:
 
 
 RUN_ONLY = ("out", "structures", "download", "overwrite")  # do not change the data
-RECORD, SHEET = "simulation.json", "tomograms.png"
+SHEET = "tomograms.png"
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def prepare_folder(folder: Path, cfg: Config, content: dict) -> None:
 
     Raises InputError where the folder holds others, unless they are to be overwritten.
     """
-    options, record = recorded(cfg, content, RUN_ONLY), folder / RECORD
+    options, record = recorded(cfg, content, RUN_ONLY), folder / SIMULATION_FILE
     found = [*folder.glob("*.mrc"), *folder.glob("*.star"), *folder.glob(TRUTH_FILE)]
     if record.is_file() and not cfg.overwrite:
         changed = changed_options(record, options, recorded(Config(), {}, RUN_ONLY))

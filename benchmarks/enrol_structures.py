@@ -23,8 +23,8 @@ from benchmarks import machine, study
 from common.cli import Device, InputError, choose_device, run
 from common.threads import in_threads
 from evaluation.rejection import class_scores, unit
-from loader.columns import LABEL, SNR, snr_order, snr_text
-from loader.prepare import prepare
+from loader.columns import LABEL, PARTICLES_FILE, SNR, snr_order, snr_text
+from loader.prepare import Preprocessing, prepare
 from loader.sources import read_csv
 from loader.volume import write_volume
 from model import embed, load_checkpoint, load_model
@@ -66,7 +66,8 @@ def main(cfg: Config) -> None:
     content = {"command": study.command(cfg, "enrol_structures"), "network": network, "enrolled": enrolled}
     content |= {"strangers": saved["classes"], "structures": bool(cfg.structures)}
     content |= {**machine.record(choose_device(cfg.device)), "simulate": {}, "imaging": {}}
-    tables = {name: simulate(cfg, name, [*enrolled, *saved["classes"]], saved, content) for name in cfg.sets}
+    seen = Preprocessing.read(saved["preprocessing"])
+    tables = {name: simulate(cfg, name, [*enrolled, *saved["classes"]], seen, content) for name in cfg.sets}
     for number, (imaging, options) in enumerate(IMAGING.items()):
         print(f"enrolled under {imaging}", flush=True)
         place = Path(cfg.work_dir).absolute() / sha256[:12]
@@ -80,11 +81,11 @@ def main(cfg: Config) -> None:
     study.show(cfg.results)
 
 
-def simulate(cfg: Config, name: str, classes: list[str], saved: dict, content: dict) -> Path:
-    """The table of a set's particles, on the voxels of the checkpoint; adds the options to the content."""
-    folder, preprocessing = Path(cfg.work_dir).absolute() / name, saved["preprocessing"]
+def simulate(cfg: Config, name: str, classes: list[str], seen: Preprocessing, content: dict) -> Path:
+    """The table of a set's particles, on the voxels that the checkpoint has seen; adds the options to the content."""
+    folder = Path(cfg.work_dir).absolute() / name
     options = {"set": name, "per_class": cfg.per_class, "seed": cfg.seed, "shape_seed": cfg.shape_seed}
-    options |= {"box": preprocessing["box"], "voxel_size": preprocessing["voxel_size"], **cfg.simulate_options}
+    options |= {"box": seen.box, "voxel_size": seen.voxel_size, **cfg.simulate_options}
     content["simulate"][name] = options
     given = {"data_dir": folder / "data_", "classes": classes, "device": cfg.device, **options}
     given |= {"structures": Path(cfg.structures).absolute()} if cfg.structures else {}
@@ -94,12 +95,13 @@ def simulate(cfg: Config, name: str, classes: list[str], saved: dict, content: d
         {"classes": classes, **options},
         lambda: study.run_script("simulate.py", *study.arguments(given), log=log) or {},
     )
-    return folder / "data_" / "particles.csv"
+    return folder / "data_" / PARTICLES_FILE
 
 
 def measure(cfg: Config, target: Path, options: tuple[str, ...], enrolled: list[str], tables: dict[str, Path]) -> dict:
     """How sure each class is by its enrolment, and the figures of each set."""
-    files = structure_files(cfg, enrolled, load_checkpoint(cfg.checkpoint)["preprocessing"], target.parent)
+    preprocessing = Preprocessing.read(load_checkpoint(cfg.checkpoint)["preprocessing"])
+    files = structure_files(cfg, enrolled, preprocessing, target.parent)
     words = [f"{name}=structure:{path}" for name, path in files.items()]
     given = (str(Path(cfg.checkpoint).absolute()), str(target), "--only-enrolled", "--enrol", *words, *options)
     study.run_script("enrol.py", *given, "--device", cfg.device, log=target.with_suffix(".log"))
@@ -111,11 +113,11 @@ def measure(cfg: Config, target: Path, options: tuple[str, ...], enrolled: list[
     }
 
 
-def structure_files(cfg: Config, names: list[str], preprocessing: dict, folder: Path) -> dict[str, Path]:
+def structure_files(cfg: Config, names: list[str], preprocessing: Preprocessing, folder: Path) -> dict[str, Path]:
     """The structures' files; of procedural complexes maps, which are written."""
     if cfg.structures:
         return {name: path.absolute() for name, path in find_structures(cfg.structures, tuple(names)).items()}
-    grid = Grid(preprocessing["box"], preprocessing["voxel_size"], 20.0)
+    grid = Grid(preprocessing.box, preprocessing.voxel_size, 20.0)
     for name in names:
         density = procedural_complex(procedural_index(name), cfg.shape_seed, grid)
         write_volume(folder / "maps" / f"{name}.mrc", density, grid.voxel_size)

@@ -28,7 +28,7 @@ import tyro
 
 from benchmarks import machine, study
 from common.cli import Device, InputError, choose_device, run
-from loader.columns import LABEL, PARTICLE, snr_text
+from loader.columns import LABEL, PARTICLE, SIMULATION_FILE, snr_text
 from loader.rows import class_names, read_split
 from model import load_checkpoint
 from simulation.class_sets import ClassSet
@@ -99,7 +99,7 @@ def read_simulation(cfg: Config) -> dict:
 
     Raises InputError for data that simulate.py did not make, or made of coordinate files that are not said.
     """
-    record = Path(cfg.data_dir) / "simulation.json"
+    record = Path(cfg.data_dir) / SIMULATION_FILE
     if not record.is_file():
         raise InputError(f"{record}: no such file; expected the data folder of simulate.py (--data-dir)")
     options = json.loads(record.read_text(encoding="utf-8"))

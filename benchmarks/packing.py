@@ -28,6 +28,7 @@ import torch
 from benchmarks import machine, study
 from common.cli import REPOSITORY, InputError, run
 from common.progress import progress
+from loader.columns import PARTICLES_FILE
 from simulation.particles import VolumeWriter
 
 
@@ -123,7 +124,7 @@ def make_data(code: Path, folder: Path, volumes: int, box: int) -> None:
         write(path, (noise[z : z + box, y : y + box, x : x + box] + blobs[label]).astype(np.float32))
         rows.append((path.relative_to(folder / "data_"), CLASSES[label], f"p{number}"))
     table = pd.DataFrame(rows, columns=["Input Data", "Actual Label", "Particle"])
-    table.to_csv(folder / "data_" / "particles.csv", index=False)
+    table.to_csv(folder / "data_" / PARTICLES_FILE, index=False)
     script(folder, code / "csv_split.py", "--unseen", UNSEEN, "--valid-unseen", VALID_UNSEEN)
 
 

@@ -13,7 +13,6 @@ by valid_unseen of benchmark, lab and hard; `series` and `other` choose nothing.
 """
 
 import hashlib
-from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ import tyro
 from benchmarks import machine, study
 from common.cli import Device, InputError, choose_device, run
 from loader.columns import CLASS, LABEL, PARTICLE
+from loader.prepare import Preprocessing
 from loader.rows import read_split
 from model import load_checkpoint
 from simulation.class_sets import ClassSet
@@ -95,7 +95,7 @@ def under_sets(cfg: Config) -> dict:
     for name in cfg.sets:
         print(f"under the imaging of {name}", flush=True)
         folder = Path(cfg.work_dir).absolute() / (f"{name}_final" if cfg.final else name)
-        options = simulate_options(cfg, name, saved["preprocessing"])
+        options = simulate_options(cfg, name, Preprocessing.read(saved["preprocessing"]))
         made, data = study.make_split(folder, classes, cfg.structures, cfg.device, options)
         write_evaluation(made, folder / "evaluation", name)
         settings = {"data": data, "checkpoint": sha256, "bootstrap": cfg.bootstrap, "floors": cfg.floors}
@@ -123,12 +123,12 @@ def classes_by_use(cfg: Config, known: list[str]) -> ClassSet:
     return classes
 
 
-def simulate_options(cfg: Config, name: str, preprocessing: Mapping) -> dict:
+def simulate_options(cfg: Config, name: str, preprocessing: Preprocessing) -> dict:
     """The options of simulate.py for a set, on the voxels of the checkpoint."""
     options = {"set": name, "per_class": QUICK_PER_CLASS if cfg.quick else cfg.per_class}
-    options |= {"seed": cfg.seed, "shape_seed": cfg.shape_seed, "box": preprocessing["box"]}
-    if preprocessing["voxel_size"]:
-        options["voxel_size"] = preprocessing["voxel_size"]
+    options |= {"seed": cfg.seed, "shape_seed": cfg.shape_seed, "box": preprocessing.box}
+    if preprocessing.voxel_size:
+        options["voxel_size"] = preprocessing.voxel_size
     return options | cfg.simulate_options
 
 

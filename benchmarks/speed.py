@@ -41,6 +41,7 @@ import train
 from benchmarks import machine, study
 from common.cli import Device, InputError, choose_device, run
 from common.group import Group
+from loader.columns import PARTICLES_FILE
 from loader.dataset import Split, load_split
 from loader.volume import read_volume
 from training.batches import FileBatches
@@ -127,7 +128,7 @@ def make_split(folder: Path, volumes: int) -> tuple[Split, float]:
     """A simulated data set, packed, and how many of its files a second were read, checked and packed."""
     options = {"procedural": 4, "per_class": volumes // 4, "snr": 0.1, "data_dir": folder}
     study.run_script("simulate.py", *study.arguments(options), log=folder / "simulate.log")
-    table = pd.read_csv(folder / "particles.csv", dtype=str, keep_default_na=False)
+    table = pd.read_csv(folder / PARTICLES_FILE, dtype=str, keep_default_na=False)
     table["Class"] = table["Actual Label"].astype("category").cat.codes
     table.to_csv(folder / "train.csv", index=False)
     load_split(folder / "train.csv")  # once for the disk

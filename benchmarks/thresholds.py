@@ -35,7 +35,7 @@ from evaluation.rejection import (
 )
 from loader.columns import LABEL, PARTICLE
 from loader.prepare import Preprocessing, outer_spread
-from model import embed, load_checkpoint, load_model
+from model import embed, load_model
 from physics.filters import radial_power
 from prediction.structures import read_structure
 from simulation.as_trained import AsTrained, Declared
@@ -112,24 +112,25 @@ def main(cfg: Config) -> None:
     unknown_sets = sorted({*cfg.sets} - {*SETS})
     if unknown_sets or cfg.per_class < 2 * OWN:
         raise InputError(f"--sets, --per-class: expected some of {', '.join(SETS)}, and {2 * OWN} particles or more")
-    device, saved = choose_device(cfg.device), load_checkpoint(cfg.checkpoint)
+    device = choose_device(cfg.device)
     model, checkpoint = load_model(cfg.checkpoint, device)
     if not checkpoint["config"].get("imaging"):
         raise InputError(f"{cfg.checkpoint}: no record of the imaging it was trained on; give one of simulated volumes")
     known = checkpoint["classes"]
     unknown = list(study.class_set(cfg.structures).valid_unseen)
     place = Path(cfg.work_dir).absolute()
-    imaging = AsTrained.read(checkpoint["config"], checkpoint["preprocessing"], Declared())
-    files = structure_files(cfg, known, saved["preprocessing"], place)
+    seen = checkpoint["preprocessing"]
+    imaging = AsTrained.read(checkpoint["config"], seen, Declared())
+    files = structure_files(cfg, known, seen, place)
     densities = torch.stack([read_structure(files[name], imaging) for name in known])
-    network = Network(model, checkpoint["preprocessing"], checkpoint["config"], known, densities, device)
+    network = Network(model, seen, checkpoint["config"], known, densities, device)
     content = {"command": study.command(cfg, "thresholds"), "known": known, "unknown": unknown, "simulate": {}}
     content |= {"structures": bool(cfg.structures), **machine.record(device), "sets": {}, "poses": cfg.poses}
     content["network"] = {key: checkpoint["config"][key] for key in ("backbone", "depth", "width", "loss", "seed")}
     content["network"] |= {"sha256": hashlib.sha256(Path(cfg.checkpoint).read_bytes()).hexdigest()}
-    tables = {name: simulate(cfg, name, [*known, *unknown], saved, content) for name in cfg.sets}
+    tables = {name: simulate(cfg, name, [*known, *unknown], seen, content) for name in cfg.sets}
     at_home = simulate(
-        replace(cfg, seed=cfg.seed + 1, work_dir=str(place / "files")), "benchmark", known, saved, {"simulate": {}}
+        replace(cfg, seed=cfg.seed + 1, work_dir=str(place / "files")), "benchmark", known, seen, {"simulate": {}}
     )
     print("comparing with files of benchmark, and with volumes under any imaging", flush=True)
     of_files = halves(named(network, read_table(at_home, checkpoint)))

@@ -21,7 +21,11 @@ UNKNOWN = "unknown"  # the prediction for a particle of no known class, so the n
 NO_PARTICLE = "junk"  # the prediction for what is no particle at all
 TABLE_COLUMNS = (INPUT, MASK, SNR, LABEL, PARTICLE, TOMOGRAM, VOXEL_SIZE)
 
+REASON = "Reason"  # why something could not be read
+
 PARTICLES_FILE = "particles.csv"
+SIMULATION_FILE = "simulation.json"  # the options that data were simulated with
+FAILED_FILE = "failed.csv"  # what could not be read, and why
 TARGET_FOLDER, MASK_FOLDER = "subtomogram_mrc", "processed_densitymap_mrc_mrc2binary"
 SNR_COPY = rf"(data[^/]*_SNR[^/]*)/{TARGET_FOLDER}/(tomotarget\d+\.mrc)$"  # the same number: the same particle
 

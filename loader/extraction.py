@@ -16,6 +16,7 @@ from loader.columns import (
     LABEL,
     PARTICLE,
     POSITION,
+    REASON,
     SOURCE_FILE,
     SOURCE_ROW,
     TILT_MAX,
@@ -100,7 +101,7 @@ class Failed:
     def row(self) -> dict[str, str | int]:
         """Of failed.csv."""
         file = os.path.abspath(self.tomogram.path)
-        return {TOMOGRAM: self.tomogram.name, "File": file, "Particles": self.particles, "Reason": self.tomogram.reason}
+        return {TOMOGRAM: self.tomogram.name, "File": file, "Particles": self.particles, REASON: self.tomogram.reason}
 
 
 def assign(files: Sequence[Picks], tomograms: Sequence[str], skip_missing: bool) -> tuple[dict[str, list[Part]], str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.files import atomic_path, write_csv, write_json
-from loader.columns import INPUT, NO_PARTICLE, PREDICTION, SOURCE_FILE, SOURCE_ROW
+from loader.columns import FAILED_FILE, INPUT, NO_PARTICLE, PREDICTION, REASON, SOURCE_FILE, SOURCE_ROW
 from loader.sources import absolute
 from model import network_code
 from prediction.inputs import Inputs
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLE_FILE, RECORD_FILE, EMBEDDINGS_FILE = "predictions.csv", "predictions.json", "embeddings.npz"
-FAILED_FILE, REASON = "failed.csv", "Reason"
 MOST_NAMED = 3  # inputs in a line
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from common.cli import plural
 from evaluation.rejection import Calibration
-from loader.columns import PREDICTION, SCORE, UNKNOWN
+from loader.columns import FAILED_FILE, PREDICTION, SCORE, UNKNOWN
 from loader.prepare import prepare
 from model import trained_classes
 from prediction.predicted import Predicted
@@ -34,7 +34,7 @@ def failure_warning(failed: dict[int, str], count: int) -> str:
     if not failed:
         return ""
     first = next(iter(failed.values()))
-    return f"{len(failed)} of {count} volumes could not be read and are left out, see failed.csv; the first: {first}"
+    return f"{len(failed)} of {count} volumes could not be read and are left out, see {FAILED_FILE}; the first: {first}"
 
 
 def summary(predictions: pd.Series, scores: pd.Series, calibration: Calibration) -> str:

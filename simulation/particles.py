@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from common.files import atomic_path
-from loader.columns import snr_code
+from loader.columns import PARTICLES_FILE, SIMULATION_FILE, snr_code
 from loader.volume import write_volume
 from physics.imaging import Imaging
 from physics.pose import Poses
@@ -55,7 +55,7 @@ def remove_data_set(folder: Path) -> None:
     for pattern in (f"{VOLUME_FOLDER}/*{VOLUME_NAME}*.mrc", f"{MASK_FOLDER}/*{MASK_NAME}*.mrc"):
         for path in folder.glob(f"data*_SNR*/{pattern}"):
             path.unlink()
-    for name in ("particles.csv", "simulation.json", "contact_sheet.png"):
+    for name in (PARTICLES_FILE, SIMULATION_FILE, "contact_sheet.png"):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -139,7 +139,7 @@ class ParticleFiles(ABC):
 
     def write_table(self, per_class: int) -> None:
         """Write particles.csv: one row per volume, all SNRs of a particle together."""
-        with atomic_path(self.folder / "particles.csv") as temporary, temporary.open("w", newline="") as file:
+        with atomic_path(self.folder / PARTICLES_FILE) as temporary, temporary.open("w", newline="") as file:
             table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             table.writeheader()
             for label in range(len(self.names)):

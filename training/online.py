@@ -14,6 +14,7 @@ import torch
 
 from common.cli import InputError, find_data_dir, plural
 from common.group import Group
+from loader.columns import SIMULATION_FILE
 from loader.prepare import Preprocessing
 from physics.grid import Grid, same_voxel_size
 from physics.imaging import Imaging
@@ -56,8 +57,8 @@ def load_shapes(cfg: Any, classes: list[str], preprocessing: Preprocessing, devi
         InputError: no record of a simulation in the data folder, or one of other classes, structures or volumes.
     """
     folder = find_data_dir(cfg.data_dir)
-    record = read_record(folder / "simulation.json")
-    check_record(record, folder / "simulation.json", cfg.structures, classes, preprocessing)
+    record = read_record(folder / SIMULATION_FILE)
+    check_record(record, folder / SIMULATION_FILE, cfg.structures, classes, preprocessing)
     options = {f.name: record[f.name] for f in fields(Imaging) if f.name in record}
     options |= {"defocus": tuple(record["defocus"]), "envelope": float(record["envelope"])}
     of_files = Imaging(**options)
