@@ -25,7 +25,7 @@ from loader.columns import (
     snr_value,
 )
 from prediction.parts import Embedded
-from prediction.predicted import Predicted
+from prediction.predicted import MayFollow, NotClustered, Predicted, UnknownCluster, UnknownClusters
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,35 +43,31 @@ def clustered(predicted: Predicted, embedded: Embedded) -> Predicted:
     """The same with the columns Cluster and Nearest Cluster, and with `clusters`, which goes into predictions.json.
 
     Copies of one particle, volumes of one name in the column Particle whose rows are of one file, are in one cluster
-    and count once. `clusters`
-    has n, the unknown volumes; particles, how many these are of; in_none, volumes in no cluster; smallest, the fewest
-    particles that make one; by_centres (evaluation/clusters.py); seed; and as `found` of each cluster, the largest
-    first, its name, n, particles, stability, whether it is stable, medoid (an address), nearest known class with
-    cosine, and what it may follow beside structure. Where there are too few unknown particles it has n, particles and
-    a `reason`.
+    and count once.
     """
     rows, told = predicted.unknown, predicted.inputs.table
     particles = particle_numbers(told[[SOURCE_FILE, PARTICLE]].iloc[rows])
     count = int(particles.max(initial=-1) + 1)
-    content = {"n": len(rows), "particles": count}
     found = find_clusters(predicted.embeddings, rows, SEED, particles)
     own, nearest = np.full((2, len(predicted)), "", dtype=object)
     if found is None:
         few = f"{count} unknown {plural('particle', count)}; {2 * SMALLEST_CLUSTER} are needed"
         table = with_columns(predicted.table, own, nearest)
-        return replace(predicted, table=table, clusters=content | {"reason": few})
+        return replace(predicted, table=table, clusters=NotClustered(len(rows), count, few))
     labels = np.array([*map(cluster_name, range(len(found))), ""], dtype=object)  # the last: NOISE
     own[rows], nearest[rows] = labels[found.numbers], labels[found.nearest]
     factors = {name: per_particle(values[rows], particles) for name, values in factors_at_hand(told, embedded).items()}
     of_particles = found.numbers[np.unique(particles, return_index=True)[1]]
-    content |= {
-        "in_none": int(np.sum(found.numbers == NOISE)),
-        "smallest": SMALLEST_CLUSTER,
-        "by_centres": found.by_centres,
-        "seed": SEED,
-        "found": described(found, predicted, of_particles, followed(of_particles, factors, SEED)),
-    }
-    return replace(predicted, table=with_columns(predicted.table, own, nearest), clusters=content)
+    clusters = UnknownClusters(
+        n=len(rows),
+        particles=count,
+        in_none=int(np.sum(found.numbers == NOISE)),
+        smallest=SMALLEST_CLUSTER,
+        by_centres=found.by_centres,
+        seed=SEED,
+        found=described(found, predicted, of_particles, followed(of_particles, factors, SEED)),
+    )
+    return replace(predicted, table=with_columns(predicted.table, own, nearest), clusters=clusters)
 
 
 def particle_numbers(told: pd.DataFrame) -> np.ndarray:
@@ -142,27 +138,27 @@ def in_words(found: Followed) -> str:
     return f"it may follow the {found.factor} rather than structure: {text}{more}"
 
 
-def described(found: Clusters, predicted: Predicted, of_particles: np.ndarray, follows: list[Followed]) -> list[dict]:
-    """What predictions.json says of each cluster; `of_particles` (P,) is the cluster of each particle."""
+def described(
+    found: Clusters, predicted: Predicted, of_particles: np.ndarray, follows: list[Followed]
+) -> list[UnknownCluster]:
+    """What is said of each cluster; `of_particles` (P,) is the cluster of each particle."""
     counts = np.bincount(of_particles[of_particles != NOISE], minlength=len(found))
     classes = predicted.checkpoint["classes"]
     numbers, cosines = nearest_classes(found, predicted.checkpoint["calibration"].prototypes)
     rows, addresses = predicted.unknown, predicted.table[INPUT]
     return [
-        {
-            "cluster": cluster_name(index),
-            "n": int(size),
-            "particles": int(counts[index]),
-            "stability": float(found.stability[index]),
-            "stable": bool(found.stability[index] >= STABLE),
-            "medoid": addresses.iloc[rows[found.medoids[index]]],
-            "nearest_class": classes[numbers[index]],
-            "nearest_cosine": float(cosines[index]),
-            "may_follow": [
-                {"factor": each.factor, "effect": each.effect, "p": each.p, "text": in_words(each)}
-                for each in follows
-                if each.cluster == index
+        UnknownCluster(
+            cluster=cluster_name(index),
+            n=int(size),
+            particles=int(counts[index]),
+            stability=float(found.stability[index]),
+            stable=bool(found.stability[index] >= STABLE),
+            medoid=addresses.iloc[rows[found.medoids[index]]],
+            nearest_class=classes[numbers[index]],
+            nearest_cosine=float(cosines[index]),
+            may_follow=[
+                MayFollow(each.factor, each.effect, each.p, in_words(each)) for each in follows if each.cluster == index
             ],
-        }
+        )
         for index, size in enumerate(found.sizes())
     ]

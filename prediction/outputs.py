@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.files import atomic_path, write_csv, write_json
+from evaluation.figures import plain
 from loader.columns import FAILED_FILE, INPUT, NO_PARTICLE, PREDICTION, REASON, SOURCE_FILE, SOURCE_ROW
 from loader.sources import absolute
 from model import network_code
@@ -56,7 +57,7 @@ def record(predicted: Predicted, checkpoint: str, options: dict) -> dict:
         "voxel_size": options["voxel_size"],
         "score": content["calibration"].score,
         "threshold": float(content["calibration"].threshold),
-        "clusters": predicted.clusters,
+        "clusters": plain(predicted.clusters),
         "class_numbers": class_numbers(predicted),
         "enrolled": content["config"].get("enrolled", []),
     }

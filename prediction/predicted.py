@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +32,58 @@ DECIMALS = 6  # of the numbers in predictions.csv
 
 
 @dataclass(frozen=True)
+class MayFollow:
+    """What a cluster may follow beside structure: effect and p as of `Followed` (evaluation/factors.py); in words."""
+
+    factor: str
+    effect: float
+    p: float
+    text: str
+
+
+@dataclass(frozen=True)
+class UnknownCluster:
+    """A cluster of n unknown volumes: its name, and of how many particles they are; its stability (mean Jaccard index),
+    and whether that makes it stable; the address of the most central volume; the nearest known class and its cosine."""
+
+    cluster: str
+    n: int
+    particles: int
+    stability: float
+    stable: bool
+    medoid: str
+    nearest_class: str
+    nearest_cosine: float
+    may_follow: list[MayFollow]
+
+
+@dataclass(frozen=True)
+class UnknownClusters:
+    """Clusters of n unknown volumes, of so many particles, the largest first.
+
+    in_none: volumes in no cluster; smallest: the fewest particles that make one; by_centres: as evaluation/clusters.py
+    says; seed: of all that was drawn.
+    """
+
+    n: int
+    particles: int
+    in_none: int
+    smallest: int
+    by_centres: bool
+    seed: int
+    found: list[UnknownCluster]
+
+
+@dataclass(frozen=True)
+class NotClustered:
+    """n unknown volumes, of too few particles to be clustered, and that in words."""
+
+    n: int
+    particles: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Predicted:
     """N volumes and what is said of them: row i of everything is volume i.
 
@@ -41,7 +93,7 @@ class Predicted:
     inputs: the volumes, and the rows of the user's files that they are.
     preprocessing: how they were brought to what the network sees.
     checkpoint: what load_model gives beside the network: classes, calibration, config and so on.
-    clusters: of the unknown, as `prediction.clusters.clustered` says; empty before they were sought.
+    clusters: of the unknown; None before they were sought.
     """
 
     table: pd.DataFrame
@@ -49,7 +101,7 @@ class Predicted:
     inputs: Inputs
     preprocessing: Preprocessing
     checkpoint: dict
-    clusters: dict = field(default_factory=dict)
+    clusters: UnknownClusters | NotClustered | None = None
 
     def __len__(self) -> int:
         return len(self.table)

@@ -10,10 +10,10 @@ from common.threads import in_threads
 from evaluation.enrolled import EnrolledClass
 from loader.prepare import Input, Preprocessing, prepare
 from loader.star import star_lines
-from prediction.predicted import Predicted
+from prediction.predicted import NotClustered, Predicted, UnknownCluster
 from prediction.star import star_sources
 from report.attempt import attempt
-from report.clusters import unstable, what_they_may_follow
+from report.clusters import of_unknown, unstable, what_they_may_follow
 from report.enrolment import enrolment_notes, enrolment_warnings
 from report.interactive import InteractivePage, StarText, groups, rows_to_show, write_page
 from report.known import refused_at_most
@@ -34,6 +34,7 @@ def page_of(predicted: Predicted, warnings: Sequence[str]) -> InteractivePage:
     calibration = predicted.checkpoint["calibration"]
     rows = rows_to_show(groups(predicted.table), SEED)
     shown = [(predicted.inputs[row], predicted.preprocessing) for row in rows.tolist()]
+    clusters = of_unknown(predicted.clusters)
     slices = np.stack([*in_threads(_slices, shown, "slices")])
     return InteractivePage(
         predicted.table,
@@ -46,12 +47,12 @@ def page_of(predicted: Predicted, warnings: Sequence[str]) -> InteractivePage:
         (
             *map(sentence, warnings),
             *enrolment_warnings(enrolled_classes(predicted)),
-            *what_they_may_follow(predicted.clusters),
+            *what_they_may_follow(clusters),
         ),
-        remarks=remarks(predicted.clusters),
+        remarks=remarks(clusters),
         stars=star_texts(predicted, rows),
         inverted=predicted.preprocessing.contrast == "dark",
-        unstable=unstable(predicted.clusters),
+        unstable=unstable(clusters),
     )
 
 
@@ -100,8 +101,8 @@ def notes(predicted: Predicted) -> tuple[str, ...]:
     else:
         means += "the threshold of the nearest class. Each class has its own, and scores are moved so that "
         means += f"{calibration.threshold:.3f} is every class's."
-    trusted, reason = trust(predicted.checkpoint), predicted.clusters.get("reason")
-    none = f"No clusters were sought among {reason}." if reason else ""
+    trusted, clusters = trust(predicted.checkpoint), predicted.clusters
+    none = f"No clusters were sought among {clusters.reason}." if isinstance(clusters, NotClustered) else ""
     new = enrolment_notes(enrolled_classes(predicted))
     return tuple(filter(None, (means, f"{sentence(trusted)}.", *new, none)))
 
@@ -116,14 +117,14 @@ def enrolled_classes(predicted: Predicted) -> list[EnrolledClass]:
     return [EnrolledClass(**one) for one in predicted.checkpoint["config"].get("enrolled", [])]
 
 
-def remarks(clusters: dict) -> dict[str, str]:
+def remarks(clusters: list[UnknownCluster]) -> dict[str, str]:
     """What is said of each cluster, by its name."""
-    return {found["cluster"]: _remark(found) for found in clusters.get("found", [])}
+    return {found.cluster: _remark(found) for found in clusters}
 
 
-def _remark(found: dict) -> str:
+def _remark(found: UnknownCluster) -> str:
     """What is said of one."""
-    stable = "" if found["stable"] else " (not stable)"
-    nearest = f"nearest known class {found['nearest_class']}, cosine {found['nearest_cosine']:.2f}"
-    size = f"{found['particles']:,} {plural('particle', found['particles'])} in all"
-    return f"{size}, stability {found['stability']:.2f}{stable}, {nearest}"
+    stable = "" if found.stable else " (not stable)"
+    nearest = f"nearest known class {found.nearest_class}, cosine {found.nearest_cosine:.2f}"
+    size = f"{found.particles:,} {plural('particle', found.particles)} in all"
+    return f"{size}, stability {found.stability:.2f}{stable}, {nearest}"

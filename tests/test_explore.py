@@ -16,7 +16,7 @@ from loader.prepare import Preprocessing, prepare
 from loader.star import read_star, write_star
 from loader.volume import write_volume
 from prediction.inputs import find_inputs
-from prediction.predicted import Predicted, classified
+from prediction.predicted import MayFollow, Predicted, UnknownCluster, UnknownClusters, classified
 from report.clusters import what_they_may_follow
 from report.enrolment import enrolment_notes, enrolment_text, enrolment_warnings
 from report.explore import FEW, draw_page, map_places, notes, page_of, star_texts
@@ -46,16 +46,21 @@ def predicted(tmp_path) -> Predicted:
     checkpoint["junk"] = None
     table = classified(embeddings, inputs, checkpoint)
     clusters = np.where(table[PREDICTION] == UNKNOWN, "cluster_1", "")
-    found = {"cluster": "cluster_1", "particles": 6, "stability": 0.4, "stable": False, "nearest_class": "other"}
-    said = {"nearest_cosine": 0.1, "may_follow": [{"text": "it may follow the noise"}]}
+    found = [
+        UnknownCluster("cluster_1", 6, 6, 0.4, False, "a.mrc", "other", 0.1, [may_follow("it may follow the noise")])
+    ]
     return Predicted(
         table.assign(**{CLUSTER: clusters}),
         embeddings,
         inputs,
         Preprocessing(BOX, 10.0),
         checkpoint,
-        {"n": 6, "particles": 6, "found": [found | said]},
+        UnknownClusters(6, 6, 0, 6, False, 0, found),
     )
+
+
+def may_follow(text: str) -> MayFollow:
+    return MayFollow("noise", 0.9, 0.01, text)
 
 
 def test_the_page_shows_the_volumes_and_says_what_was_found(predicted, tmp_path):
@@ -149,10 +154,11 @@ def test_what_the_known_classes_reference_volumes_are_is_said_beside_their_share
 
 
 def test_of_many_words_on_clusters_the_first_five_are_said():
-    found = [{"cluster": f"cluster_{number}", "may_follow": [{"text": "noise"}] * 2} for number in (1, 2, 3, 4)]
+    one = UnknownCluster("", 9, 9, 0.9, True, "a.mrc", "other", 0.1, [may_follow("noise")] * 2)
+    found = [replace(one, cluster=f"cluster_{number}") for number in (1, 2, 3, 4)]
     said = ["cluster_1: noise"] * 2 + ["cluster_2: noise"] * 2 + ["cluster_3: noise"]
-    assert what_they_may_follow({"found": found}) == [*said, "and 3 more such words on clusters in predictions.json"]
-    assert what_they_may_follow({}) == []
+    assert what_they_may_follow(found) == [*said, "and 3 more such words on clusters in predictions.json"]
+    assert what_they_may_follow([]) == []
 
 
 def test_slices_are_those_of_the_volumes_as_the_network_sees_them(predicted):

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from evaluation.factors import Followed
+from evaluation.figures import plain
 from evaluation.rejection import Calibration
 from loader.columns import (
     CLUSTER,
@@ -67,14 +68,15 @@ def test_each_unknown_particle_has_its_cluster_and_the_nearest_one_and_known_one
 def test_the_record_says_of_each_cluster_what_it_is_and_what_it_may_follow(given):
     predicted, embedded = given
     content = clustered(predicted, embedded).clusters
-    json.dumps(content, allow_nan=False)
-    first, second = content["found"]
-    assert content["n"] == 90 and content["smallest"] == 10 and not content["by_centres"]
-    assert content["in_none"] == 90 - first["n"] - second["n"] >= 1
-    assert first["cluster"] == "cluster_1" and first["stable"] and 1 <= int(first["medoid"].split("@")[0]) < 60
-    assert second["nearest_class"] == "other" and second["nearest_cosine"] > 0.99
-    (follows,) = second["may_follow"]
-    assert follows["factor"] == "tomogram" and "100% of it" in follows["text"] and "t9" in follows["text"]
+    assert [*plain(content)] == ["n", "particles", "in_none", "smallest", "by_centres", "seed", "found"]
+    json.dumps(plain(content), allow_nan=False)
+    first, second = content.found
+    assert content.n == 90 and content.smallest == 10 and not content.by_centres
+    assert content.in_none == 90 - first.n - second.n >= 1
+    assert first.cluster == "cluster_1" and first.stable and 1 <= int(first.medoid.split("@")[0]) < 60
+    assert second.nearest_class == "other" and second.nearest_cosine > 0.99
+    (follows,) = second.may_follow
+    assert follows.factor == "tomogram" and "100% of it" in follows.text and "t9" in follows.text
 
 
 def test_what_a_cluster_follows_is_told_in_words():
@@ -99,8 +101,8 @@ def test_the_terminal_shows_the_clusters_and_what_they_may_follow(given):
 
 def test_a_cluster_that_is_not_stable_is_marked(given):
     content = clustered(*given).clusters
-    content["found"][1] |= {"stability": 0.4, "stable": False}
-    text = clusters_text(content)
+    first, second = content.found
+    text = clusters_text(replace(content, found=[first, replace(second, stability=0.4, stable=False)]))
     assert "0.40, not stable" in text and text.startswith("2 clusters (1 not stable) among 90 unknown particles (")
 
 
@@ -117,19 +119,19 @@ def test_particles_without_place_or_tomogram_are_compared_by_what_the_volumes_sh
     predicted, embedded = given
     predicted.inputs.table[[TOMOGRAM, *POSITION]] = ""
     embedded.noise[60:90] += 5
-    first, second = clustered(predicted, embedded).clusters["found"]
-    assert [each["factor"] for each in second["may_follow"]] == ["noise"]
-    assert [each["factor"] for each in first["may_follow"]] == ["noise"]  # the lower
+    first, second = clustered(predicted, embedded).clusters.found
+    assert [each.factor for each in second.may_follow] == ["noise"]
+    assert [each.factor for each in first.may_follow] == ["noise"]  # the lower
 
 
 def test_of_a_cluster_of_larger_particles_it_is_said_what_is_larger_and_that_a_true_class_may_be_so(given):
     predicted, embedded = given
     embedded.brightness[60:90] += 5
-    second = clustered(predicted, embedded).clusters["found"][1]
-    text = next(each["text"] for each in second["may_follow"] if each["factor"] == "brightness or size")
+    second = clustered(predicted, embedded).clusters.found[1]
+    text = next(each.text for each in second.may_follow if each.factor == "brightness or size")
     assert "that of its own is larger in 100% of pairs (median" in text
     assert text.endswith("in which a true new class that is larger or smaller than the others differs too")
-    assert not any("true new class" in each["text"] for each in second["may_follow"] if each["factor"] == "tomogram")
+    assert not any("true new class" in each.text for each in second.may_follow if each.factor == "tomogram")
 
 
 def test_copies_of_a_particle_are_in_one_cluster_and_no_evidence_of_their_own(given):
@@ -138,32 +140,28 @@ def test_copies_of_a_particle_are_in_one_cluster_and_no_evidence_of_their_own(gi
     told[PARTICLE] = [f"p{number // 3}" for number in range(len(told))]
     told[SNR] = np.array(["003", "005", "infinity"])[np.arange(len(told)) % 3]
     found = clustered(predicted, embedded)
-    assert (found.clusters["n"], found.clusters["particles"]) == (90, 30)
+    assert (found.clusters.n, found.clusters.particles) == (90, 30)
     of_copies = found.table[CLUSTER].to_numpy()[:90].reshape(30, 3)
     assert (of_copies == of_copies[:, :1]).all()
-    assert [each["particles"] * 3 for each in found.clusters["found"]] == [
-        each["n"] for each in found.clusters["found"]
-    ]
-    assert not any(each["factor"] == "SNR level" for one in found.clusters["found"] for each in one["may_follow"])
+    assert [each.particles * 3 for each in found.clusters.found] == [each.n for each in found.clusters.found]
+    assert not any(each.factor == "SNR level" for one in found.clusters.found for each in one.may_follow)
     assert "among 30 unknown particles, 90 volumes (" in clusters_text(found.clusters)
 
 
 def test_a_cluster_of_one_snr_is_flagged(given):
     predicted, embedded = given
     predicted.inputs.table[SNR] = np.where(np.arange(len(predicted)) < 60, "005", "infinity")
-    first, second = clustered(predicted, embedded).clusters["found"]
+    first, second = clustered(predicted, embedded).clusters.found
     text = "it may follow the SNR level rather than structure: of one of its particles and another unknown one, that of"
-    assert next(each["text"] for each in second["may_follow"] if each["factor"] == "SNR level").startswith(text)
-    assert "(median 0.05, of the others inf)" in next(
-        e["text"] for e in first["may_follow"] if e["factor"] == "SNR level"
-    )
+    assert next(each.text for each in second.may_follow if each.factor == "SNR level").startswith(text)
+    assert "(median 0.05, of the others inf)" in next(e.text for e in first.may_follow if e.factor == "SNR level")
 
 
 def test_snr_levels_that_are_no_numbers_are_groups(given):
     predicted, embedded = given
     predicted.inputs.table[SNR] = np.where(np.arange(len(predicted)) < 60, "low dose", "003")
-    first = clustered(predicted, embedded).clusters["found"][0]
-    (text,) = [each["text"] for each in first["may_follow"] if each["factor"] == "SNR level"]
+    first = clustered(predicted, embedded).clusters.found[0]
+    (text,) = [each.text for each in first.may_follow if each.factor == "SNR level"]
     assert "100% of it, and 3% of the other unknown particles, are in low dose" in text
     assert snr_levels(pd.Series(["", "003", "infinity"])).tolist() == [pytest.approx(np.nan, nan_ok=True), 0.03, np.inf]
 
@@ -184,14 +182,14 @@ def test_copies_at_several_snrs_that_lie_apart_make_no_clusters_of_their_own(giv
     )
     shown = replace(embedded, brightness=np.tile(embedded.brightness, 2), noise=np.tile(embedded.noise, 2))
     found = clustered(doubled, shown)
-    assert [each["particles"] for each in found.clusters["found"]] == [59, 30]
-    assert [each["n"] for each in found.clusters["found"]] == [118, 60]
+    assert [each.particles for each in found.clusters.found] == [59, 30]
+    assert [each.n for each in found.clusters.found] == [118, 60]
     assert found.table[CLUSTER][:130].tolist() == found.table[CLUSTER][130:].tolist()
-    assert not any(each["factor"] == "SNR level" for one in found.clusters["found"] for each in one["may_follow"])
+    assert not any(each.factor == "SNR level" for one in found.clusters.found for each in one.may_follow)
     both[PARTICLE] = ""
-    apart = clustered(doubled, shown).clusters["found"]
+    apart = clustered(doubled, shown).clusters.found
     assert len(apart) == 4
-    assert all("SNR level" in [follows["factor"] for follows in each["may_follow"]] for each in apart[:2])
+    assert all("SNR level" in [follows.factor for follows in each.may_follow] for each in apart[:2])
 
 
 def test_particles_are_numbered_by_file_and_name_and_those_without_a_name_are_their_own():
