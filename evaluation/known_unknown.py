@@ -183,17 +183,17 @@ def reject(
         )
 
     def of_score(score: str) -> Score:
-        overall, *parts = figures(score, *everywhere), levels, classes
-        return Score(overall, *({key: figures(score, *rows) for key, rows in part.items()} for part in parts))
+        return Score(
+            overall=figures(score, *everywhere),
+            per_snr={level: figures(score, *rows) for level, rows in levels.items()},
+            per_class={label: figures(score, *rows) for label, rows in classes.items()},
+        )
 
     def called(in_known: np.ndarray, in_unseen: np.ndarray) -> Called:
-        sides = (known, in_known), (unseen, in_unseen)
-        return Called(
-            *(
-                mean_figure(side.scores[name][chosen] < threshold, side.rows.particles[chosen], resampling)
-                for side, chosen in sides
-            )
-        )
+        def rate(side: Scored, chosen: np.ndarray) -> Figure:
+            return mean_figure(side.scores[name][chosen] < threshold, side.rows.particles[chosen], resampling)
+
+        return Called(rate(known, in_known), rate(unseen, in_unseen))
 
     def of_class(label: str) -> UnseenClass:
         chosen = classes[label]

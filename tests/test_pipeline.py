@@ -94,10 +94,64 @@ def test_a_mistake_ends_a_script_with_one_line_and_code_2(tmp_path):
     assert line.startswith("csv_split.py: error: nowhere: no such folder")
 
 
+KEYS = {  # of open_set.json, which scripts of users read: place -> names; a star is a figure and its interval
+    "": "checkpoint known_classes snr_convention confidence bootstrap seed known note warnings valid_unseen unseen",
+    "known": "n n_particles prototype_accuracy* false_rejection_rate* seen_seen per_snr per_class",
+    "known per_class 0": "class n n_particles prototype_accuracy* false_rejection_rate* valid_false_rejection_rate",
+    "known per_snr 0": "snr n n_particles prototype_accuracy* false_rejection_rate* seen_seen",
+    "unseen": "classes n n_particles verification rejection enrolment discovery floors confounds",
+    "unseen verification": "n authors unseen_unseen seen_unseen per_snr",
+    "unseen verification per_snr 1": "snr n authors unseen_unseen seen_unseen",
+    "unseen verification authors": "accuracy* std floor auc eer val_at_far n_same n_different folds seed",
+    "unseen verification authors val_at_far 0.01": "value interval reason",
+    "unseen verification unseen_unseen": "auc* eer* val_at_far n_same n_different n_same_exist n_different_exist seed "
+    "bootstrap per_class roc",
+    "unseen verification unseen_unseen per_class 0": "class auc* n_same n_different",
+    "unseen verification unseen_unseen roc": "far val",
+    "unseen rejection": "scores default_score closed_set_accuracy threshold wished_false_rejection_rate n_calibration "
+    "false_rejection_rate* unknown_detection_rate* per_snr per_class",
+    "unseen rejection per_snr 0": "snr false_rejection_rate* unknown_detection_rate*",
+    "unseen rejection per_class 0": "class most_like taken_for taken_for_rate unknown_detection_rate*",
+    "unseen rejection scores max_cosine": "auroc* aupr* fpr95* oscr* n_known n_unseen per_snr per_class",
+    "unseen rejection scores max_cosine per_snr 0": "snr auroc* aupr* fpr95* oscr* n_known n_unseen",
+    "unseen rejection scores max_cosine per_class 0": "class auroc* aupr* fpr95* oscr* n_known n_unseen",
+    "unseen enrolment": "unseen_only with_known per_snr",
+    "unseen enrolment per_snr 0": "snr unseen_only with_known",
+    "unseen enrolment unseen_only 0": "accuracy* std per_class shots episodes n classes seed gallery chance",
+    "unseen enrolment unseen_only 0 per_class 0": "class accuracy* n",
+    "unseen discovery": "rejected all_unseen per_snr",
+    "unseen discovery per_snr 0": "snr rejected all_unseen",
+    "unseen discovery all_unseen": "found n n_there seed bootstrap reclusterings",
+    "unseen discovery all_unseen found": "clusters* true_classes ari* nmi* purity* purity_floor noise stable_clusters "
+    "per_cluster",
+    "unseen discovery all_unseen found per_cluster 0": "n stability class purity medoid",
+    "unseen floors 0": "embedding unseen_auc* per_snr five_shot* auroc* known_accuracy* n_unseen n_known",
+    "unseen floors 0 per_snr 0": "snr unseen_auc*",
+    "unseen confounds 0": "factor in_known in_unknown structure alone auroc within warning",
+}
+CLOSED_KEYS = {  # of closed_set.json, likewise
+    "": "n n_particles accuracy* mean_over_snrs* macro_f1* floor per_snr per_class classes confusion_matrix confidence "
+    "bootstrap seed checkpoint classifier nearest_prototype_accuracy snr_convention",
+    "per_snr 0": "snr accuracy* n",
+    "per_class 0": "class precision* recall* f1* support",
+}
+
+
+def has_keys(report: dict, keys: dict[str, str]) -> None:
+    for place, names in keys.items():
+        part = report
+        for key in place.split():
+            part = part[int(key) if isinstance(part, list) else key]
+        wanted = [name.removesuffix("*") for name in names.split()]
+        wanted += [name.replace("*", "_interval") for name in names.split() if name.endswith("*")]
+        assert {*part} == {*wanted}, place
+
+
 def test_the_closed_set_report_agrees_with_its_own_matrix(trained):
     output = succeed("test.py", "model_save/checkpoint.pt", cwd=trained)
     folder = trained / "results" / "model_save-checkpoint"
     report = json.loads((folder / "closed_set.json").read_text())
+    has_keys(report, CLOSED_KEYS)
     matrix = np.array(report["confusion_matrix"])
     assert report["accuracy"] == pytest.approx(matrix.trace() / matrix.sum())
     for index, row in enumerate(report["per_class"]):
@@ -125,6 +179,9 @@ def test_open_set_reports_both_sets_of_unseen_classes(trained):
     output = succeed("open_set.py", "model_save/checkpoint.pt", "--bootstrap", "5", cwd=trained)
     folder = trained / "results" / "model_save-checkpoint"
     report = json.loads((folder / "open_set.json").read_text())
+    has_keys(report, KEYS)
+    assert {*report["unseen"]["discovery"]["rejected"]} >= {*KEYS["unseen discovery all_unseen"].split()}
+    assert 0 <= report["unseen"]["discovery"]["rejected"]["known_among_them"] <= 1
     assert report["unseen"]["classes"] == ["complex04", "complex05"]
     assert report["valid_unseen"]["classes"] == ["complex03"]
     authors = report["unseen"]["verification"]["authors"]
