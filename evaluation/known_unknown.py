@@ -189,15 +189,15 @@ def reject(
             per_class={label: figures(score, *rows) for label, rows in classes.items()},
         )
 
-    def called(in_known: np.ndarray, in_unseen: np.ndarray) -> Called:
-        def rate(side: Scored, chosen: np.ndarray) -> Figure:
-            return mean_figure(side.scores[name][chosen] < threshold, side.rows.particles[chosen], resampling)
+    def rate(side: Scored, chosen: np.ndarray) -> Figure:
+        return mean_figure(side.scores[name][chosen] < threshold, side.rows.particles[chosen], resampling)
 
+    def called(in_known: np.ndarray, in_unseen: np.ndarray) -> Called:
         return Called(rate(known, in_known), rate(unseen, in_unseen))
 
     def of_class(label: str) -> UnseenClass:
-        chosen = classes[label]
-        rows, accepted = unseen.rows.keep(chosen[1]), unseen.scores[name][chosen[1]] >= threshold
+        chosen = of_unseen == label
+        rows, accepted = unseen.rows.keep(chosen), unseen.scores[name][chosen] >= threshold
         nearest = rejection.classify(rows.embeddings, calibration.prototypes)[0]
         counts = np.bincount(nearest[accepted], minlength=len(names))
         most = int(counts.argmax())
@@ -205,7 +205,7 @@ def reject(
             most_like=_most_like(known.rows, rows),
             taken_for=names[most] if counts[most] else None,
             taken_for_rate=float(counts[most] / len(rows)),
-            unknown_detection_rate=called(*chosen).unknown_detection_rate,
+            unknown_detection_rate=rate(unseen, chosen),
         )
 
     return Rejection(
