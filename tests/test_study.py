@@ -36,6 +36,7 @@ from benchmarks import (
     speed,
     stream,
     study,
+    template_matching,
     thresholds,
 )
 from benchmarks.study import RESULTS, ScriptError
@@ -43,7 +44,8 @@ from common.cli import REPOSITORY, InputError
 
 MODULES = (
     class_diversity, clusters, contrast, enrol_structures, fine_tune, hard_set, levers, loss_options, loss_speed,
-    losses, packing, predict_speed, recipes, select_score, sets, shapes, simulation_speed, speed, stream, thresholds,
+    losses, packing, predict_speed, recipes, select_score, sets, shapes, simulation_speed, speed, stream,
+    template_matching, thresholds,
 )  # fmt: skip
 
 
