@@ -78,7 +78,7 @@ def truth(content: bytes, name: str, number: int | None = None) -> np.ndarray | 
     stack, images = 401 <= ispg <= 630, ispg == 0
     if sorted(axes) != [1, 2, 3] or stack != (number is not None) or not _cubic(content, order):
         return None
-    if images and (name.endswith(".mrcs") or len({nx, ny, nz}) > 1):
+    if images and (nz == 1 or name.endswith(".mrcs") or len({nx, ny, nz}) > 1):
         return None
     values = np.frombuffer(content, order + DTYPES[mode], count, 1024 + extended)
     if stack:
@@ -207,6 +207,4 @@ def fuzzed(rng: np.random.Generator, count: int) -> Iterator[Case]:
             else:
                 content[rng.integers(0, 1024)] = rng.integers(0, 256)
         suffix = str(rng.choice(suffixes))
-        yield _file(
-            "fuzzed headers", ("s.mrcs" if stack else "a.mrc") + suffix, bytes(content), 2 if stack else None
-        )
+        yield _file("fuzzed headers", ("s.mrcs" if stack else "a.mrc") + suffix, bytes(content), 2 if stack else None)

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import mrcfile
 import numpy as np
 
 from common.cli import InputError, named
+from loader import mrc
 from loader.sources import mrc_files
 from loader.star import read_star
-from loader.volume import FLAT, UNREADABLE, axes_to_zyx, cubic_voxel_size, unreadable
+from loader.volume import FLAT, cubic_voxel_size
 from physics.grid import same_voxel_size
 
 if TYPE_CHECKING:
@@ -238,14 +238,12 @@ def read_header(path: Path) -> tuple[tuple[int, int, int], float | None]:
     if is_zarr(path):
         array, _, size = _zarr_array(path)
         return array, size
-    with _mrc(path, whole=False) as mrc:
-        shape = (int(mrc.header.nz), int(mrc.header.ny), int(mrc.header.nx))  # sections, rows, columns
-        is_stack = path.suffix.lower() in STACK_SUFFIXES or int(mrc.header.ispg) >= VOLUME_STACKS
-        if is_stack or min(shape) < 2:
-            raise InputError(f"{path}: a stack of images or of volumes; expected a tomogram ({FLAT})")
-        voxel = np.array([mrc.voxel_size[axis] for axis in "xyz"], dtype=float)
-        z, y, x = (shape[axis] for axis in axes_to_zyx(mrc, path))
-    return (z, y, x), cubic_voxel_size(voxel, path)
+    header = mrc.read_header(path)
+    is_stack = path.suffix.lower() in STACK_SUFFIXES or header.ispg >= VOLUME_STACKS
+    if is_stack or len(header.shape) != 3 or min(header.shape) < 2:
+        raise InputError(f"{path}: a stack of images or of volumes; expected a tomogram ({FLAT})")
+    z, y, x = (header.shape[axis] for axis in header.axes)
+    return (z, y, x), cubic_voxel_size(header.voxel, path)
 
 
 @contextmanager
@@ -263,22 +261,10 @@ def open_voxels(tomogram: Tomogram, scratch: Path) -> Iterator[np.ndarray]:
                 raise _not_zarr(tomogram.path, error) from error
             yield voxels
     else:
-        with _mrc(tomogram.path, whole=True) as mrc:
-            if np.iscomplexobj(mrc.data):
-                raise InputError(f"{tomogram.path}: holds complex values (a Fourier transform); expected a tomogram")
-            yield np.transpose(mrc.data, axes_to_zyx(mrc, tomogram.path))
-
-
-@contextmanager
-def _mrc(path: Path, whole: bool) -> Iterator[mrcfile.mrcfile.MrcFile]:
-    """An MRC file, memory-mapped unless it is compressed; `whole`: with its data even then."""
-    compressed = path.suffix.lower() in (".gz", ".bz2")
-    try:
-        mrc = mrcfile.open(path, header_only=not whole) if compressed else mrcfile.mmap(path)
-    except UNREADABLE as error:
-        raise unreadable(path, error) from error
-    with mrc:
-        yield mrc
+        header = mrc.read_header(tomogram.path)
+        if header.dtype.kind == "c":
+            raise InputError(f"{tomogram.path}: holds complex values (a Fourier transform); expected a tomogram")
+        yield np.transpose(header.mapped(), header.axes)
 
 
 def _zarr_array(path: Path) -> tuple[tuple[int, int, int], tuple[zarr.Array, list[int]], float | None]:

@@ -1,29 +1,23 @@
 """One volume: a file, or volume N of a stack (`N@stack.mrcs`), read strictly as (z, y, x) float32, and written."""
 
-import bz2
-import gzip
 import math
 import os
 import re
 import threading
-import zlib
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from stat import S_ISREG
 
 import mrcfile
 import numpy as np
-from mrcfile.utils import dtype_from_mode
 
 from common.cli import InputError
 from common.files import atomic_path
+from loader.mrc import Header, read_header
 
 MRC_SUFFIXES = (".mrc", ".mrcs", ".map", ".rec", ".mrc.gz", ".map.gz", ".mrcs.gz")
-UNREADABLE = (ValueError, OverflowError, MemoryError, OSError, EOFError, zlib.error)  # what mrcfile raises
 FLAT = "2-D stacks of particles, as RELION 5 and WarpTools write them, are no volumes: give extract.py the coordinates"
 FLAT += " and the tomograms"
-HEADER_BYTES = 1024
 MOST_KEPT = 2**25  # bytes, of what a thread keeps to work in: two arrays of 128^3
 _own = threading.local()  # what each thread keeps
 CENTRE = 0.12  # of the box: standard deviation of the Gaussian that stands for a particle's place
@@ -68,97 +62,20 @@ def read_volume(address: str | Path) -> tuple[np.ndarray, float | None]:
         state = None
     if state is None or not S_ISREG(state.st_mode):
         raise InputError(f"{path if str(address) else 'an empty name'}: no such file")
-    try:
-        # of a stack only the volume asked for is read; what is compressed has to be read whole
-        if number is not None and path.suffix not in (".gz", ".bz2"):
-            data, axes, voxel = _header(str(path), state.st_size, state.st_mtime_ns).volume(number)
-        else:
-            with mrcfile.open(path, permissive=False) as mrc:
-                data, axes, voxel = np.array(_take(mrc, number, path)), axes_to_zyx(mrc, path), _voxel_size(mrc)
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        raise unreadable(path, error) from error
+    header = _header(str(path), state.st_size, state.st_mtime_ns) if number is not None else read_header(path)
+    data = _take(header, number)
     if np.iscomplexobj(data):
         raise InputError(f"{path}: holds complex values (a Fourier transform); expected a real-space volume")
-    volume = np.ascontiguousarray(np.transpose(_widened(data), axes), dtype=np.float32)
+    volume = np.ascontiguousarray(np.transpose(_widened(data), header.axes), dtype=np.float32)
     if not np.isfinite(volume).all():
         raise InputError(f"{path}: {np.count_nonzero(~np.isfinite(volume))} values are NaN or infinite; expected none")
-    return volume, cubic_voxel_size(voxel, path)
-
-
-def unreadable(path: Path, error: Exception) -> InputError:
-    """The error for an MRC file that mrcfile could not read, with what is wrong by the file's own header."""
-    return InputError(f"{path}: not a readable MRC file ({_fault(path, error)})")
-
-
-def _fault(path: Path, error: Exception) -> str:
-    try:
-        with path.open("rb") as file:
-            start = file.read(3)
-        compressed = gzip.open if start[:2] == b"\x1f\x8b" else bz2.open if start == b"BZh" else None
-        with (compressed or open)(path, "rb") as file:
-            header = file.read(HEADER_BYTES)
-    except (OSError, EOFError, zlib.error) as failed:
-        return getattr(failed, "strerror", None) or "its compressed data are damaged, or end early"
-    if len(header) < HEADER_BYTES:
-        return f"it holds {len(header)} bytes; the header alone has {HEADER_BYTES:,}"
-    if header[208:211] != b"MAP":
-        return "the letters MAP are not in its header"
-    order = {0x44: "<", 0x11: ">"}.get(header[212])
-    if order is None:
-        return "its header names no order of bytes"
-    shape, mode, extended = (np.frombuffer(header, f"{order}i4", *place) for place in ((3, 0), (1, 12), (1, 92)))
-    if shape.min() < 0 or extended[0] < 0:
-        return f"its header claims {shape.tolist()} voxels (x, y, z) after {extended[0]} bytes of its own"
-    try:
-        size = math.prod(shape.tolist()) * dtype_from_mode(mode[0]).itemsize
-    except ValueError:
-        return f"its header names the mode {mode[0]}; expected 0, 1, 2, 6 or 12"
-    claimed, found = HEADER_BYTES + int(extended[0]) + size, path.stat().st_size
-    if compressed:
-        return "its compressed data are damaged, or end early"
-    if claimed > found:
-        return f"its header claims {claimed:,} bytes, and it holds {found:,}"
-    return str(error) or type(error).__name__
-
-
-@dataclass(frozen=True)
-class _Stack:
-    """What the header of a volume stack says, so that it is read once and not for each volume.
-
-    shape: (N, sections, rows, columns). start: byte of the first volume. axes: as `axes_to_zyx`; voxel: A, (x, y, z).
-    """
-
-    path: Path
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    start: int
-    axes: tuple[int, int, int]
-    voxel: np.ndarray
-
-    def volume(self, number: int) -> tuple[np.ndarray, tuple[int, int, int], np.ndarray]:
-        """Volume `number`, from 1, as it lies in the file; axes and voxel."""
-        _check_number(number, self.shape, self.path)
-        shape = self.shape[1:]
-        count = math.prod(shape)
-        first = self.start + (number - 1) * count * self.dtype.itemsize
-        data = np.empty(shape, self.dtype)
-        with open(self.path, "rb", buffering=0) as file:
-            file.seek(first)
-            found = file.readinto(data)
-        if found < data.nbytes:
-            raise ValueError(f"it ends within volume {number}")
-        return data, self.axes, self.voxel
+    return volume, cubic_voxel_size(header.voxel, path)
 
 
 @lru_cache(maxsize=256)
-def _header(name: str, size: int, changed: int) -> _Stack:
+def _header(name: str, size: int, changed: int) -> Header:
     """The header of a stack, kept while the file has that size in bytes and that time of its last change in ns."""
-    path = Path(name)
-    with mrcfile.mmap(path, permissive=False) as mrc:
-        data = mrc.data
-        return _Stack(path, data.shape, data.dtype, int(data.offset), axes_to_zyx(mrc, path), _voxel_size(mrc))
+    return read_header(Path(name))
 
 
 def _widened(data: np.ndarray) -> np.ndarray:
@@ -172,50 +89,29 @@ def _every_half() -> np.ndarray:
     return np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
-def _voxel_size(mrc: mrcfile.mrcfile.MrcFile) -> np.ndarray:
-    """A, (x, y, z)."""
-    return np.array(mrc.voxel_size.tolist(), dtype=float)
-
-
-def _check_number(number: int, shape: tuple[int, ...], path: Path) -> None:
-    """Refuse a volume that an array of this shape does not have."""
+def _take(header: Header, number: int | None) -> np.ndarray:
+    """The 3-D array that the address names, as it lies in the file."""
+    path, shape = header.path, header.shape
+    if number is None:
+        # Many programs leave "image stack" (ispg 0) in a volume's header: cubes pass, unless named .mrcs.
+        is_named_stack = path.name.lower().endswith((".mrcs", ".mrcs.gz", ".mrcs.bz2"))
+        is_stack = header.ispg == 0 and len(shape) == 3 and (is_named_stack or len(set(shape)) > 1)
+        if len(shape) != 3 or is_stack:
+            kind, hint = (", an image stack", FLAT) if is_stack else ("", "N@stack.mrcs is one of many")
+            raise InputError(f"{path}: holds an array of shape {shape}{kind}; expected one 3-D volume ({hint})")
+        return header.read(0, shape)
     if len(shape) != 4:
         raise InputError(f"{path}: holds an array of shape {shape}; '{number}@' needs a 4-D volume stack ({FLAT})")
     if not 1 <= number <= shape[0]:
         raise InputError(f"{path}: has volumes 1 to {shape[0]}; asked for {number}")
-
-
-def _take(mrc: mrcfile.mrcfile.MrcFile, number: int | None, path: Path) -> np.ndarray:
-    """The 3-D array that the address names."""
-    data = mrc.data
-    if number is None:
-        # Many programs leave "image stack" (ispg 0) in a volume's header: cubes pass, unless named .mrcs.
-        is_named_stack = path.name.lower().endswith((".mrcs", ".mrcs.gz"))
-        is_stack = data is not None and mrc.is_image_stack() and (is_named_stack or len(set(data.shape)) > 1)
-        if data is None or data.ndim != 3 or is_stack:
-            shape = "nothing" if data is None else f"an array of shape {data.shape}"
-            kind, hint = (", an image stack", FLAT) if is_stack else ("", "N@stack.mrcs is one of many")
-            raise InputError(f"{path}: holds {shape}{kind}; expected one 3-D volume ({hint})")
-        return data
-    _check_number(number, data.shape, path)
-    return data[number - 1]
-
-
-def axes_to_zyx(mrc: mrcfile.mrcfile.MrcFile, path: Path) -> tuple[int, int, int]:
-    """The transposition that brings the file's (sections, rows, columns) to (z, y, x)."""
-    order = [int(mrc.header[name]) for name in ("maps", "mapr", "mapc")]  # 1 = x, 2 = y, 3 = z
-    if order == [0, 0, 0]:
-        order = [3, 2, 1]
-    if sorted(order) != [1, 2, 3]:
-        raise InputError(f"{path}: the header's axes maps, mapr, mapc are {order}; expected a permutation of 1, 2, 3")
-    return order.index(3), order.index(2), order.index(1)
+    return header.read((number - 1) * math.prod(shape[1:]), shape[1:])
 
 
 def cubic_voxel_size(voxel: np.ndarray, path: Path) -> float | None:
     """One edge length for a cubic voxel, A; None for unknown."""
     if not voxel.any():
         return None
-    if voxel.min() <= 0 or voxel.max() > 1.01 * voxel.min():
+    if not np.isfinite(voxel).all() or voxel.min() <= 0 or voxel.max() > 1.01 * voxel.min():
         raise InputError(f"{path}: voxels of {voxel.tolist()} A (x, y, z); expected cubes")
     return float(voxel[0])
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import mrcfile
 import numpy as np
 
 from common.cli import InputError
@@ -29,6 +28,7 @@ from loader.columns import (
 )
 from loader.coordinates import PLACES
 from loader.flavours import ANGSTROM, FLAVOURS, SHARE, star_flavour, star_picks
+from loader.mrc import read_header
 from loader.prepare import Input
 from loader.sources import StarVolumes, absolute, absolute_all, mrc_files, read_csv, star_volumes, voxel_sizes
 from loader.volume import MRC_SUFFIXES, address_path, join_address, read_volume, split_address
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 EXPECTED = "an MRC file, N@stack.mrcs, a stack, a folder, a CSV file or a STAR file"
 STACK_SUFFIXES = (".mrcs", ".mrcs.gz")
-VOLUME_STACKS = range(401, 631)  # space groups of the MRC format that mark a stack of volumes
 COLUMNS = (INPUT, PARTICLE, SNR, TOMOGRAM, *POSITION, TILT_MIN, TILT_MAX, SOURCE_FILE, SOURCE_ROW)
 
 
@@ -175,11 +174,10 @@ def _volumes(path: Path, folder: Path | None) -> list[str]:
 def _stacked(path: Path) -> int | None:
     """How many volumes a 4-D MRC file holds; None for any other, which is for the reader to judge."""
     try:
-        with mrcfile.open(path, permissive=False, header_only=True) as mrc:
-            sections, depth = int(mrc.header.nz), int(mrc.header.mz)
-            return sections // depth if int(mrc.header.ispg) in VOLUME_STACKS and depth > 0 else None
-    except (OSError, ValueError, EOFError):
+        shape = read_header(path).shape
+    except InputError:
         return None
+    return shape[0] if len(shape) == 4 else None
 
 
 def _csv(path: Path) -> Inputs:
