@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -186,7 +187,9 @@ def load_checkpoint(path: Path | str) -> dict:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a checkpoint that train.py wrote")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # such a file is refused, which says enough
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a checkpoint of train.py, or damaged") from error
     if not isinstance(content, dict) or not content.keys() >= CONTENT:

@@ -34,8 +34,10 @@ from prediction.inputs import find_inputs
 SLOW_S = 2.0  # of one case
 ROOM, TIMES = 2**22, 40  # bytes that any case may allocate, and how many times its file
 SAYS = re.compile(
-    "expected|claims|asked for|no such file|damaged|holds|names no|not in its header|not a readable|found|twice|more than once| no "
+    "expected|claims|asked for|no such file|damaged|holds|names no|not in its header|not a|found|twice|more than once"
+    "| no "
 )
+LONGEST = 2000  # characters of a line
 OUTCOMES = ("read", "refused in one line", "wrong", "refused though whole", "error of several lines or without the "
             "file", "traceback", "slow", "too much memory")  # fmt: skip
 GOOD = OUTCOMES[:2]
@@ -156,7 +158,7 @@ def judge(
         outcome = "read" if right(read()) else "wrong"
     except InputError as error:
         said = str(error)
-        clear = "\n" not in said and path.name in said and SAYS.search(said)
+        clear = "\n" not in said and len(said) <= LONGEST and path.name in said and SAYS.search(said)
         outcome = "refused in one line" if clear else OUTCOMES[4]
         if expected is not None:
             outcome = "refused though whole"

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import itertools
 import os
+import re
 import signal
 import sys
 import time
@@ -25,6 +26,8 @@ Contrast = Literal["bright", "dark"]  # of the particles in the files
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MOST_NAMED = 10  # names in a line
+TOO_LONG = re.compile(r"\S{500,}")  # as no path that a user reads
+SHOWN = 150  # characters of its beginning, and of its end
 LARGEST_SEED = 2**31 - 1  # NumPy, scikit-learn and torch take every seed up to it, and a few above
 HOLD_S = 10  # until a process speaks itself: torchrun ends all when the first has spoken and ended
 
@@ -41,8 +44,9 @@ class InputError(ValueError):
 
 
 def one_line(text: object) -> str:
-    """A text without its line breaks."""
-    return " ".join(filter(None, map(str.strip, str(text).splitlines())))
+    """A text without its line breaks, and of what is too long to be a name its beginning and end."""
+    joined = " ".join(filter(None, map(str.strip, str(text).splitlines())))
+    return TOO_LONG.sub(lambda found: f"{found[0][:SHOWN]}...{found[0][-SHOWN:]}", joined)
 
 
 def warn(text: str) -> None:

@@ -190,6 +190,11 @@ def _copick(path: Path) -> pd.DataFrame:
             raise InputError(f"{path}: no key {', '.join(missing)}; expected a copick file of picks")
         if content.get("unit", "angstrom") != "angstrom":
             raise InputError(f"{path}: unit {content['unit']!r}; expected angstrom")
+        for key in COPICK_KEYS[:2]:
+            if not isinstance(content[key], str):
+                raise InputError(f"{path}: {key} {content[key]!r}; expected a text")
+        if not isinstance(content["points"] or [], list):
+            raise InputError(f"{path}: points {content['points']!r}; expected a list")
         rows = [
             {
                 **{axis: str(point["location"][axis]) for axis in "xyz"},

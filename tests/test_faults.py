@@ -1,0 +1,93 @@
+"""Bad volumes, tables and checkpoints: read rightly, or refused in one line, and nothing else comes of them."""
+
+import gzip
+import os
+import pickle
+import struct
+import tracemalloc
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import bad_volumes, faults
+from common.cli import InputError
+from loader.volume import read_volume
+from model import CONTENT, load_checkpoint
+
+
+def judged(found):
+    """The failures among cases, and how many cases of each outcome there are."""
+    found = list(found)
+    wrong = [(kind, case.outcome, case.said) for kind, case in found if case.outcome not in faults.GOOD]
+    return wrong, Counter(case.outcome for _, case in found)
+
+
+def test_volumes_of_every_kind_and_500_fuzzed_ones_are_read_rightly_or_refused_in_one_line(tmp_path):
+    wrong, counts = judged(faults.volumes(tmp_path, np.random.default_rng(1), 500))
+    assert not wrong
+    assert min(counts["read"], counts["refused in one line"]) > 300
+
+
+def test_250_tables_of_every_kind_are_read_or_refused_in_one_line(tmp_path):
+    wrong, counts = judged(faults.tables(tmp_path, np.random.default_rng(1), 250))
+    assert not wrong
+    assert min(counts["read"], counts["refused in one line"]) > 50
+
+
+def test_a_case_that_is_read_wrong_or_slow_or_ends_in_a_traceback_counts_as_a_failure(tmp_path, monkeypatch):
+    path = tmp_path / "a.csv"
+
+    def fails(error):
+        def read():
+            raise error
+
+        return faults.judge(read, path).outcome
+
+    assert fails(InputError(f"{path}: holds 1; expected 2")) == "refused in one line"
+    assert fails(InputError("holds 1; expected 2")) == fails(InputError(f"{path}: holds", ["1"])) == faults.OUTCOMES[4]
+    assert fails(KeyError("x")) == "traceback"
+    assert faults.judge(lambda: 1, path, lambda found: found == 2).outcome == "wrong"
+    assert faults.judge(lambda: np.ones(2**23), path).outcome == "too much memory"
+    monkeypatch.setattr(faults, "SLOW_S", 0.0)
+    assert faults.judge(lambda: 1, path).outcome == "slow"
+
+
+def test_a_compressed_file_whose_check_sum_is_wrong_is_refused(tmp_path):
+    packed = bytearray(gzip.compress(bad_volumes.mrc_bytes(np.ones((4, 4, 4)), bad_volumes.Layout())))
+    packed[-8] ^= 1
+    (tmp_path / "a.mrc.gz").write_bytes(packed)
+    with pytest.raises(InputError, match=r"a\.mrc\.gz: not a readable MRC file \(its compressed data are damaged"):
+        read_volume(tmp_path / "a.mrc.gz")
+
+
+def test_a_header_that_claims_2_to_the_31_voxels_allocates_nothing_for_them(tmp_path):
+    content = bytearray(bad_volumes.mrc_bytes(np.ones((4, 4, 4)), bad_volumes.Layout()))
+    struct.pack_into("<3i", content, 0, 2048, 1024, 1024)
+    for name, packed in (("a.mrc", bytes(content)), ("a.mrc.gz", gzip.compress(content))):
+        (tmp_path / name).write_bytes(packed)
+        tracemalloc.start()
+        with pytest.raises(InputError, match="its header claims 8,589,935,616 bytes"):
+            read_volume(tmp_path / name)
+        assert tracemalloc.get_traced_memory()[1] < 2**21
+        tracemalloc.stop()
+
+
+class Creates:
+    """Unpickled by a careless reader, it creates a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_and_does_not(tmp_path):
+    trap = tmp_path / "trap"
+    for save in (torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))):
+        save(dict.fromkeys(CONTENT) | {"epoch": Creates(trap)}, tmp_path / "c.pt")
+        with pytest.raises(InputError, match=r"c\.pt: not a checkpoint of train\.py, or damaged"):
+            load_checkpoint(tmp_path / "c.pt")
+        assert not trap.exists()
