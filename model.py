@@ -28,6 +28,7 @@ CONTENT = {
     "epoch", "state_dict", "criterion", "optimizer", "scheduler", "scaler", "rng",
     "config", "classes", "preprocessing", "calibration", "metrics", "progress", "version",
 }  # fmt: skip
+DICTIONARIES = ("state_dict", "criterion", "config", "preprocessing", "calibration", "progress", "junk", "whitening")
 OPTIONAL = {"junk", "whitening"}  # what checkpoints of before lack: {} where training had none
 
 
@@ -195,11 +196,33 @@ def load_checkpoint(path: Path | str) -> dict:
     if not isinstance(content, dict) or not content.keys() >= CONTENT:
         missing = sorted(CONTENT - content.keys()) if isinstance(content, dict) else "everything"
         raise InputError(f"{path}: not a checkpoint of train.py: missing {missing}")
-    if content["version"] != VERSION:
+    if not isinstance(content["version"], int) or content["version"] != VERSION:
         raise InputError(f"{path}: checkpoint format {content['version']}; this code reads {VERSION}")
     content = {key: {} for key in OPTIONAL} | content
+    _check_content(path, content)
     content["progress"] = {"particles": torch.empty(0, dtype=torch.int64)} | content["progress"]  # the first had none
     return content | {key: single(content[key]) for key in ("state_dict", "criterion", "calibration", *OPTIONAL)}
+
+
+def _check_content(path: Path, content: dict) -> None:
+    """Refuse what is of the wrong type, claims more than the file can hold, or is not finite where weights are."""
+    for key in DICTIONARIES:
+        if not isinstance(content[key], dict):
+            raise InputError(f"{path}: its {key} is a {type(content[key]).__name__}; expected a dictionary")
+    names = content["classes"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path}: its classes are {str(names)[:40]}; expected a list of names")
+    size = path.stat().st_size
+    for key in ("state_dict", "criterion", "calibration", *sorted(OPTIONAL)):
+        for name, value in content[key].items():
+            if not isinstance(value, torch.Tensor):
+                continue
+            if value.numel() * value.element_size() > size:
+                raise InputError(
+                    f"{path}: {key} {name} claims {value.numel():,} numbers; the file holds {size:,} bytes"
+                )
+            if key == "state_dict" and not value.isfinite().all():
+                raise InputError(f"{path}: {key} {name} holds NaN or infinity; expected the weights of a network")
 
 
 def single(values: dict) -> dict:
@@ -232,6 +255,8 @@ def load_model(path: Path | str, device: torch.device) -> tuple[nn.Module, dict]
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
     try:
+        with torch.device("meta"):  # claims of any size cost nothing here
+            _check_shapes(build_model(checkpoint["config"]), checkpoint["state_dict"])
         model = build_model(checkpoint["config"])
         model.load_state_dict(checkpoint["state_dict"])
         checkpoint["preprocessing"] = Preprocessing.read(checkpoint["preprocessing"])
@@ -241,6 +266,14 @@ def load_model(path: Path | str, device: torch.device) -> tuple[nn.Module, dict]
     model = with_views(model, checkpoint["config"], checkpoint["preprocessing"])
     whitening = Whitening.read(checkpoint["whitening"])
     return Whitened(model, whitening).to(device) if whitening else model, checkpoint
+
+
+def _check_shapes(model: nn.Module, weights: dict) -> None:
+    """Raises ValueError for weights of other shapes than the network's."""
+    for name, value in model.state_dict().items():
+        found = tuple(getattr(weights.get(name), "shape", ()))
+        if found != tuple(value.shape):
+            raise ValueError(f"{name} is of shape {found}; expected {tuple(value.shape)}")
 
 
 def _first_line(error: Exception) -> str:

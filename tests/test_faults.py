@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from benchmarks import bad_volumes, faults
-from common.cli import InputError
+from common.cli import REPOSITORY, InputError
 from loader.volume import read_volume
-from model import CONTENT, load_checkpoint
+from model import CONTENT, load_checkpoint, load_model
 
 
 def judged(found):
@@ -91,3 +91,35 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not(tmp_path):
         with pytest.raises(InputError, match=r"c\.pt: not a checkpoint of train\.py, or damaged"):
             load_checkpoint(tmp_path / "c.pt")
         assert not trap.exists()
+
+
+def rewritten(path, key, **values):
+    """The shipped checkpoint with other values in one of its dictionaries; with none it is no dictionary at all."""
+    content = torch.load(REPOSITORY / "pretrained" / "universal.pt", weights_only=True)
+    torch.save(content | {key: content[key] | values if values else 7}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "message"),
+    [
+        ("state_dict", {}, "its state_dict is a int; expected a dictionary"),
+        ("calibration", {}, "its calibration is a int; expected a dictionary"),
+        ("classes", {}, "its classes are 7; expected a list of names"),
+        ("config", {"backbone": "resnet"}, "its weights do not fit its own configuration"),
+        ("config", {"width": 10**6}, "its weights do not fit its own configuration"),
+        ("state_dict", {"embedding.0.weight": torch.full((2, 2), np.nan)}, "holds NaN or infinity"),
+        ("state_dict", {"embedding.0.weight": torch.zeros(1).expand(2**40)}, "claims 1,099,511,627,776 numbers"),
+    ],
+)
+def test_a_checkpoint_that_lies_of_its_content_is_refused_before_it_costs_memory(tmp_path, key, values, message):
+    with pytest.raises(InputError, match=rf"c\.pt: .*{message}"):
+        load_model(rewritten(tmp_path / "c.pt", key, **values), torch.device("cpu"))
+
+
+def test_a_checkpoint_that_ends_early_is_refused_wherever_it_ends(tmp_path):
+    content = (REPOSITORY / "pretrained" / "universal.pt").read_bytes()
+    for end in (0, 1, 100, len(content) // 2, len(content) - 10):
+        (tmp_path / "c.pt").write_bytes(content[:end])
+        with pytest.raises(InputError, match=r"c\.pt: not a checkpoint of train\.py, or damaged"):
+            load_checkpoint(tmp_path / "c.pt")

@@ -44,8 +44,8 @@ from benchmarks.study import RESULTS, ScriptError
 from common.cli import REPOSITORY, InputError
 
 MODULES = (
-    class_diversity, clusters, contrast, enrol_structures, faults, fine_tune, hard_set, levers, loss_options, loss_speed,
-    losses, packing, predict_speed, recipes, select_score, sets, shapes, simulation_speed, speed, stream,
+    class_diversity, clusters, contrast, enrol_structures, faults, fine_tune, hard_set, levers, loss_options,
+    loss_speed, losses, packing, predict_speed, recipes, select_score, sets, shapes, simulation_speed, speed, stream,
     template_matching, thresholds,
 )  # fmt: skip
 
