@@ -10,9 +10,11 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+import zarr
 
 from benchmarks import bad_volumes, faults
 from common.cli import REPOSITORY, InputError
+from loader.tomogram import read_header
 from loader.volume import read_volume
 from model import CONTENT, load_checkpoint, load_model
 
@@ -123,3 +125,17 @@ def test_a_checkpoint_that_ends_early_is_refused_wherever_it_ends(tmp_path):
         (tmp_path / "c.pt").write_bytes(content[:end])
         with pytest.raises(InputError, match=r"c\.pt: not a checkpoint of train\.py, or damaged"):
             load_checkpoint(tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize("inside", ["../other.zarr/0", "/etc", "", "..", None, 5])
+def test_a_zarr_image_reads_nothing_outside_of_its_folder(tmp_path, inside):
+    for name, level in (("other.zarr", "0"), ("a.zarr", inside)):
+        group = zarr.open_group(tmp_path / name, mode="w", zarr_format=2)
+        group.create_array("0", data=np.ones((4, 4, 4), np.float32))
+        scale = [{"type": "scale", "scale": [10, 10, 10]}]
+        levels = [{"path": level, "coordinateTransformations": scale}]
+        axes = [{"name": axis, "unit": "angstrom"} for axis in "zyx"]
+        group.attrs["multiscales"] = [{"axes": axes, "datasets": levels}]
+    assert read_header(tmp_path / "other.zarr")[0] == (4, 4, 4)
+    with pytest.raises(InputError, match=r"a\.zarr: not a readable OME-Zarr image"):
+        read_header(tmp_path / "a.zarr")
