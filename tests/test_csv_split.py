@@ -137,7 +137,7 @@ def test_a_name_of_5000_characters_is_one_line(data):
     table["Input Data"] = ["x" * 5000 + name for name in table["Input Data"]]
     table.to_csv(path, index=False)
     split(data)
-    with pytest.raises(InputError, match=r"train\.csv, line 2: Input Data .*x{5000}.*: no such file$"):
+    with pytest.raises(InputError, match=r"train\.csv, line 2: Input Data .*x{50,}\.\.\.x{50,}.*: no such file$"):
         check_split.main(check_split.Config(csv_dir=str(data / "csv_split")))
 
 
