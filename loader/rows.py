@@ -85,10 +85,10 @@ def read_rows(csv_path: Path | str) -> SplitRows:
         name = rows[INPUT].iloc[missing[0]]
         # line 1 is the header
         raise InputError(f"{csv_path}, line {missing[0] + 2}: {INPUT} {name or 'is empty'}: no such file")
-    wrong = np.flatnonzero(~rows[CLASS].str.fullmatch(r"\s*[+-]?[0-9]+\s*"))
+    wrong = np.flatnonzero(~rows[CLASS].str.fullmatch(r"\s*[+-]?0*[0-9]{1,9}\s*"))
     if len(wrong):
         found = f"{CLASS} {rows[CLASS].iloc[wrong[0]]!r}"
-        raise InputError(f"{csv_path}, line {wrong[0] + 2}: {found}; expected a whole number")
+        raise InputError(f"{csv_path}, line {wrong[0] + 2}: {found}; expected a whole number of at most nine digits")
     rows[CLASS] = rows[CLASS].astype(int)
     hashes = (hashlib.sha256(part).hexdigest() for part in (content, states.tobytes()))
     return SplitRows(csv_path, rows, voxel_sizes(rows, csv_path), *hashes)

@@ -111,6 +111,13 @@ def test_a_missing_column_is_named(split, column):
         read_split(split)
 
 
+@pytest.mark.parametrize("number", ["1.0", "one", "", "99999999999999999999", "-12345678901"])
+def test_a_class_that_is_no_number_of_nine_digits_is_refused_with_its_line(split, number):
+    change(split, CLASS, number, row=1)
+    with pytest.raises(InputError, match=r"train\.csv, line 3: .*expected a whole number of at most nine digits$"):
+        read_split(split)
+
+
 def test_a_split_of_the_original_code_is_recognised(split):
     pd.read_csv(split, dtype=str).drop(columns=PARTICLE).to_csv(split, index=False)
     with pytest.raises(InputError, match=r"split of the original code; make it again: csv_split\.py"):
