@@ -8,16 +8,20 @@
 Speed: volumes are read from stacks and embedded as predict.py does, a round at a time. After each round the same
 batches are embedded again from memory, so that a machine that others use too does not change what the two have to do
 with each other; where the network is on the processors, too, the processor time of both says it whatever others do.
-Memory: predict.py as a process on tables that list these volumes, many of them several times; the
-peak is the process's own (VmHWM of Linux), its growth with the rows is taken as a straight line. The network of this
-part is a small one without training, as it does not change what a row takes.
+Memory: predict.py as a process on tables of particles, each with an address of its own (links to these stacks); the
+peak is the process's own (VmHWM of Linux), what a row takes is the slope between the smallest and the largest table.
+The network of this part is a small one without training, as it does not change what a row takes, and every particle is
+unknown, so that all are clustered. The larger tables go on after a run that was ended with all volumes embedded
+(made-up embeddings), so that a million rows take minutes; of the smaller ones each volume is read and embedded.
 """
 
+import resource
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import mrcfile
@@ -25,14 +29,16 @@ import numpy as np
 import pandas as pd
 import torch
 
+import predict
 from benchmarks import machine, study
-from common.cli import REPOSITORY, Device, choose_device, run
+from common.cli import REPOSITORY, Device, InputError, choose_device, run
 from common.files import atomic_path, write_csv
 from loader.columns import INPUT
 from loader.prepare import Preprocessing
 from loader.star import write_star
 from model import build_model, load_checkpoint, load_model, save_checkpoint
 from prediction.inputs import find_inputs
+from prediction.parts import MEASURES, PARTS_FOLDER, Embedded, Parts, fingerprint
 from prediction.reading import read_batches
 from prediction.stream import Work, embed_batches
 
@@ -43,7 +49,8 @@ class Config:
     volumes: int = 20_000  # volumes that are embedded, in stacks of 1,000
     round: int = 4096  # volumes that are read and embedded, then embedded again from memory
     batch_size: int = 256  # volumes embedded at once
-    rows: tuple[int, ...] = (20_000, 100_000)  # rows of the tables whose memory is measured; empty for none
+    read: tuple[int, ...] = (20_000, 60_000)  # rows of tables whose volumes are read, their memory measured; or none
+    rows: tuple[int, ...] = (100_000, 1_000_000)  # rows of tables whose volumes are embedded before; empty for none
     device: Device = "auto"  # where to compute; auto is CUDA where there is one
     work_dir: str = "bench/predict_speed"  # folder for volumes and tables
     results: str = str(study.RESULTS / "predict_speed")  # files, without the device and their endings
@@ -52,6 +59,15 @@ class Config:
 STACKED = 1000  # volumes in a stack
 MILLION = 1_000_000
 SAMPLE_S = 0.05  # between two looks at a process's memory
+UNREACHED = 100.0  # a threshold above every score
+KINDS, SPREAD = 30, 0.7  # of made-up embeddings: directions, and the noise around them in their lengths
+RELION_NUMBERS = (
+    *(f"rlnCoordinate{axis}" for axis in "XYZ"),
+    *(f"rlnAngle{angle}" for angle in ("Rot", "Tilt", "Psi")),
+    *(f"rlnOrigin{axis}Angst" for axis in "XYZ"),
+    *("rlnNormCorrection", "rlnLogLikeliContribution", "rlnMaxValueProbDistribution", "rlnNrOfSignificantSamples"),
+)
+RELION_CONSTANTS = {"rlnOpticsGroup": "1", "rlnGroupNumber": "1", "rlnClassNumber": "1", "rlnRandomSubset": "2"}
 SMALL = {"backbone": "resnet_pool", "depth": 10, "width": 2}  # the network of the memory's part
 
 
@@ -64,7 +80,8 @@ def main(cfg: Config) -> None:
     stacks = make_stacks(work_dir, cfg.volumes, preprocessing)
     rounds = speed(model, Work(find_inputs(list(map(str, stacks))), preprocessing, cfg.batch_size), cfg.round, device)
     small = small_checkpoint(Path(cfg.checkpoint), work_dir / "small" / "checkpoint.pt")
-    memory = [peak(work_dir, small, stacks, rows, kind, device) for kind in ("csv", "star") for rows in cfg.rows]
+    asked = [(rows, True) for rows in cfg.read] + [(rows, False) for rows in cfg.rows]
+    memory = [peak(work_dir, small, stacks, Table(kind, *each), device) for kind in ("csv", "star") for each in asked]
     name = {"network": Path(cfg.checkpoint).stem, "embedding_dim": model.embedding_dim, "box": preprocessing.box}
     content = {
         "command": study.command(cfg, "predict_speed"),
@@ -130,34 +147,40 @@ def clocks() -> np.ndarray:
     return np.array([time.perf_counter(), time.process_time()])
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table of particles: `csv` or `star`, how many rows, and whether their volumes are still to be read."""
+
+    kind: str
+    rows: int
+    read: bool
+
+
 def small_checkpoint(source: Path, path: Path) -> Path:
-    """A checkpoint of the same classes and embedding, its network a small one without training."""
+    """A checkpoint of the same classes and embedding, its network a small one without training, which knows nothing."""
     content = load_checkpoint(source)
     torch.manual_seed(0)
     content["config"] = {**content["config"], **SMALL}
     content["state_dict"] = build_model(content["config"]).state_dict()
+    for name in ("calibration", "junk"):
+        if content.get(name):
+            content[name] = {**content[name], "threshold": UNREACHED}
     del content["version"]
     save_checkpoint(path, **content)
     return path
 
 
-def peak(folder: Path, checkpoint: Path, stacks: Sequence[Path], rows: int, kind: str, device: torch.device) -> dict:
-    """The highest memory of predict.py on a table of some kind with this many rows, in bytes, and its seconds."""
-    print(f"predict.py: {rows} rows of a {kind} file", flush=True)
-    counts = [int(path.stem.rpartition("_")[2]) for path in stacks]
-    addresses = [f"{n}@{path.name}" for path, count in zip(stacks, counts, strict=True) for n in range(1, count + 1)]
-    addresses = (addresses * -(-rows // len(addresses)))[:rows]
-    table = folder / f"particles_{rows}.{kind}"
-    if kind == "csv":
-        write_csv(table, pd.DataFrame({INPUT: addresses}))
-    else:
-        places = np.random.default_rng(0).uniform(0, 500, size=(3, rows)).round(3).astype(str)
-        labels = dict(zip(("rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ"), places, strict=True))
-        particles = {"rlnImageName": addresses, "rlnMicrographName": "TS_01.tomostar", **labels, "rlnPixelSize": "10.0"}
-        write_star(table, {"particles": pd.DataFrame(particles)})
-    options = [str(checkpoint), str(table), "--results-dir", str(folder / "results"), "--device", device.type]
+def peak(folder: Path, checkpoint: Path, stacks: Sequence[Path], table: Table, device: torch.device) -> dict:
+    """The highest memory of predict.py on a table, in bytes; its seconds, and those of processor time."""
+    print(f"predict.py: {table.rows} rows of a {table.kind} file", flush=True)
+    path = write_table(folder, stacks, table)
+    results = folder / "results"
+    shutil.rmtree(results, ignore_errors=True)
+    if not table.read:
+        embed_before(path, checkpoint, results, device)
+    options = [str(checkpoint), str(path), "--results-dir", str(results), "--device", device.type]
     with (folder / "predict.log").open("w") as log:
-        begin = time.perf_counter()
+        begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         command = [sys.executable, str(REPOSITORY / "predict.py"), *options]
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         highest = 0
@@ -166,7 +189,56 @@ def peak(folder: Path, checkpoint: Path, stacks: Sequence[Path], rows: int, kind
             time.sleep(SAMPLE_S)
     if process.returncode:
         raise study.ScriptError(f"predict.py ended with exit code {process.returncode}; see {folder / 'predict.log'}")
-    return {"kind": kind, "rows": rows, "bytes": highest, "seconds": time.perf_counter() - begin}
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = sum(getattr(after, name) - getattr(before, name) for name in ("ru_utime", "ru_stime"))
+    return {**asdict(table), "bytes": highest, "seconds": time.perf_counter() - begin, "cpu_s": used}
+
+
+def write_table(folder: Path, stacks: Sequence[Path], table: Table) -> Path:
+    """A table of particles in stacks of STACKED, links to the stacks by turns; a STAR file is as RELION refines it."""
+    links = folder / "tomograms"
+    links.mkdir(exist_ok=True)
+    full = [path for path in stacks if path.stem.endswith(f"_{STACKED}")]
+    if not full:
+        raise InputError(f"--volumes: expected {STACKED} at least where memory is measured")
+    tomograms = -(-table.rows // STACKED)
+    for number in range(tomograms):
+        link = links / f"TS_{number:04d}.mrcs"
+        link.unlink(missing_ok=True)
+        link.symlink_to(full[number % len(full)].resolve())
+    numbers = pd.Series(np.arange(table.rows))
+    tomogram = "TS_" + (numbers // STACKED).astype(str).str.zfill(4)
+    inside = (numbers % STACKED + 1).astype(str)
+    addresses = inside.str.zfill(6) + "@tomograms/" + tomogram + ".mrcs"
+    path = folder / f"particles_{table.rows}.{table.kind}"
+    if table.kind == "csv":
+        write_csv(path, pd.DataFrame({INPUT: addresses}))
+        return path
+    rng = np.random.default_rng(0)
+    drawn = {name: pd.Series(rng.uniform(0, 4000, table.rows).round(6)).astype(str) for name in RELION_NUMBERS}
+    particles = {"rlnTomoName": tomogram, "rlnImageName": addresses, "rlnTomoParticleName": tomogram + "/" + inside}
+    particles |= drawn | {"rlnCtfImage": "tomograms/" + tomogram + "_" + inside + "_ctf.mrc"} | RELION_CONSTANTS
+    optics = {"rlnOpticsGroup": ["1"], "rlnImagePixelSize": ["10.0"], "rlnImageSize": ["32"]}
+    write_star(path, {"optics": pd.DataFrame(optics), "particles": pd.DataFrame(particles)})
+    return path
+
+
+def embed_before(table: Path, checkpoint: Path, results: Path, device: torch.device) -> None:
+    """Leave what a run leaves that was ended when all volumes were embedded: unit vectors around KINDS directions."""
+    model, content = load_model(checkpoint, device)
+    cfg = predict.Config(str(checkpoint), (str(table),), str(results))
+    work = Work(find_inputs(cfg.inputs), content["preprocessing"], cfg.batch_size)
+    settings = {"batch_size": cfg.batch_size, "device": device.type}
+    parts = Parts(cfg.folder / PARTS_FOLDER, fingerprint(work.inputs, work.preprocessing, checkpoint, settings))
+    parts.open()
+    rng = np.random.default_rng(0)
+    middles = rng.standard_normal((KINDS, model.embedding_dim), dtype=np.float32)
+    for number in range(work.parts):
+        rows = np.concatenate([np.array(batch) for batch in work.batches(number)])
+        noise = rng.standard_normal((len(rows), model.embedding_dim), dtype=np.float32)
+        embeddings = middles[rng.integers(KINDS, size=len(rows))] + SPREAD * noise
+        embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+        parts.save(number, Embedded(rows, embeddings, *rng.normal(size=(len(MEASURES), len(rows)))))
 
 
 def resident(pid: int) -> int:
@@ -207,30 +279,41 @@ def page(content: dict) -> str:
     ]
     if content["memory"]:
         cells = [
-            (f"{each['rows']:,}", each["kind"].upper(), f"{each['bytes'] / 1e6:,.0f}", f"{each['seconds']:,.0f}")
+            (
+                f"{each['rows']:,}",
+                each["kind"].upper(),
+                "read and embedded" if each["read"] else "embedded before",
+                f"{each['bytes'] / 1e6:,.0f}",
+                *(f"{each[name]:,.0f}" for name in ("seconds", "cpu_s")),
+            )
             for each in content["memory"]
         ]
-        lines += ["", *study.markdown_table(["rows", "table", "peak of memory, MB", "seconds, all in all"], cells), ""]
+        head = ["rows", "table", "volumes", "peak of memory, MB", "seconds", "of processor time"]
+        lines += ["", *study.markdown_table(head, cells), ""]
         lines += [
-            f"Embeddings of {content['embedding_dim']} numbers, a small network without training. By a straight line "
-            + "; ".join(
-                f"{MILLION:,} rows of a {kind.upper()} table take {size / 1e9:.1f} GB"
-                for kind, size in line(content["memory"])
-            )
-            + "; these are not measured."
+            f"Embeddings of {content['embedding_dim']} numbers, all of particles that are unknown, so that all are "
+            "clustered; a small network without training; the page is of 5,000 of them. Between the smallest and the "
+            "largest table: " + "; ".join(slope_text(*each) for each in slopes(content["memory"])) + "."
         ]
     return "\n".join(lines) + "\n"
 
 
-def line(memory: Sequence[dict]) -> list[tuple[str, float]]:
-    """For each kind of table the bytes of a million rows, by the straight line through its smallest and largest."""
+def slopes(memory: Sequence[dict]) -> list[tuple[str, bool, float, float]]:
+    """For each kind of table, and whether it was read: both, bytes per row from the smallest to the largest, and of 0."""
     found = []
-    for kind in dict.fromkeys(each["kind"] for each in memory):
-        sizes = sorted((each["rows"], each["bytes"]) for each in memory if each["kind"] == kind)
-        (few, low), (many, high) = sizes[0], sizes[-1]
+    for kind, read in dict.fromkeys((each["kind"], each["read"]) for each in memory):
+        same = [each for each in memory if (each["kind"], each["read"]) == (kind, read)]
+        (few, low), *_, (many, high) = sorted((each["rows"], each["bytes"]) for each in same) * 2
         if many > few:
-            found.append((kind, low + (high - low) * (MILLION - few) / (many - few)))
+            slope = (high - low) / (many - few)
+            found.append((kind, read, slope, low - slope * few))
     return found
+
+
+def slope_text(kind: str, read: bool, slope: float, base: float) -> str:
+    """One of them in words."""
+    how = "volumes read and embedded" if read else "volumes embedded before"
+    return f"a row of a {kind.upper()} table, {how}, takes {slope:,.0f} bytes beside {base / 1e9:.1f} GB of every run"
 
 
 if __name__ == "__main__":

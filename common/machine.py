@@ -1,8 +1,15 @@
 """What this process may use of the machine: processors and memory, less where a group or an affinity says so."""
 
+from __future__ import annotations
+
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LIMITS = {  # files of a control group, by version: limit, use, and the line of memory.stat that is given back on demand
     2: ("memory.max", "memory.current", "inactive_file"),
@@ -24,6 +31,15 @@ def available_memory(root: Path = Path("/")) -> float:
         root: where /proc and /sys are.
     """
     return min([_machine_memory(root), *_left_in_groups(root)])
+
+
+def release(array: np.ndarray) -> None:
+    """Take what was read of a mapped file out of this process's memory; of any other array nothing is done.
+
+    It is read again where it is needed; a change to an array that is mapped for itself alone is lost.
+    """
+    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def _machine_memory(root: Path) -> float:

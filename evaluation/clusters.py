@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.machine import release
 from evaluation.bootstrap import Resampling, particle_weights
 from evaluation.communities import CENTRES, NOISE, SMALLEST_CLUSTER, cluster, means, some
 from evaluation.rejection import unit
@@ -103,9 +104,11 @@ def project(embeddings: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
 
 
 def unit_chunks(embeddings: np.ndarray, rows: np.ndarray):
-    """Unit embeddings of the rows, float64, CHUNK at a time."""
+    """Unit embeddings of the rows, float64, CHUNK at a time; of a mapped file no more are in memory than that."""
     for start in range(0, len(rows), CHUNK):
-        yield unit(np.asarray(embeddings[rows[start : start + CHUNK]], dtype=np.float64))
+        chunk = np.asarray(embeddings[rows[start : start + CHUNK]], dtype=np.float64)
+        release(embeddings)
+        yield unit(chunk)
 
 
 def largest_first(found: np.ndarray) -> np.ndarray:

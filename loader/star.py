@@ -8,11 +8,12 @@ into numbers cannot do this.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.cli import InputError
-from common.files import write_text
+from common.files import atomic_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +23,7 @@ Block = "dict[str, str] | pd.DataFrame"  # key -> value, or a table of text with
 # a value in quotes ends at a quote before white space; else white space ends it
 TOKEN = re.compile(r""" "(.*?)"(?=\s|$) | '(.*?)'(?=\s|$) | (\S+) """, re.VERBOSE)
 MOST_TEXTS = 100_000  # different values that are remembered at once
+PIECE = 20_000  # rows that are in memory as single texts
 VERSION = re.compile(r"# version (\d+)\s*$")
 UNSAFE = r"""\s|^$|^["'#]"""  # what has to be written in quotes
 UNSAFE_FIRST = UNSAFE + "|^_|^data_|^loop_"  # and what has to be at the start of a line
@@ -34,13 +36,9 @@ def read_star(path: Path | str) -> dict[str, Block]:
         InputError: no such file, not text, not a STAR file; two blocks of one name, two tables or one label twice in a
             block; a row with more or fewer values than labels. The message names the file and the line.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable STAR file ({error})") from error
     blocks: dict[str, _Reader] = {}
     reader = None
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(_lines(path), start=1):
         values = split_values(line)
         if not values:
             continue
@@ -58,6 +56,16 @@ def read_star(path: Path | str) -> dict[str, Block]:
     if not blocks:
         raise InputError(f"{path}: holds no block; expected a STAR file with data_... in it")
     return {name: reader.block() for name, reader in blocks.items()}
+
+
+def _lines(path: Path | str) -> Iterator[str]:
+    """The lines of a file, as `str.splitlines` parts them; raises InputError where it cannot be read as text."""
+    try:
+        with Path(path).open(encoding="utf-8-sig") as file:
+            for line in file:
+                yield from line.splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable STAR file ({error})") from error
 
 
 def split_values(line: str) -> list[str]:
@@ -78,7 +86,8 @@ class _Reader:
     def __init__(self) -> None:
         self.pairs: dict[str, str] = {}
         self.labels: list[str] | None = None  # of the table, from `loop_` on
-        self.rows: list[tuple[str, ...]] = []
+        self.rows: list[tuple[str, ...]] = []  # of the table, those that are in no piece yet
+        self.pieces: list[pd.DataFrame] = []  # PIECE rows each: as a table they take a fifth of the memory
         self.texts: dict[str, str] = {}  # each value as one text, however often it stands in the table
 
     def take(self, line: str, values: list[str]) -> str:
@@ -87,7 +96,7 @@ class _Reader:
             if self.labels is not None or self.pairs:
                 return "a second table in one block; expected a block of its own"
             self.labels = []
-        elif line.startswith("_") and not self.rows:
+        elif line.startswith("_") and not self.rows and not self.pieces:
             label = values[0].removeprefix("_")
             if label in self.pairs or label in (self.labels or []):
                 return f"the label {label} stands twice in one block"
@@ -103,13 +112,27 @@ class _Reader:
             if len(self.texts) > MOST_TEXTS:
                 self.texts.clear()
             self.rows.append(tuple(self.texts.setdefault(value, value) for value in values))
+            if len(self.rows) == PIECE:
+                self._gather()
         return ""
+
+    def _gather(self) -> None:
+        """Make a piece of the rows."""
+        import pandas as pd
+
+        self.pieces.append(pd.DataFrame(self.rows, columns=self.labels, dtype=str))
+        self.rows = []
 
     def block(self) -> Block:
         """What the lines held."""
         import pandas as pd
 
-        return self.pairs if self.labels is None else pd.DataFrame(self.rows, columns=self.labels, dtype=str)
+        if self.labels is None:
+            return self.pairs
+        if self.rows or not self.pieces:
+            self._gather()
+        self.texts.clear()
+        return pd.concat(self.pieces, ignore_index=True)
 
 
 def star_version(path: Path | str) -> str:
@@ -127,8 +150,12 @@ def write_star(path: Path | str, blocks: dict[str, Block], version: str = "") ->
 
     Raises InputError for a value that a line of a STAR file cannot hold.
     """
-    texts = [_block_text(path, name, block, version) for name, block in blocks.items()]
-    write_text(path, "".join([*(head + "".join(rows) for head, rows in texts), "\n"]))
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for name, block in blocks.items():
+            head, rows = _block_text(path, name, block, version)
+            file.write(head)
+            file.writelines(rows)
+        file.write("\n")
 
 
 def star_lines(path: Path | str, blocks: dict[str, Block], name: str, version: str = "") -> tuple[str, list[str], str]:
@@ -137,26 +164,33 @@ def star_lines(path: Path | str, blocks: dict[str, Block], name: str, version: s
     Raises InputError as it does.
     """
     texts = {other: _block_text(path, other, block, version) for other, block in blocks.items()}
-    whole = {other: head + "".join(rows) for other, (head, rows) in texts.items()}
+    head, rows = texts[name][0], list(texts[name][1])
+    whole = [part + "".join(lines) for part, lines in texts.values()]  # of the one that was listed no row is left
     place = list(blocks).index(name)
-    before, after = list(whole.values())[:place], list(whole.values())[place + 1 :]
-    head, rows = texts[name]
-    return "".join([*before, head]), rows, "".join([*after, "\n"])
+    return "".join([*whole[:place], head]), rows, "".join([*whole[place + 1 :], "\n"])
 
 
-def _block_text(path: Path | str, name: str, block: Block, version: str = "") -> tuple[str, list[str]]:
+def _block_text(path: Path | str, name: str, block: Block, version: str = "") -> tuple[str, Iterator[str]]:
     """A block as text: all before the rows of its table, and these rows, a line each; `version` as `write_star`."""
     import pandas as pd
 
     head = (f"\n# version {version}\n" if version else "") + f"\ndata_{name}\n\n"
     if isinstance(block, pd.DataFrame):
         head += "loop_\n" + "".join(f"_{label} #{n}\n" for n, label in enumerate(block.columns, start=1))
-        patterns = [UNSAFE_FIRST, *[UNSAFE] * (len(block.columns) - 1)]
-        pairs = zip(block.columns, patterns, strict=True)
-        columns = [_quoted(block[label].astype(str), unsafe, path) for label, unsafe in pairs]
-        return head, ["  ".join(row) + "\n" for row in zip(*columns, strict=True)]
+        return head, _row_lines(path, block)
     values = _quoted(pd.Series(list(block.values()), dtype=str), UNSAFE, path)
-    return head + "".join(f"_{label}  {value}\n" for label, value in zip(block, values, strict=True)), []
+    pairs = zip(block, values, strict=True)
+    return head + "".join(f"_{label}  {value}\n" for label, value in pairs), iter(())
+
+
+def _row_lines(path: Path | str, table: pd.DataFrame) -> Iterator[str]:
+    """The rows of a table, a line each; PIECE of them are in memory as text."""
+    patterns = [UNSAFE_FIRST, *[UNSAFE] * (len(table.columns) - 1)]
+    for start in range(0, len(table), PIECE):
+        piece = table.iloc[start : start + PIECE]
+        pairs = zip(piece.columns, patterns, strict=True)
+        columns = [_quoted(piece[label].astype(str), unsafe, path) for label, unsafe in pairs]
+        yield from ("  ".join(row) + "\n" for row in zip(*columns, strict=True))
 
 
 def _quoted(values: pd.Series, unsafe: str, path: Path | str) -> list[str]:

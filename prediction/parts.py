@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import mmap
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from common.files import atomic_path, write_json
+from common.machine import release
 from loader.columns import INPUT
 from loader.prepare import Preprocessing
 from loader.sources import file_states
@@ -46,11 +46,9 @@ class Embedded:
 
 def in_chunks(embeddings: np.ndarray) -> Iterator[np.ndarray]:
     """Embeddings (N, E), ROWS at a time, in memory; of a mapped file no more are in memory than that."""
-    pages = embeddings.base
     for start in range(0, len(embeddings), ROWS):
         yield np.array(embeddings[start : start + ROWS])
-        if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            pages.madvise(mmap.MADV_DONTNEED)
+        release(embeddings)
 
 
 def write_rows(file: IO[bytes], shape: tuple[int, int], chunks: Iterable[np.ndarray]) -> None:

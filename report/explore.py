@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import plural
+from common.machine import release
 from common.threads import in_threads
 from evaluation.enrolled import EnrolledClass
 from loader.prepare import Input, Preprocessing, prepare
@@ -36,10 +37,12 @@ def page_of(predicted: Predicted, warnings: Sequence[str]) -> InteractivePage:
     shown = [(predicted.inputs[row], predicted.preprocessing) for row in rows.tolist()]
     clusters = of_unknown(predicted.clusters)
     slices = np.stack([*in_threads(_slices, shown, "slices")])
+    embeddings = predicted.embeddings[rows]
+    release(predicted.embeddings)
     return InteractivePage(
         predicted.table,
         rows,
-        map_places(predicted.embeddings[rows], SEED),
+        map_places(embeddings, SEED),
         slices,
         calibration.score,
         calibration.threshold,
@@ -75,11 +78,12 @@ def map_places(embeddings: np.ndarray, seed: int) -> np.ndarray:
 def star_texts(predicted: Predicted, shown: np.ndarray) -> tuple[StarText, ...]:
     """The STAR files that particles came from, with the lines of the rows `shown`; those that differ in nothing but the
     rows of particles are one."""
-    wanted = {*shown.tolist()}
     same: dict[tuple[str, str], list[tuple[str, dict[int, str]]]] = {}
     for source in star_sources(predicted)[0]:  # what could not be read is told with predictions.star
-        head, lines, tail = star_lines(source.path, source.blocks, source.block, source.version)
-        rows = {row: line for row, line in zip(source.numbers.tolist(), lines, strict=True) if row in wanted}
+        places = np.flatnonzero(np.isin(source.numbers, shown))
+        blocks = {**source.blocks, source.block: source.blocks[source.block].iloc[places]}
+        head, lines, tail = star_lines(source.path, blocks, source.block, source.version)
+        rows = dict(zip(source.numbers[places].tolist(), lines, strict=True))
         same.setdefault((head, tail), []).append((source.path.name, rows))
     made = []
     for (head, tail), files in same.items():

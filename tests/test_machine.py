@@ -1,10 +1,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from common.machine import available_memory, processors
+from common.machine import available_memory, processors, release
 from tests.scripts import REPOSITORY
 
 GB = 10**9
@@ -62,3 +64,24 @@ def test_processors_are_those_that_the_process_may_run_on():
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
     assert processors() == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where Linux tells what is in memory")
+def test_what_was_read_of_a_mapped_file_leaves_the_memory_and_can_be_read_again(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(4_000_000, dtype=np.float64))
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="c")
+
+    def megabytes():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssFile:")) / 1000
+
+    before = megabytes()
+    assert mapped.sum() == 4_000_000 * 3_999_999 / 2 and megabytes() > before + 25
+    release(mapped)
+    assert megabytes() < before + 5 and mapped[-1] == 3_999_999
+
+
+def test_an_array_that_is_in_memory_is_left_as_it_is():
+    array = np.arange(9).reshape(3, 3)
+    release(array)
+    assert array.tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]

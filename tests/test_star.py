@@ -5,6 +5,7 @@ import pytest
 import starfile
 
 from common.cli import InputError
+from loader import star
 from loader.star import read_star, split_values, star_lines, write_star
 from tests import picks
 
@@ -137,3 +138,33 @@ def test_the_lines_of_a_file_joined_are_the_file(tmp_path):
         head, rows, tail = star_lines(tmp_path / "a.star", blocks, "particles", version)
         assert head + "".join(rows) + tail == (tmp_path / "a.star").read_text()
         assert [len(split_values(row)) for row in rows] == [2, 2] and not any(row in head + tail for row in rows)
+
+
+@pytest.mark.parametrize("piece", [1, 3, 7, 8])
+def test_a_table_read_and_written_in_pieces_is_the_same(piece, tmp_path, monkeypatch):
+    rows = "".join(f"{n}  'a {n % 3}'  _x{n}\n" for n in range(7))
+    text = "\ndata_optics\n\n_rlnA  1\n\ndata_particles\n\nloop_\n_rlnB #1\n_rlnC #2\n_rlnD #3\n" + rows + "\n"
+    (tmp_path / "whole.star").write_text(text)
+    whole = read_star(tmp_path / "whole.star")
+    monkeypatch.setattr(star, "PIECE", piece)
+    again = read_star(tmp_path / "whole.star")
+    pd.testing.assert_frame_equal(again["particles"], whole["particles"])
+    assert again["optics"] == {"rlnA": "1"} and len(again["particles"]) == 7
+    write_star(tmp_path / "pieces.star", again)
+    assert (tmp_path / "pieces.star").read_text() == text.replace("'", '"')
+    head, lines, tail = star_lines(tmp_path / "x.star", again, "particles")
+    assert head + "".join(lines) + tail == text.replace("'", '"') and len(lines) == 7
+
+
+def test_a_label_behind_a_piece_of_rows_is_still_a_value(tmp_path, monkeypatch):
+    monkeypatch.setattr(star, "PIECE", 1)
+    (tmp_path / "a.star").write_text("data_\nloop_\n_rlnB\n1\n_rlnC\n")
+    assert read_star(tmp_path / "a.star")[""]["rlnB"].tolist() == ["1", "_rlnC"]
+
+
+def test_a_value_that_no_line_can_hold_leaves_the_file_of_before(tmp_path):
+    write_star(tmp_path / "a.star", {"": {"rlnA": "1"}})
+    before = (tmp_path / "a.star").read_text()
+    with pytest.raises(InputError, match="cannot hold the value"):
+        write_star(tmp_path / "a.star", {"": pd.DataFrame({"rlnA": ["x", "two\nlines"]})})
+    assert (tmp_path / "a.star").read_text() == before and len([*tmp_path.iterdir()]) == 1
