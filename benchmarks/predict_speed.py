@@ -23,6 +23,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import mrcfile
 import numpy as np
@@ -49,6 +50,7 @@ class Config:
     volumes: int = 20_000  # volumes that are embedded, in stacks of 1,000
     round: int = 4096  # volumes that are read and embedded, then embedded again from memory
     batch_size: int = 256  # volumes embedded at once
+    kinds: tuple[Literal["csv", "star"], ...] = ("csv", "star")  # tables whose memory is measured
     read: tuple[int, ...] = (20_000, 60_000)  # rows of tables whose volumes are read, their memory measured; or none
     rows: tuple[int, ...] = (100_000, 1_000_000)  # rows of tables whose volumes are embedded before; empty for none
     device: Device = "auto"  # where to compute; auto is CUDA where there is one
@@ -81,7 +83,7 @@ def main(cfg: Config) -> None:
     rounds = speed(model, Work(find_inputs(list(map(str, stacks))), preprocessing, cfg.batch_size), cfg.round, device)
     small = small_checkpoint(Path(cfg.checkpoint), work_dir / "small" / "checkpoint.pt")
     asked = [(rows, True) for rows in cfg.read] + [(rows, False) for rows in cfg.rows]
-    memory = [peak(work_dir, small, stacks, Table(kind, *each), device) for kind in ("csv", "star") for each in asked]
+    memory = [peak(work_dir, small, stacks, Table(kind, *each), device) for kind in cfg.kinds for each in asked]
     name = {"network": Path(cfg.checkpoint).stem, "embedding_dim": model.embedding_dim, "box": preprocessing.box}
     content = {
         "command": study.command(cfg, "predict_speed"),
@@ -299,7 +301,7 @@ def page(content: dict) -> str:
 
 
 def slopes(memory: Sequence[dict]) -> list[tuple[str, bool, float, float]]:
-    """For each kind of table, and whether it was read: both, bytes per row from the smallest to the largest, and of 0."""
+    """For each kind of table, read or not: both, bytes per row from its smallest to its largest, and bytes of none."""
     found = []
     for kind, read in dict.fromkeys((each["kind"], each["read"]) for each in memory):
         same = [each for each in memory if (each["kind"], each["read"]) == (kind, read)]
