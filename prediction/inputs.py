@@ -63,7 +63,7 @@ class Inputs:
         """One of them, to be read."""
         return self.several([number])[0]
 
-    def several(self, numbers: Sequence[int] | np.ndarray) -> list[Input]:
+    def several(self, numbers: Sequence[int] | np.ndarray | slice) -> list[Input]:
         """Some of them, to be read; to take them one by one costs more."""
         addresses, sizes = self.table[INPUT].iloc[numbers].tolist(), self.voxel_sizes[numbers].tolist()
         return [

@@ -74,7 +74,8 @@ def _begin(
 
 def _fill(batch: Batch, places: range, inputs: Inputs, preprocessing: Preprocessing) -> None:
     """Read the volumes of some places in a batch."""
-    for place, given in zip(places, inputs.several(batch.rows[places.start : places.stop]), strict=True):
+    rows = slice(batch.rows[places.start], batch.rows[places.stop - 1] + 1)  # a range: far quicker than a list of rows
+    for place, given in zip(places, inputs.several(rows), strict=True):
         try:
             volume = prepare(given, preprocessing)
         except InputError as error:

@@ -18,7 +18,7 @@ def test_the_speed_is_that_of_all_rounds_and_what_a_row_takes_is_a_slope():
     alone = {**memory[0], "kind": "star"}
     assert predict_speed.slopes([*memory, alone]) == [("csv", False, pytest.approx(1000), pytest.approx(1e9))]
     settings = {"device": "cuda", "threads": 2, "torch": "2", "command": "python -m x"}
-    settings |= {"box": 16, "batch_size": 4, "network": "net", "embedding_dim": 8}
+    settings |= {"of": 1000, "box": 16, "batch_size": 4, "network": "net", "embedding_dim": 8}
     clocks = [(2.0, 1.9, 4.0, 3.5), (3.0, 2.6, 6.0, 5.0)]
     names = ("stream_s", "network_s", "stream_cpu_s", "network_cpu_s")
     rounds = [{"volumes": 50, **dict(zip(names, each, strict=True))} for each in clocks]
