@@ -204,7 +204,12 @@ def _listed(star: Path, voxel_size: float, found: Found) -> None:
             stated = float(row.get("rlnTomoTomogramBinning", 0))
         except ValueError as error:
             raise InputError(f"{star}, row {number}: {error}; expected numbers") from error
-        file, name = _from_root(row[label], star), plain_name(row["rlnTomoName"])
+        name = plain_name(row["rlnTomoName"])
+        try:
+            file = _from_root(row[label], star)
+        except InputError as error:
+            found.unread.append(Unread(star.resolve().parent / row[label], name, f"{star}, row {number}: {error}"))
+            continue
         header = found.header(file, name)
         if header is None:
             continue
@@ -230,7 +235,7 @@ def _from_root(name: str, star: Path) -> Path:
     for root in tried:
         if (root / name).exists():
             return root / name
-    raise InputError(f"{name}: named in {star}; no such file in {own}, the folders above it, or {Path.cwd()}")
+    raise InputError(f"{name}: no such file in {own}, the folders above it, or {Path.cwd()}")
 
 
 def read_header(path: Path) -> tuple[tuple[int, int, int], float | None]:

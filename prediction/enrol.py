@@ -22,20 +22,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.cli import InputError, plural
+from common.cli import InputError, plural, warn
 from common.threads import in_threads
 from evaluation.enrolled import FALSE_ACCEPTANCE_RATE, Enlarged, NewClass, enrol, with_prototypes
 from loader.columns import NO_PARTICLE, PARTICLE, UNKNOWN
 from loader.prepare import Input, Preprocessing, prepare
 from loader.volume import MRC_SUFFIXES
 from model import embed, trained_classes
-from prediction.inputs import find_inputs
+from prediction.inputs import find_inputs, joined
 from prediction.structures import Bench, structure_classes, with_alike_shapes
 from simulation.as_trained import AsTrained, Declared
 from simulation.cohort import Pool
 from simulation.structures import ATOM_SUFFIXES, STRUCTURE_SUFFIXES, find_structures
 
 STRUCTURE, EXAMPLES = "structure:", "examples:"
+TABLES = (".csv", ".star")
 MOST_EXAMPLES = 1000  # of a class that are compared with, drawn at random from more
 SEED = 9  # of poses, noise and that draw
 
@@ -171,13 +172,34 @@ def check_names(names: Sequence[str], checkpoint: dict, options: Enrolling) -> N
 
 
 def examples_of(name: str, files: Sequence[str], setting: Setting) -> NewClass:
-    """A class of examples, embedded; rows of a table that share a Particle are copies of one."""
-    inputs = find_inputs(files, setting.voxel_size)
+    """A class of examples, embedded; rows of a table that share a Particle are copies of one.
+
+    Examples that cannot be read are left out, and that is a warning. Raises InputError where none can be.
+    """
+    parts = [find_inputs([file], setting.voxel_size) for file in files]
+    places = [(file, number) for file, part in zip(files, parts, strict=True) for number in range(1, len(part) + 1)]
+    inputs = joined(parts)
     particles = inputs.table[PARTICLE].where(inputs.table[PARTICLE] != "", inputs.table.index.astype(str)).to_numpy(str)
     rows = chosen_rows(len(inputs))
-    read = in_threads(lambda row: torch.from_numpy(_image(inputs[row], setting)), rows.tolist(), name, "example")
-    embeddings = setting.embed(torch.stack(list(read))[:, None])
+    read = [*in_threads(lambda row: _image(inputs[row], setting), rows.tolist(), name, "example")]
+    failed = [_where(*places[row], told) for row, told in zip(rows, read, strict=True) if isinstance(told, str)]
+    images = [image for image in read if not isinstance(image, str)]
+    if not images:
+        more = f" (none of {len(failed)} examples can be read)" if len(failed) > 1 else ""
+        raise InputError(f"--enrol {name}: {failed[0]}{more}")
+    if failed:
+        warn(
+            f"--enrol {name}: {len(failed)} of {len(read)} examples cannot be read; {len(images)} are left. The first "
+            f"that cannot: {failed[0]}"
+        )
+        rows = rows[[not isinstance(told, str) for told in read]]
+    embeddings = setting.embed(torch.stack(images)[:, None])
     return NewClass(name, examples_text(len(rows), len(inputs)), embeddings, particles[rows], embeddings[:0], "none")
+
+
+def _where(file: str, number: int, reason: str) -> str:
+    """Why an example cannot be read; of a table, with its row, from 1."""
+    return f"{file}, row {number}: {reason}" if file.lower().endswith(TABLES) else reason
 
 
 def examples_text(chosen: int, count: int) -> str:
@@ -185,8 +207,12 @@ def examples_text(chosen: int, count: int) -> str:
     return f"{chosen} {plural('example', chosen)}" + (f" of {count}" if chosen < count else "")
 
 
-def _image(given: Input, setting: Setting) -> np.ndarray:
-    return prepare(given, setting.preprocessing).image.astype(np.float16)  # as the inputs are kept
+def _image(given: Input, setting: Setting) -> torch.Tensor | str:
+    """A volume, or why it cannot be read."""
+    try:
+        return torch.from_numpy(prepare(given, setting.preprocessing).image.astype(np.float16))  # as inputs are kept
+    except InputError as error:
+        return str(error)
 
 
 def chosen_rows(count: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,14 +99,19 @@ def find_inputs(names: Sequence[str], voxel_size: float = 0.0) -> Inputs:
             table in it; a table without the column or without rows, or of whose files none is there. Where only some
             of a table's files are there, who reads the others will say so.
     """
-    import pandas as pd
-
     parts = [_read(name) for name in names]
     if not parts:
         raise InputError(f"no input: expected {EXPECTED}")
+    found = joined(parts)
+    return replace(found, voxel_sizes=np.full(len(found), voxel_size)) if voxel_size else found
+
+
+def joined(parts: Sequence[Inputs]) -> Inputs:
+    """Inputs one after another."""
+    import pandas as pd
+
     table = pd.concat([part.table for part in parts], ignore_index=True)
-    sizes = np.concatenate([part.voxel_sizes for part in parts])
-    return Inputs(table, np.full(len(table), voxel_size) if voxel_size else sizes)
+    return Inputs(table, np.concatenate([part.voxel_sizes for part in parts]))
 
 
 def _read(name: str) -> Inputs:

@@ -193,6 +193,32 @@ def test_the_particles_of_a_star_file_are_examples_as_their_files_are(checkpoint
     assert record["enrolled"][0]["source"] == same["enrolled"][0]["source"] == f"{count} examples"
 
 
+def test_examples_that_cannot_be_read_are_left_out_and_counted(checkpoint, volumes, tmp_path, capsys):
+    table = starred(tmp_path, volumes["complex04"])
+    model, loaded = load_model(checkpoint, CPU)
+    setting = Setting(model, loaded["preprocessing"], CPU, 8)
+    whole = examples_of("new", [str(table)], setting)
+    (tmp_path / "new" / "01.mrc").unlink()
+    (tmp_path / "new" / "03.mrc").write_bytes(b"MAP")
+    count = len(volumes["complex04"])
+    some = examples_of("new", [str(table)], setting)
+    told = f"--enrol new: 2 of {count} examples cannot be read; {count - 2} are left. The first that cannot: "
+    reason = f"{tmp_path}/new/01.mrc: no such file"
+    assert f"warning: {told}{table}, row 2: {reason}\n" in capsys.readouterr().err
+    kept = [number for number in range(count) if number not in (1, 3)]
+    np.testing.assert_allclose(some.embeddings, whole.embeddings[kept], atol=1e-6)
+    assert some.source == f"{count - 2} examples of {count}" and [*some.particles] == [*whole.particles[kept]]
+    for number in range(count):
+        (tmp_path / "new" / f"{number:02d}.mrc").write_bytes(b"MAP")
+    with pytest.raises(InputError, match=rf"^--enrol new: {table}, row 1: .*\(none of {count} examples can be read\)$"):
+        examples_of("new", [str(table)], setting)
+    (tmp_path / "one.csv").write_text("Input Data\nnone.mrc\n")
+    with pytest.raises(
+        InputError, match=rf"^{tmp_path}/none\.mrc: no such file; named in {tmp_path}/one\.csv, line 2$"
+    ):
+        examples_of("new", [str(tmp_path / "one.csv")], setting)
+
+
 def starred(folder: Path, names: list[str]) -> Path:
     """A STAR file of copies of volumes, which says the voxel size of their headers."""
     (folder / "new").mkdir()

@@ -11,6 +11,7 @@ import zarr
 import extract
 from common.cli import InputError
 from loader.columns import LABEL, SOURCE_ROW
+from loader.star import write_star
 from loader.tomogram import find_tomograms, plain_name, read_header
 from tests.picks import PLACES, SHAPE, VOXEL, blobs, config, csv_picks, loop, middle_of_mass, write_tomogram, xyz
 from tests.scripts import call_script
@@ -158,13 +159,14 @@ def test_several_sources_of_one_tomogram_share_its_stack(lab, tmp_path):
     assert mrcfile.read(tmp_path / "out" / "TS_01.mrcs").shape[0] == 2
 
 
-def cut_with_a_broken_one(tmp_path, path, options=()):
+def cut_with_a_broken_one(tmp_path, path, options=(), tomograms=()):
     """extract.py on picks of TS_01 and TS_02, of which TS_02 is `path`."""
     for name in PLACES:
         csv_picks(tmp_path / f"{name}.csv", PLACES[name] / VOXEL, name)
     write_tomogram(tmp_path / "TS_01.mrc", blobs(PLACES["TS_01"]))
     files = [str(tmp_path / f"{name}.csv") for name in PLACES]
-    given = ("--coordinates", *files, "--tomograms", str(tmp_path / "TS_01.mrc"), str(path), "--box", "12")
+    tomograms = map(str, tomograms or (tmp_path / "TS_01.mrc", path))
+    given = ("--coordinates", *files, "--tomograms", *tomograms, "--box", "12")
     return call_script("extract.py", *given, *options, cwd=tmp_path)
 
 
@@ -192,6 +194,24 @@ def test_a_tomogram_that_cannot_be_read_is_listed_and_the_others_are_cut(suffix,
     done = cut_with_a_broken_one(tmp_path, path)
     assert done.returncode == 0 and not (tmp_path / "extracted" / "failed.csv").exists(), done.stderr
     assert len(pd.read_csv(tmp_path / "extracted" / "particles.csv")) == 5
+
+
+def test_a_tomogram_that_tomograms_star_lists_and_is_not_there_is_listed_and_the_others_are_cut(tmp_path):
+    shape = blobs([]).shape
+    sizes = {f"rlnTomoSize{axis}": [str(side)] * 2 for axis, side in zip("ZYX", shape, strict=True)}
+    files = {"rlnTomoReconstructedTomogram": [f"{name}.mrc" for name in PLACES]}
+    names = {"rlnTomoName": [*PLACES], "rlnTomoTiltSeriesPixelSize": [f"{VOXEL:g}"] * 2}
+    star = tmp_path / "tomograms.star"
+    write_star(star, {"global": pd.DataFrame(names | files | sizes)})
+    done = cut_with_a_broken_one(tmp_path, star, tomograms=[star])
+    reason = f"{star}, row 2: TS_02.mrc: no such file in {tmp_path}, the folders above it, or {tmp_path}"
+    assert done.returncode == 3 and f"{reason}; its 2 particles are left out" in done.stderr
+    assert set(pd.read_csv(tmp_path / "extracted" / "particles.csv")["Tomogram"]) == {"TS_01"}
+    failed = pd.read_csv(tmp_path / "extracted" / "failed.csv").iloc[0]
+    assert [*failed] == ["TS_02", str(tmp_path / "TS_02.mrc"), 2, reason]
+    (tmp_path / "TS_01.mrc").unlink()
+    with pytest.raises(InputError, match=r"tomograms\.star, row 1: TS_01\.mrc: no such file in "):
+        find_tomograms([str(star)], 0.0)
 
 
 def test_a_dry_run_tells_what_cannot_be_read_and_one_without_particles_is_warned_of_alone(tmp_path):
