@@ -10,7 +10,8 @@ const facets = content.facets.map((facet) => ({ ...facet, on: new Set(facet.valu
 const MOST_PICTURES = 16;
 const OPEN_SHEETS = 3;
 const MARGIN = 1.06; // of a tomogram's extent
-const [LEAST_HEIGHT, MOST_HEIGHT] = [90, 640]; // pixels of a view of it
+const LEAST = 90; // pixels of a view of it, along either side
+const [AXES, OF_WINDOW] = [180, 0.85]; // pixels beside two views for their axes; share of the window's height for one
 
 const element = (id) => document.getElementById(id);
 // of how many, where the page shows some
@@ -89,6 +90,8 @@ function colourBy(facet) {
   source.data.colour = facet.codes.map((code) => facet.values[code].colour);
   source.data.marker = facet.codes.map((code) => facet.values[code].marker);
   source.change.emit();
+  coloured = facet;
+  showLegend();
   facets.forEach((other) => other.box.classList.toggle("coloured", other === facet));
 }
 
@@ -103,6 +106,7 @@ function showFiltered() {
   model("map-filter").booleans = passed;
   if (tomograms) {
     model("tomogram-filter").booleans = passed.map((pass, row) => pass && inTomogram(row));
+    showLegend();
   }
   showChosen();
 }
@@ -113,25 +117,42 @@ function inTomogram(row) {
   return tomograms.codes[row] === Number(element("tomogram").value) && Number.isFinite(px[row] + py[row] + pz[row]);
 }
 
-/** Fit both views of the tomogram around its particles, with one scale for all axes. */
+/** Fit the views of the tomogram around its particles and into the page, with one scale for all axes. */
 function fitTomogram() {
   const rows = everyone.filter(inTomogram);
-  const [xy, xz] = [model("tomogram-xy"), model("tomogram-xz")];
+  const [xy, zy, xz] = ["tomogram-xy", "tomogram-zy", "tomogram-xz"].map(model);
   const extent = (values) => {
     const [low, high] = rows.reduce(([a, b], row) => [Math.min(a, values[row]), Math.max(b, values[row])], [Infinity, -Infinity]);
     return rows.length ? { middle: (low + high) / 2, size: Math.max(high - low, 1) * MARGIN } : { middle: 0, size: 1 };
   };
   const [x, y, z] = ["px", "py", "pz"].map((name) => extent(source.data[name]));
-  const scale = Math.max(x.size / xy.frame_width, y.size / MOST_HEIGHT); // nm per pixel
-  const fit = (range, { middle }, pixels) => {
-    const [start, end] = [middle - (pixels * scale) / 2, middle + (pixels * scale) / 2];
+  const width = Math.max(2 * LEAST, document.querySelector(".views").clientWidth - AXES);
+  const height = Math.max(2 * LEAST, innerHeight * OF_WINDOW);
+  const scale = Math.max((x.size + z.size) / width, y.size / height); // nm per pixel
+  const pixels = (across) => Math.max(LEAST, Math.round(across.size / scale));
+  const fit = (range, across) => {
+    const half = (pixels(across) * scale) / 2;
+    const [start, end] = [across.middle - half, across.middle + half];
     range.setv({ start, end, reset_start: start, reset_end: end });
   };
-  fit(xy.x_range, x, xy.frame_width);
-  for (const [plot, across] of [[xy, y], [xz, z]]) {
-    plot.frame_height = Math.max(LEAST_HEIGHT, Math.round(across.size / scale));
-    fit(plot.y_range, across, plot.frame_height);
+  for (const [plot, across, up] of [[xy, x, y], [zy, z, y], [xz, x, z]]) {
+    plot.setv({ frame_width: pixels(across), frame_height: pixels(up) });
+    fit(plot.x_range, across);
+    fit(plot.y_range, up);
   }
+}
+
+/** Which marks stand for what in the tomogram that is looked at, and how many of each are shown there. */
+function showLegend() {
+  if (!tomograms) {
+    return;
+  }
+  const there = shown.filter(inTomogram);
+  const lines = coloured.values.map((value, code) => {
+    const number = there.filter((row) => coloured.codes[row] === code).length;
+    return number && make("div", {}, chip(value), nameOf(value), make("span", { className: "quiet" }, count(number)));
+  });
+  element("legend").replaceChildren(...lines.filter(Boolean));
 }
 
 /** The rows that are chosen, in their order. */
@@ -192,7 +213,7 @@ const model = (name) => Bokeh.documents[0].get_model_by_name(name);
 const source = model("particles");
 const tomograms = model("tomogram-xy") && facets.find(({ key }) => key === "tomogram");
 const savers = makeSavers();
-let shown = everyone;
+let [shown, coloured] = [everyone, facets[0]];
 
 source.data.picture = everyone.map(picture);
 source.selected.properties.indices.change.connect(showChosen);
@@ -216,6 +237,7 @@ if (tomograms) {
   element("tomogram").append(...options);
   element("tomogram").onchange = () => (fitTomogram(), showFiltered());
   fitTomogram();
+  addEventListener("resize", fitTomogram);
 }
 showFiltered();
 document.body.dataset.ready = "yes";

@@ -21,6 +21,7 @@ from common.files import write_text
 from loader.columns import (
     CLUSTER,
     INPUT,
+    JUNK_SCORE,
     NEAREST,
     NO_PARTICLE,
     POSITION,
@@ -32,6 +33,7 @@ from loader.columns import (
 from report import plots
 from report.clusters import not_stable
 from report.facets import contact_sheets, facets, texts
+from report.terms import SCORES
 from report.thumbnails import jpeg_texts
 
 if TYPE_CHECKING:
@@ -133,7 +135,7 @@ def _content(page: InteractivePage) -> dict:
     sheets, means = contact_sheets(made, page.slices, page.remarks)
     start, rests = jpeg_texts(np.concatenate([page.slices, means]))
     head, *lines = _csv_lines(table)
-    document = plots.document(_columns(page, table), scores, page.threshold, page.score)
+    document = plots.document(_columns(page, table), scores, page.threshold, "score")
     return {
         "scores": scores.tolist(),
         "names": table[PREDICTION].tolist(),
@@ -248,10 +250,25 @@ def _parts(page: InteractivePage) -> dict[str, str]:
         "opening": f'<p class="lead">{lead}</p>{warnings}{_counts(page.table)}{notes}',
         "inverted": f" {INVERTED}" if page.inverted else "",
         "exports": exported,
-        "meaning": f"Grey: all particles on this page; blue: those that are chosen. Left of the dashed line, at "
-        f"{page.threshold:.3f}, a particle is unknown.",
+        "meaning": _escaped(meaning(page)),
         "tomogram": _tomogram(page.table.iloc[page.rows]),
     }
+
+
+def meaning(page: InteractivePage) -> str:
+    """What the histogram of scores shows, in words."""
+    words = SCORES[page.score]
+    alike = " Likeness is 1 for what the network cannot tell apart, and near 0 for what has nothing in common."
+    junk = (
+        f" Junk is told by a measure of its own ({JUNK_SCORE} in the table), whatever the score: so some of it lies "
+        "right of the line."
+    )
+    told = junk if NO_PARTICLE in {*page.table[PREDICTION]} else ""
+    return (
+        f"The score ({page.score}) of a particle is {words}.{alike if 'likeness' in words else ''} Left of the dashed "
+        f"line, at {page.threshold:.3f}, a particle is unknown.{told} Grey: all particles on this page; blue: those "
+        "that are chosen."
+    )
 
 
 def _counts(table: pd.DataFrame) -> str:
@@ -273,10 +290,11 @@ def _tomogram(table: pd.DataFrame) -> str:
             "<p>It is not known where these particles are. It is where predict.py is given the particles.csv of "
             "extract.py, or a STAR file with coordinates and tomograms.</p>"
         )
+    views = "".join(f'<div id="{name}"></div>' for name in (plots.XY, plots.ZY, plots.XZ, "legend"))
     return (
         '<p><label>Tomogram <select id="tomogram"></select></label></p><p>The particles that pass the filters, seen '
-        "along z (above) and along y (below), at one scale. Colours are those of the map, and what is selected here is "
-        f'selected there.</p><div id="{plots.XY}"></div><div id="{plots.XZ}"></div>'
+        "along z (above, left), along x (right) and along y (below), at one scale. Colours are those of the map, and "
+        f'what is selected here is selected there.</p><div class="views">{views}</div>'
     )
 
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from bokeh.models import CDSView, ColumnDataSource
     from bokeh.plotting import figure
 
-MAP, HISTOGRAM, XY, XZ = "map", "histogram", "tomogram-xy", "tomogram-xz"  # plots, and the page's elements for them
+MAP, HISTOGRAM = "map", "histogram"  # plots, and the page's elements for them
+XY, ZY, XZ = "tomogram-xy", "tomogram-zy", "tomogram-xz"  # plots, and the page's elements for them
 SOURCE, CHOSEN = "particles", "chosen-bars"
 MAP_FILTER, TOMOGRAM_FILTER = "map-filter", "tomogram-filter"
 BARS = 50
@@ -38,7 +39,7 @@ def document(columns: dict[str, list | np.ndarray], scores: np.ndarray, threshol
     Args:
         columns: of N particles: x, y on the map; class, score, more, address for the hover; and where they are known
             px, py, pz in the tomogram, nm. The page adds picture, colour and marker.
-        scores: (N,); label: the name of the score; threshold: below which a particle is unknown.
+        scores: (N,); label: what the score is, in words; threshold: below which a particle is unknown.
     """
     from bokeh.document import Document
     from bokeh.models import ColumnDataSource
@@ -84,19 +85,20 @@ def _map(source: ColumnDataSource, count: int) -> figure:
 
 
 def _tomogram(source: ColumnDataSource, count: int) -> list[figure]:
-    """A tomogram seen along z, and along y; the page's script sets ranges and heights so that scales are equal."""
+    """A tomogram seen along z, x and y; the page's script sets ranges and sizes so that scales are equal."""
     from bokeh.models import Range1d
     from bokeh.plotting import figure
 
-    plots, shared, view = [], Range1d(0, 1), _view(TOMOGRAM_FILTER, count)
-    for name, axis in ((XY, "y"), (XZ, "z")):
-        ranges = {"x_range": shared, "y_range": Range1d(0, 1)}
-        plot = figure(name=name, tools=TOOLS, toolbar_location="above", frame_width=760, frame_height=300, **ranges)
+    plots, view = [], _view(TOMOGRAM_FILTER, count)
+    shared = {"x": Range1d(0, 1), "y": Range1d(0, 1)}  # so that views beside and below one another move together
+    for name, across, up in ((XY, "x", "y"), (ZY, "z", "y"), (XZ, "x", "z")):
+        ranges = {"x_range": shared.get(across) or Range1d(0, 1), "y_range": shared.get(up) or Range1d(0, 1)}
+        plot = figure(name=name, tools=TOOLS, toolbar_location="above", frame_width=300, frame_height=300, **ranges)
         plot.axis.axis_label_text_font_style = "normal"
-        plot.xaxis.axis_label, plot.yaxis.axis_label = "x (nm)", f"{axis} (nm)"
+        plot.xaxis.axis_label, plot.yaxis.axis_label = f"{across} (nm)", f"{up} (nm)"
         plot.grid.grid_line_color = "#eeeeee"
         plot.toolbar.logo = None
-        _scatter(plot, source, ("px", f"p{axis}"), view)
+        _scatter(plot, source, (f"p{across}", f"p{up}"), view)
         plots.append(plot)
     return plots
 

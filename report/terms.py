@@ -1,5 +1,16 @@
 """The words of the reports, each explained once: where it first stands on a page."""
 
+SCORES = {  # how known a particle looks, by the name of the score
+    "knn_cosine": "likeness to the nearest training volumes of a known class",
+    "max_cosine": "likeness to the nearest known class's mean",
+    "mahalanobis": "minus the distance to the nearest class mean, in units of the spread within classes",
+    "knn_less_cohort": (
+        "likeness to the nearest training volumes of a known class, less the likeness to made-up shapes that are none "
+        "of the classes"
+    ),
+    "max_logit": "the highest output of the classifier that the network was trained with",
+    "energy": "as max_logit, but the outputs of all known classes count, the highest most",
+}
 TERMS = {
     "known class": "a class that training saw. An unseen or held-out class is one that it never saw.",
     "embedding": "the list of numbers that the network makes of a volume. Alike particles should get alike numbers.",
@@ -39,12 +50,7 @@ TERMS = {
     "AUPR": "the mean share of knowns among the particles above a threshold (precision), over all thresholds.",
     "FPR95": "the share of unknown particles that are let in as known where 95 % of the known ones are; 0 is best.",
     "OSCR": "as AUROC, but a known particle counts only where its class is right too; at most the accuracy.",
-    "knn_cosine": "score: likeness to the nearest training volumes (their k-th neighbour).",
-    "max_cosine": "score: likeness to the nearest prototype.",
-    "mahalanobis": "score: minus the distance to the nearest class mean, in units of the spread within classes.",
-    "knn_less_cohort": "score: knn_cosine less the likeness to made-up shapes that are none of the classes.",
-    "max_logit": "score: the highest output of the classifier that the network was trained with.",
-    "energy": "score: as max_logit, but the outputs of all known classes count, the highest most.",
+    **{name: f"score: {text}." for name, text in SCORES.items()},
     "enrolment": (
         "a few particles of a new class are named (5-shot: five of each); the others are compared with these. Nothing "
         "is trained again."

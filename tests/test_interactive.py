@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from loader.columns import CLUSTER, INPUT, PREDICTION, UNKNOWN
+from evaluation.rejection import CALIBRATED
+from loader.columns import CLUSTER, INPUT, NO_PARTICLE, PREDICTION, UNKNOWN
 from report.facets import COLOURS, MARKERS, facets
-from report.interactive import InteractivePage, StarText, groups, rows_to_show, verdict, write_page
+from report.interactive import InteractivePage, StarText, groups, meaning, rows_to_show, verdict, write_page
+from report.terms import SCORES, TERMS
 from report.thumbnails import GAP, central_slices, jpeg_texts, side_by_side
 from tests.report_page import COUNT, NAMES, SIDE, STAR, content, places, slices, star, table
 
@@ -94,6 +97,22 @@ def test_filters_are_sorted_by_the_counts_of_all_particles_where_the_page_shows_
         ("a", 3, 3),
     ]
     assert [made["values"][code]["name"] for code in made["codes"]] == whole[PREDICTION][rows].tolist()
+
+
+def test_the_histogram_is_explained_in_words_and_junk_only_where_there_is_some():
+    page = InteractivePage(table(), np.arange(COUNT), places(), slices(COUNT), "knn_less_cohort", 0.5)
+    said = meaning(page)
+    assert "likeness to the nearest training volumes of a known class, less the likeness to made-up shapes" in said
+    assert "Left of the dashed line, at 0.500, a particle is unknown" in said and "Junk" not in said
+    junk = table().assign(**{PREDICTION: [NO_PARTICLE, *table()[PREDICTION][1:]]})
+    told = "Junk is told by a measure of its own (Junk Score in the table), whatever the score"
+    assert told in meaning(replace(page, table=junk))
+    assert "likeness" not in meaning(replace(page, score="energy")).lower()
+
+
+def test_every_score_that_a_calibration_can_name_has_words():
+    assert {*CALIBRATED, "max_logit", "energy"} == {*SCORES}
+    assert all(TERMS[name] == f"score: {text}." for name, text in SCORES.items())
 
 
 def test_particles_are_drawn_from_their_cluster_where_they_are_in_one():

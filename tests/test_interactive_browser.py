@@ -43,6 +43,15 @@ TOOLTIPS = """(() => {
   return found;
 })()"""
 
+# the names and counts beside the views of a tomogram
+LEGEND = """[...document.querySelectorAll("#legend div")].map(
+  line => [...line.children].slice(1).map(e => e.textContent).join("\\n"))"""
+# width and height of the frames of the three views of a tomogram
+VIEWS = """["xy", "zy", "xz"].map(axes => {
+  const {frame_width, frame_height} = Bokeh.documents[0].get_model_by_name(`tomogram-${axes}`);
+  return [frame_width, frame_height];
+})"""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
@@ -189,13 +198,33 @@ def test_the_tomogram_shows_its_particles_at_one_scale_and_selects_in_the_map_to
     page.fill("#tomogram", 1)
     booleans = page.run("Bokeh.documents[0].get_model_by_name('tomogram-filter').booleans")
     assert np.flatnonzero(booleans).tolist() == list(range(1, COUNT, 2))
-    spots = {plot: np.array(page.run(f"{ON_SCREEN}('{plot}')")) for plot in ("tomogram-xy", "tomogram-xz")}
+    names = [f"tomogram-{axes}" for axes in ("xy", "zy", "xz")]
+    spots = {plot: np.array(page.run(f"{ON_SCREEN}('{plot}')")) for plot in names}
     lengths = table()[list(POSITION)].iloc[59] - table()[list(POSITION)].iloc[1]
     across, up = spots["tomogram-xy"][59] - spots["tomogram-xy"][1]
     deep = (spots["tomogram-xz"][59] - spots["tomogram-xz"][1])[1]
     np.testing.assert_allclose(np.array([-deep, -up, across]) / lengths.to_numpy(), across / lengths.iloc[2], rtol=0.01)
+    deep, again = spots["tomogram-zy"][59] - spots["tomogram-zy"][1]
+    np.testing.assert_allclose([deep / lengths.iloc[0], again], [across / lengths.iloc[2], up], rtol=0.01)
+    legend = [line.split("\n") for line in page.run(LEGEND)]
+    assert legend == [[name, "10"] for name in (UNKNOWN, *sorted((NASTY, "ribosome")))]
     lasso(page, np.arange(1, 20), "tomogram-xy")
     expect(page, folder, np.arange(1, 20, 2))
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (1920, 1080)])
+def test_the_views_of_a_tomogram_fill_the_page_as_far_as_the_window_is_high(width, height, folder, tmp_path):
+    wide = table()
+    for name, extent in zip(POSITION, (3000.0, 9000.0, 9300.0), strict=True):
+        wide[name] = np.random.default_rng(0).permutation(np.linspace(0, extent, COUNT))
+    write_page(tmp_path / "wide.html", InteractivePage(wide, np.arange(COUNT), places(), slices(COUNT), "energy", 0.5))
+    with browser(tmp_path) as chromium:
+        chromium.open(tmp_path / "wide.html", width, height)
+        sizes = chromium.run(VIEWS)
+        room, right = chromium.run("(e => [e.clientWidth, e.scrollWidth])(document.querySelector('.views'))")
+    (xy, zy, xz), lowest = sizes, 0.85 * height
+    assert xy[0] == xz[0] and xy[1] == zy[1] and abs(zy[0] - xz[1]) <= 1 and xy[1] <= lowest + 1
+    assert right == room and (xy[1] > 0.97 * lowest or xy[0] + zy[0] > 0.85 * room) and xy[0] + zy[0] > 0.7 * room
 
 
 def test_the_menu_of_tomograms_says_how_many_of_all_their_particles_are_shown(page, folder):
