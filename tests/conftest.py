@@ -2,6 +2,8 @@
 
 import gzip
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import gemmi
@@ -138,3 +140,16 @@ def in_process(monkeypatch: pytest.MonkeyPatch, empty_pictures: None) -> list[st
     monkeypatch.setattr(study, "run_script", run_here)
     monkeypatch.setattr(machine, "MATRIX_SIDE", 64)
     return called
+
+
+@pytest.fixture
+def mapped_mb() -> Callable[[], float]:
+    """How many MB of mapped files are in this process's memory, as Linux tells it."""
+    if sys.platform != "linux":
+        pytest.skip("Linux alone tells it")
+
+    def read() -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssFile:")) / 1000
+
+    return read

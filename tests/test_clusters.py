@@ -16,6 +16,7 @@ from evaluation.clusters import (
     nearest_classes,
     project,
     stability,
+    unit_chunks,
 )
 from evaluation.communities import NOISE
 from evaluation.discovery import agreement
@@ -126,6 +127,14 @@ def test_a_mapped_file_gives_what_the_array_gives_in_any_number_of_chunks(tmp_pa
     found = find_clusters(np.load(tmp_path / "e.npy", mmap_mode="r"), rows, seed=0, reclusterings=1)
     np.testing.assert_array_equal(found.numbers, expected.numbers)
     np.testing.assert_allclose(found.means, expected.means, atol=1e-9)
+
+
+def test_of_a_mapped_file_no_more_than_a_chunk_is_in_memory_at_once(tmp_path, monkeypatch, mapped_mb):
+    np.save(tmp_path / "e.npy", np.ones((40_000, 256), dtype=np.float32))  # 41 MB
+    monkeypatch.setattr(module, "CHUNK", 2000)
+    mapped, before = np.load(tmp_path / "e.npy", mmap_mode="c"), mapped_mb()
+    seen = [(len(chunk), mapped_mb() - before) for chunk in unit_chunks(mapped, np.arange(40_000))]
+    assert sum(count for count, _ in seen) == 40_000 and max(more for _, more in seen) < 10
 
 
 def test_principal_components_keep_distances_of_few_dimensions_and_a_sample_gives_those_of_all(monkeypatch):

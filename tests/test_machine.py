@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,19 +65,13 @@ def test_processors_are_those_that_the_process_may_run_on():
     assert processors() == len(os.sched_getaffinity(0))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="where Linux tells what is in memory")
-def test_what_was_read_of_a_mapped_file_leaves_the_memory_and_can_be_read_again(tmp_path):
+def test_what_was_read_of_a_mapped_file_leaves_the_memory_and_can_be_read_again(tmp_path, mapped_mb):
     np.save(tmp_path / "a.npy", np.arange(4_000_000, dtype=np.float64))
     mapped = np.load(tmp_path / "a.npy", mmap_mode="c")
-
-    def megabytes():
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("RssFile:")) / 1000
-
-    before = megabytes()
-    assert mapped.sum() == 4_000_000 * 3_999_999 / 2 and megabytes() > before + 25
+    before = mapped_mb()
+    assert mapped.sum() == 4_000_000 * 3_999_999 / 2 and mapped_mb() > before + 25
     release(mapped)
-    assert megabytes() < before + 5 and mapped[-1] == 3_999_999
+    assert mapped_mb() < before + 5 and mapped[-1] == 3_999_999
 
 
 def test_an_array_that_is_in_memory_is_left_as_it_is():

@@ -1,5 +1,7 @@
 """STAR files in and out: what is read, written and read again is the same text."""
 
+import tracemalloc
+
 import pandas as pd
 import pytest
 import starfile
@@ -168,3 +170,27 @@ def test_a_value_that_no_line_can_hold_leaves_the_file_of_before(tmp_path):
     with pytest.raises(InputError, match="cannot hold the value"):
         write_star(tmp_path / "a.star", {"": pd.DataFrame({"rlnA": ["x", "two\nlines"]})})
     assert (tmp_path / "a.star").read_text() == before and len([*tmp_path.iterdir()]) == 1
+
+
+def test_the_texts_of_many_rows_are_in_memory_a_piece_at_a_time(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")  # without it a table holds its texts one by one
+    monkeypatch.setattr(star, "PIECE", 500)
+    monkeypatch.setattr(star, "MOST_TEXTS", 500)
+    peaks = {}
+    for rows in (1000, 8000):
+        texts = {f"rln{label}": [f"{label} {row}" for row in range(rows)] for label in "ABCDEF"}
+        path, table = tmp_path / f"{rows}.star", pd.DataFrame(texts, dtype=str)
+        peaks["write", rows] = peak(write_star, path, {"": table})
+        peaks["read", rows] = peak(read_star, path)
+        pd.testing.assert_frame_equal(read_star(path)[""], table)
+    for name in ("write", "read"):
+        assert peaks[name, 8000] < 1.5 * peaks[name, 1000], peaks
+
+
+def peak(function, *arguments) -> int:
+    """The most bytes that Python had for a call."""
+    tracemalloc.start()
+    function(*arguments)
+    found = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return found
