@@ -90,6 +90,7 @@ def main(cfg: Config) -> None:
         "command": study.command(cfg, "predict_speed"),
         **machine.record(device),
         **name,
+        "device_type": device.type,
         "volumes": cfg.volumes,
         "of": MANY,
         "batch_size": cfg.batch_size,
@@ -258,7 +259,9 @@ def page(content: dict) -> str:
     """The tables with what they were measured on."""
     rounds = content["rounds"]
     total = {key: sum(each[key] for each in rounds) for key in rounds[0]}
-    clock = "cpu_s" if content["device"] == "cpu" else "s"  # on the processors reading takes its time from the network
+    clock = (
+        "cpu_s" if content["device_type"] == "cpu" else "s"
+    )  # on the processors reading takes its time from the network
     shares = [each[f"network_{clock}"] / each[f"stream_{clock}"] for each in rounds]
     best = [max(each["volumes"] / each[f"{part}_{clock}"] for each in rounds) for part in ("stream", "network")]
     rows = [

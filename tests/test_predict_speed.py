@@ -17,7 +17,7 @@ def test_the_speed_is_that_of_all_rounds_and_what_a_row_takes_is_a_slope():
     ]
     alone = {**memory[0], "kind": "star"}
     assert predict_speed.slopes([*memory, alone]) == [("csv", False, pytest.approx(1000), pytest.approx(1e9))]
-    settings = {"device": "cuda", "threads": 2, "torch": "2", "command": "python -m x"}
+    settings = {"device": "a GPU", "device_type": "cuda", "threads": 2, "torch": "2", "command": "python -m x"}
     settings |= {"of": 1000, "box": 16, "batch_size": 4, "network": "net", "embedding_dim": 8}
     clocks = [(2.0, 1.9, 4.0, 3.5), (3.0, 2.6, 6.0, 5.0)]
     names = ("stream_s", "network_s", "stream_cpu_s", "network_cpu_s")
@@ -29,7 +29,7 @@ def test_the_speed_is_that_of_all_rounds_and_what_a_row_takes_is_a_slope():
     )
     told = "a row of a CSV table, volumes embedded before, takes 1,000 bytes beside 1.0 GB of every run"
     assert told in text and "| 300 | CSV | embedded before | 1,000 | 1 | 2 |" in text
-    text = predict_speed.page({**settings, "device": "cpu", "rounds": rounds, "memory": memory})
+    text = predict_speed.page({**settings, "device_type": "cpu", "rounds": rounds, "memory": memory})
     assert (
         "87.5% of the network's own speed, by the best round of each (83.3% to 87.5% in 2 rounds), by processor time."
         in text
@@ -43,6 +43,7 @@ def test_volumes_are_read_from_stacks_and_embedded_twice(trained, tmp_path):
     )  # fmt: skip
     predict_speed.main(cfg)
     found = json.loads((tmp_path / "speed_cpu.json").read_text())
+    assert "by processor time." in (tmp_path / "speed_cpu.md").read_text()
     assert [each["volumes"] for each in found["rounds"]] == [12, 12] and found["memory"] == []
     assert all(each["network_cpu_s"] > 0 and each["stream_cpu_s"] > 0 for each in found["rounds"])
 
