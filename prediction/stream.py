@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -91,8 +91,10 @@ def _embedded(
     for number in numbers:
         done = []
         for _ in work.batches(number):
-            done.append(next(embedded))
-            bar.update(len(done[-1][0].rows))
+            batch, found = next(embedded)
+            done.append((replace(batch, images=batch.images[:0].clone()), found))  # the next batch takes their memory
+            bar.update(len(batch.rows))
+            del batch
         yield number, _joined(done)
 
 
