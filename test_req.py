@@ -21,6 +21,7 @@ MINIMA = {
     "numpy": "2.0",
     "scipy": "1.13",
     "pandas": "2.2",
+    "pyarrow": "15.0",
     "scikit-learn": "1.5",
     "pytorch-metric-learning": "2.8",
     "mrcfile": "1.5",

@@ -173,7 +173,6 @@ def test_a_value_that_no_line_can_hold_leaves_the_file_of_before(tmp_path):
 
 
 def test_the_texts_of_many_rows_are_in_memory_a_piece_at_a_time(tmp_path, monkeypatch):
-    pytest.importorskip("pyarrow")  # without it a table holds its texts one by one
     monkeypatch.setattr(star, "PIECE", 500)
     monkeypatch.setattr(star, "MOST_TEXTS", 500)
     peaks = {}
