@@ -52,9 +52,9 @@ READERS = {  # of each kind of table
 
 @dataclass(frozen=True)
 class Config:
-    volumes: int = 20_000  # fuzzed headers, beside the volumes that are listed
-    tables: int = 10_000  # tables
-    quick: bool = False  # a fortieth of both
+    volumes: int = 20_000  # volumes with fuzzed headers, beside those that are listed
+    tables: int = 10_000  # damaged tables, of all kinds together
+    quick: bool = False  # make a fortieth of both numbers
     seed: int = 9  # seed of the cases
     results: str = ""  # files of the results, without endings; empty: benchmarks/results/faults, or faults_quick
 
