@@ -58,7 +58,6 @@ from pathlib import Path
 import pandas as pd
 
 from loader.columns import CLUSTER, PREDICTION, SOURCE_ROW, snr_text
-from report.tables import missed
 from report.truth import truth_text
 
 folder = Path(sys.argv[1])
@@ -74,8 +73,9 @@ for row in closed["per_snr"]:
     print(f"    {snr_text(row['snr']):33s} {row['accuracy']:.3f}")
 print(f"{len(unseen['classes'])} unseen classes, AUC of their pairs  {auc:.3f}   (chance 0.500)")
 print(f"known against unseen, AUROC           {auroc:.3f}   (chance 0.500)")
-for line in missed(unseen):
-    print(f"    {line}")
+for row in rejection["per_class"]:
+    if row["taken_for_rate"] > 0.5:
+        print(f"    {row['class']} is taken for {row['taken_for']} in {row['taken_for_rate']:.0%} of cases")
 truth = pd.read_csv("tomograms/truth.csv")
 picks, untrained = (
     pd.read_csv(path / "tomogram" / "predictions.csv")[[SOURCE_ROW, PREDICTION, CLUSTER]].merge(
