@@ -294,7 +294,8 @@ def page(content: dict) -> str:
         f"{content['step']:g} degrees apart, all shifts of whole voxels that the set has, frequencies up to "
         f"{content['band']:g} of Nyquist, the true contrast transfer, wedge, noise spectrum and SNR. The SNR is in the "
         "set's own convention: `lab` has twice the noise at the same number. Network: SHA-256 "
-        f"{content['sha256']:.12}, nearest prototype. {machine.text(content)}. `{content['command']}`",
+        f"{content['sha256']:.12}, nearest prototype. {machine.text(content)}."
+        f"{machine.commit_text(content)} `{content['command']}`",
         "",
     ]
     rows = []

@@ -17,6 +17,7 @@ from mrcfile.utils import dtype_from_mode
 from common.cli import InputError
 
 HEADER_BYTES = 1024
+IMOD_STAMP = 1146047817  # at byte 152: the file is of IMOD, whose flags follow
 VOLUME_STACKS = range(401, 631)  # space groups of the MRC format that mark a stack of volumes
 ORDERS = {0x44: "<", 0x11: ">"}  # of bytes, by the first of the header's machine stamp
 DAMAGED = "its compressed data are damaged, or end early"
@@ -79,7 +80,7 @@ class Header:
                     )
                 return np.frombuffer(content, self.dtype, math.prod(shape), place).reshape(shape)
             data = np.empty(shape, self.dtype)
-            with open(self.path, "rb", buffering=0) as file:
+            with open(self.path, "rb") as file:  # buffered: one call of the system reads 2 GiB at most
                 file.seek(place)
                 found = file.readinto(data)
         except OSError as error:
@@ -115,11 +116,19 @@ def read_header(path: Path) -> Header:
         dtype = dtype_from_mode(mode).newbyteorder(order)
     except ValueError:
         raise _unreadable(path, f"its header names the mode {mode}; expected 0, 1, 2, 6 or 12") from None
+    if mode == 0 and not _signed(content, order):
+        dtype = np.dtype("u1")
     shape = (nz // mz, mz, ny, nx) if ispg in VOLUME_STACKS else (ny, nx) if ispg == 0 and nz == 1 else (nz, ny, nx)
     axes = tuple(int(header[name]) for name in ("maps", "mapr", "mapc"))
     found = Header(path, shape, dtype, HEADER_BYTES + extended, ispg, bool(packed), axes, _voxel_size(header))
     _check_size(path, found, packed)
     return found
+
+
+def _signed(content: bytes, order: str) -> bool:
+    """Whether bytes are signed, as the format has it; a file of IMOD says so by the first bit of its flags."""
+    stamp, flags = (int.from_bytes(content[at : at + 4], "big" if order == ">" else "little") for at in (152, 156))
+    return stamp != IMOD_STAMP or bool(flags & 1)
 
 
 def _check_size(path: Path, header: Header, packed: str) -> None:

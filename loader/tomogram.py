@@ -7,6 +7,7 @@ handedness gives mirror images of its particles, and no header tells.
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import tempfile
 from collections import Counter
@@ -233,7 +234,7 @@ def _from_root(name: str, star: Path) -> Path:
     own = star.resolve().parent
     tried = [own, *own.parents, Path.cwd()]
     for root in tried:
-        if (root / name).exists():
+        if os.path.exists(root / name):
             return root / name
     raise InputError(f"{name}: no such file in {own}, the folders above it, or {Path.cwd()}")
 

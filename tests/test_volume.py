@@ -38,6 +38,17 @@ def test_the_same_volume_gives_the_same_bytes(tmp_path, volume):
         assert str(mrc.header.label[0].decode()).rstrip() == "Created by mrcfile.py"  # no time stamp
 
 
+@pytest.mark.parametrize(("stamp", "flags", "signed"), [(1146047817, 0, False), (1146047817, 1, True), (0, 0, True)])
+def test_bytes_are_signed_but_for_files_of_imod_that_say_they_are_not(tmp_path, stamp, flags, signed):
+    path, values = tmp_path / "a.mrc", np.arange(-128, 128).reshape(4, 8, 8).astype(np.int8)
+    with mrcfile.new(path) as file:
+        file.set_data(values)
+    content = bytearray(path.read_bytes())
+    content[152:160] = np.array([stamp, flags], "<i4").tobytes()
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read_volume(path)[0], values if signed else values.view(np.uint8))
+
+
 @pytest.mark.parametrize("mode", [0, 1, 2, 6, 12])
 def test_every_real_mode_becomes_float32(tmp_path, mode):
     values = np.arange(64).reshape(4, 4, 4)
