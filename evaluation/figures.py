@@ -13,7 +13,7 @@ KEYED = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure and its 95 % interval over particles, [low, high].
+    """A figure and its 95 % interval, [low, high]: over particles, or for a count of clusters over clusterings of some.
 
     value: None where it could not be computed; `reason` says why, here or in the part that holds the figure.
     interval: None also where fewer than two resamples have the figure, and where none was asked for.

@@ -9,7 +9,7 @@ SCORES = {  # how known a particle looks, by the name of the score
         "of the classes"
     ),
     "max_logit": "the highest output of the classifier that the network was trained with",
-    "energy": "as max_logit, but the outputs of all known classes count, the highest most",
+    "energy": "the outputs of that classifier for all known classes taken together, of which the highest counts most",
 }
 TERMS = {
     "known class": "a class that training saw. An unseen or held-out class is one that it never saw.",
