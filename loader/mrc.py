@@ -20,6 +20,7 @@ HEADER_BYTES = 1024
 IMOD_STAMP = 1146047817  # at byte 152: the file is of IMOD, whose flags follow
 VOLUME_STACKS = range(401, 631)  # space groups of the MRC format that mark a stack of volumes
 ORDERS = {0x44: "<", 0x11: ">"}  # of bytes, by the first of the header's machine stamp
+CURE = "save it anew with a program that reads it"  # of headers of before the standard
 DAMAGED = "its compressed data are damaged, or end early"
 AT_ONCE = 2**20  # bytes that are unpacked in one step
 MOST_PACKED = 1032  # bytes that a byte of gzip can stand for
@@ -99,10 +100,12 @@ def read_header(path: Path) -> Header:
     if len(content) < HEADER_BYTES:
         raise _unreadable(path, f"it holds {len(content)} bytes; the header alone has {HEADER_BYTES:,}")
     if content[208:211] != b"MAP":
-        raise _unreadable(path, "the letters MAP are not in its header")
+        raise _unreadable(
+            path, f"its bytes 209 to 211 are {content[208:211]!r}; expected MAP. If it is an old file, {CURE}"
+        )
     order = ORDERS.get(content[212])
     if order is None:
-        raise _unreadable(path, "its header names no order of bytes")
+        raise _unreadable(path, f"byte 213, the order of bytes, is {content[212]:#04x}; expected 0x44 or 0x11; {CURE}")
     header = np.frombuffer(content, HEADER_DTYPE.newbyteorder(order))[0]
     nx, ny, nz, mode, extended, ispg, mz = (
         int(header[name]) for name in ("nx", "ny", "nz", "mode", "nsymbt", "ispg", "mz")
