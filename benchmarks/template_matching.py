@@ -217,6 +217,7 @@ class Whitener:
 
     def __init__(self, simulator: Simulator, defocus: torch.Tensor, search: Search):
         self.simulator, self.defocus = simulator, defocus.reshape(1)
+        self.target, self.noise_filter = simulator.filters(self.defocus)
         side, device = simulator.side, simulator.device
         kz, ky, kx = (axis.to(device) / side for axis in frequencies(side))
         within = ((kz**2 + ky**2 + kx**2).sqrt() <= search.band / 2).flatten()
@@ -236,10 +237,11 @@ class Whitener:
     def _noise_power(self, seed: int) -> torch.Tensor:
         """Mean power spectrum (D, D, D // 2 + 1) of the noise of variance 1, as the cropped volumes have it."""
         generator = torch.Generator(self.simulator.device).manual_seed(seed)
-        spectrum = self.simulator.filters(self.defocus)[1]
         fields = [
             torch.fft.rfftn(
-                self.simulator.noise(self.simulator.white(32, generator), spectrum), dim=(1, 2, 3), norm="ortho"
+                self.simulator.noise(self.simulator.white(32, generator), self.noise_filter),
+                dim=(1, 2, 3),
+                norm="ortho",
             )
             for _ in range(NOISE_FIELDS // 32)
         ]
@@ -253,7 +255,7 @@ class Whitener:
         count = len(rotations)
         poses = Poses(rotations, rotations.new_zeros(count, 3), self.defocus.expand(count))
         posed = self.simulator.pose(torch.full((count,), label, device=rotations.device), poses, label)
-        signal = standardised(self.simulator.signal(posed, self.simulator.filters(self.defocus)[0]))
+        signal = standardised(self.simulator.signal(posed, self.target))
         return torch.view_as_real(self._spectrum(signal * self.signal_share**0.5)).flatten(1)
 
     def shifted(self, volumes: torch.Tensor) -> torch.Tensor:

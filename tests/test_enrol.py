@@ -1,11 +1,9 @@
 """`--enrol` and enrol.py on real files: what names stand for, what a checkpoint then answers, what is refused."""
 
-import gzip
 import hashlib
 import json
 from pathlib import Path
 
-import gemmi
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,7 +23,7 @@ from physics.grid import Grid
 from prediction import structures
 from prediction.enrol import Enrolling, Setting, examples_of, read_wanted
 from simulation import as_trained, auxiliary, cohort
-from simulation.structures import density_from_atoms, procedural_complex
+from simulation.structures import procedural_complex
 from tests.scripts import refuse, succeed
 
 CPU = torch.device("cpu")
@@ -245,18 +243,6 @@ def test_the_voxel_size_that_is_given_overrides_headers_and_tables_of_examples(c
     for path in (table, tmp_path / "new"):
         np.testing.assert_allclose(embedded(path, 30.0), expected, atol=1e-5)
         assert np.abs(embedded(path, 0.0) - expected).max() > 0.01
-
-
-def test_gzipped_coordinates_of_both_formats_are_the_same_structure(atom_files, tmp_path):
-    ring = gemmi.read_structure(str(atom_files / "ring.cif.gz"))
-    (tmp_path / "ring.pdb.gz").write_bytes(gzip.compress(ring.make_pdb_string().encode()))
-    found = [
-        density_from_atoms(path, Grid(16, 20.0, 20.0))
-        for path in (atom_files / "ring.cif.gz", tmp_path / "ring.pdb.gz")
-    ]
-    np.testing.assert_allclose(*found, atol=1e-3)
-    middle, around = found[0][7:9, 7:9, 7:9].mean(), found[0][7:9, 7:9].max()
-    assert found[0].max() > 0.3 and middle < 0.1 * around  # it is hollow
 
 
 def test_a_folder_of_structures_makes_the_classes_that_its_files_make(

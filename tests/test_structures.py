@@ -323,3 +323,15 @@ def test_densities_have_nothing_beyond_nyquist(tmp_path):
         power = np.abs(np.fft.fftn(density)) ** 2
         assert power[radius >= 0.5].sum() < 1e-6 * power.sum()
     assert read_volume(tmp_path / "map.mrc")[1] == 5.0
+
+
+def test_gzipped_coordinates_of_both_formats_are_the_same_structure(atom_files, tmp_path):
+    ring = gemmi.read_structure(str(atom_files / "ring.cif.gz"))
+    (tmp_path / "ring.pdb.gz").write_bytes(gzip.compress(ring.make_pdb_string().encode()))
+    found = [
+        density_from_atoms(path, Grid(16, 20.0, 20.0))
+        for path in (atom_files / "ring.cif.gz", tmp_path / "ring.pdb.gz")
+    ]
+    np.testing.assert_allclose(*found, atol=1e-3)
+    middle, around = found[0][7:9, 7:9, 7:9].mean(), found[0][7:9, 7:9].max()
+    assert found[0].max() > 0.3 and middle < 0.1 * around  # it is hollow
